@@ -1,0 +1,144 @@
+"""Activations and gradients of one forward and a backward through the head alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import nn
+
+from .guard import first_tensor, guarded, logits_of
+from .layers import TargetLayer
+from .targets import Request, resolve
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What CF-CAM needs to know of one forward.
+
+    Parameters
+    ----------
+    activations : (B, C, h, w) tensor
+        The target layer's activation, in the model's dtype.
+    gradients : (B, T, C, h, w) tensor
+        Of each of T scores with respect to the activations.
+    logits : (B, K, ...) tensor
+    indices : (B,) or (B, T) int64 tensor, or None
+        The explained classes; None for callables.
+    """
+
+    activations: torch.Tensor
+    gradients: torch.Tensor
+    logits: torch.Tensor
+    indices: torch.Tensor | None
+
+
+def capture(model: nn.Module, layer: TargetLayer, images: torch.Tensor, request: Request) -> Captured:
+    """One forward of `images`; autograd sees only what comes after `layer`.
+
+    The layers before it run without a graph. At the layer the activation is cut off and made a leaf; the rest of the
+    network works on a copy of it, so that an in-place ReLU right behind changes nothing here. Gradients are taken with
+    respect to the leaf alone: no parameter gets a ``.grad``, whether frozen or not. The hooks live for this call and
+    answer only the calling thread.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    layer : TargetLayer
+    images : (B, ...) tensor
+    request : Request
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer never runs, runs twice, gives no floating (B, C, h, w) tensor, or the scores don't depend on it.
+    """
+    probe = _Probe(layer, len(images))
+    with guarded(model):
+        handle = probe.attach()
+        try:
+            output = model(images)
+            if probe.leaf is None:
+                raise ValueError(f"target_layer: {layer.name} did not run in this forward")
+            with torch.enable_grad():
+                logits = logits_of(output)
+                if len(logits) != len(images):
+                    raise ValueError(
+                        f"model: expected logits for each of the {len(images)} images; got shape {tuple(logits.shape)}"
+                    )
+                indices, scores = resolve(request, logits)
+                gradients = [
+                    _gradient(score, probe.leaf, layer, last=t == len(scores) - 1) for t, score in enumerate(scores)
+                ]
+        finally:
+            handle.remove()
+    return Captured(probe.leaf.detach(), torch.stack(gradients, dim=1), logits.detach(), indices)
+
+
+def _gradient(score: torch.Tensor, leaf: torch.Tensor, layer: TargetLayer, *, last: bool) -> torch.Tensor:
+    found: torch.Tensor | None = None
+    if score.requires_grad:
+        (found,) = torch.autograd.grad(score.sum(), leaf, retain_graph=not last, allow_unused=True)
+    if found is None:
+        raise ValueError(
+            f"target_layer: the target's score does not depend on {layer.name}: it is beside the way to the output, or "
+            "the model cuts the graph behind it (no_grad or detach)"
+        )
+    return found
+
+
+@dataclass
+class _Probe:
+    """The hook at the target layer: cuts the activation off, and starts recording there."""
+
+    layer: TargetLayer
+    batch: int
+    leaf: torch.Tensor | None = None
+    owner: int = field(default_factory=get_ident)
+
+    def attach(self) -> Any:
+        # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
+        if self.layer.takes_input:
+
+            def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
+                return self.replace(args) if get_ident() == self.owner else None
+
+            return self.layer.module.register_forward_pre_hook(before)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> Any:
+            return self.replace(output) if get_ident() == self.owner else None
+
+        return self.layer.module.register_forward_hook(after)
+
+    def replace(self, value: Any) -> Any:
+        """The same value with its first tensor replaced by one that records a graph from here on."""
+        if self.leaf is not None:
+            raise ValueError(
+                f"target_layer: {self.layer.name} runs more than once in a forward, so its activation is ambiguous; "
+                "name a layer that runs once, or the input of one ('name.input')"
+            )
+        activation = first_tensor(value)
+        if activation is None:
+            raise TypeError(
+                f"target_layer: expected {self.layer.name} to give a tensor, or a tuple with one; got "
+                f"{type(value).__name__}"
+            )
+        shape = tuple(activation.shape)
+        if activation.ndim != 4 or shape[0] != self.batch:
+            raise ValueError(
+                f"target_layer: expected an activation (B, C, h, w) with B = {self.batch} from {self.layer.name}; got "
+                f"shape {shape}"
+            )
+        if not activation.is_floating_point():
+            raise TypeError(
+                f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
+            )
+        torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
+        self.leaf = activation.detach().requires_grad_()
+        onward = self.leaf.clone()
+        if isinstance(value, torch.Tensor):
+            return onward
+        items = [onward if item is activation else item for item in value]
+        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)

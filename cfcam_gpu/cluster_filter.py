@@ -1,0 +1,173 @@
+"""CF-CAM of one image, written once over an array namespace. Read this first.
+
+Every engine that works image by image runs this file: NumPy with SciPy and scikit-learn on the host, CuPy with cuML
+and cuCIM on a GPU. What differs between them is handed in as :class:`Primitives`. All arithmetic is float64, so that
+two engines agree on which distances are within eps of each other.
+
+Equations are those of arXiv:2504.00060 (version 2); the step numbers below are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .config import Config
+
+NOISE = -1
+DOMINANT = -2
+DEAD = -3
+
+#: eps is never smaller: DBSCAN needs a positive radius even where many channels coincide.
+MIN_EPS = 1e-5
+
+Array = Any  # an array of the namespace `Primitives.xp`
+
+
+@dataclass(frozen=True)
+class Primitives:
+    """What an engine brings to the algorithm.
+
+    Parameters
+    ----------
+    xp : module
+        The array namespace: ``numpy`` or ``cupy``.
+    pdist : callable
+        ``points (N, D) -> (N (N - 1) / 2,)``: Euclidean distances of all pairs i < j, row by row.
+    order_statistics : callable
+        ``(values (M,), k) -> (2,)``: the k-th and the (k + 1)-th smallest, counted from 0.
+    squareform : callable
+        ``(pairs (N (N - 1) / 2,), N) -> (N, N)``: the symmetric matrix with a zero diagonal.
+    dbscan : callable
+        ``(near (N (N - 1) / 2,) bool, N, min_samples) -> (N,)``: scikit-learn's labels, given which pairs are near.
+    gaussian : callable
+        ``(maps (K, h, w), sigma, boundary) -> (K, h, w)``: each map smoothed on its own.
+    """
+
+    xp: Any
+    pdist: Callable[[Array], Array]
+    order_statistics: Callable[[Array, int], Array]
+    squareform: Callable[[Array, int], Array]
+    dbscan: Callable[[Array, int, int], Array]
+    gaussian: Callable[[Array, float, str], Array]
+
+
+class Clusters(NamedTuple):
+    """Labels of the channels of one image.
+
+    ``labels`` is (C,) int64: >= 0 a cluster, -1 noise, -2 dominant, -3 dead. ``eps`` is DBSCAN's radius, 0-d float64.
+    """
+
+    labels: Array
+    eps: Array
+
+
+class Weighted(NamedTuple):
+    """The map of one image and one target: (h, w) float64, not normalised; the channels' weights: (C,) float64."""
+
+    map: Array
+    weights: Array
+
+
+def cluster_channels(activations: Array, pooled_gradients: Array, config: Config, ops: Primitives) -> Clusters:
+    """Steps 1 and 2: which channels are dominant, which cluster together, which are noise.
+
+    Parameters
+    ----------
+    activations : (C, h, w) float64
+    pooled_gradients : (C,) float64
+        Spatial means of the gradients; only ``importance="contribution"`` looks at them.
+    config : Config
+    ops : Primitives
+
+    Returns
+    -------
+    Clusters
+    """
+    xp = ops.xp
+    points = activations.reshape(activations.shape[0], -1)
+    norms = xp.sqrt((points * points).sum(axis=1))
+    labels = xp.full(points.shape[0], DEAD, dtype=xp.int64)
+    alive = xp.arange(points.shape[0])
+    if config.dead_threshold is not None:
+        alive = xp.nonzero(norms > config.dead_threshold * norms.max())[0]
+    if alive.size == 0:
+        return Clusters(labels, xp.asarray(MIN_EPS))
+
+    importance = norms[alive]
+    if config.importance == "contribution":
+        importance = importance * xp.abs(pooled_gradients[alive])
+    dominant = importance >= xp.percentile(importance, config.dominant_percentile)
+    labels[alive[dominant]] = DOMINANT
+
+    rest = alive[~dominant]
+    if rest.size < 2:
+        labels[rest] = NOISE if config.min_samples_for(rest.size) > 1 else 0
+        return Clusters(labels, xp.asarray(MIN_EPS))
+    points = points[rest]
+    if config.distance == "unit_norm":
+        # A dead channel that was not set aside has no direction: it stays at the origin.
+        points = points / xp.where(norms[rest] > 0, norms[rest], 1.0)[:, None]
+    distances = ops.pdist(points)
+    eps = xp.maximum(_eps(distances, rest.size, config, ops), MIN_EPS)
+    labels[rest] = ops.dbscan(distances <= eps, rest.size, config.min_samples_for(rest.size))
+    return Clusters(labels, eps)
+
+
+def _eps(distances: Array, n: int, config: Config, ops: Primitives) -> Array:
+    """DBSCAN's radius from the pairwise distances, 0-d."""
+    if config.eps_rule == "pair_percentile":
+        # Over ordered pairs every distance stands twice, so rank r of that list is rank r // 2 of this one.
+        rank = config.eps_percentile / 100.0 * (2 * distances.size - 1)
+        whole = int(rank)
+        if whole % 2 == 0 or whole == 2 * distances.size - 1:
+            return ops.order_statistics(distances, whole // 2)[0]
+        low, high = ops.order_statistics(distances, whole // 2)
+        return low + (high - low) * (rank - whole)
+    square = ops.squareform(distances, n)
+    k = min(config.eps_neighbor, n) - 1
+    return ops.xp.median(ops.xp.partition(square, k, axis=1)[:, k])
+
+
+def weigh(activations: Array, gradients: Array, labels: Array, config: Config, ops: Primitives) -> Weighted:
+    """Steps 3 to 5: filtered gradients, weights and the map.
+
+    Parameters
+    ----------
+    activations, gradients : (C, h, w) float64
+    labels : (C,) int64
+        From :func:`cluster_channels`.
+    config : Config
+    ops : Primitives
+
+    Returns
+    -------
+    Weighted
+        ``map``: ReLU(sum_k w_k A_k), or ReLU(sum_k G'_k * A_k) with ``combine="elementwise"``. ``weights``: w_k, the
+        spatial mean of G'_k (its softmax, if so configured); 0 for noise and dead channels.
+    """
+    xp = ops.xp
+    channels, height, width = activations.shape
+    filtered = xp.where((labels == DOMINANT)[:, None, None], gradients, 0.0)
+    clustered = xp.nonzero(labels >= 0)[0]
+    if clustered.size:
+        ids = labels[clustered]
+        member = (xp.arange(int(ids.max()) + 1)[:, None] == ids).astype(gradients.dtype)
+        means = member @ gradients[clustered].reshape(clustered.size, -1) / member.sum(axis=1, keepdims=True)
+        means = means.reshape(-1, height, width)
+        if config.sigma > 0:
+            means = ops.gaussian(means, config.sigma, config.boundary)
+        filtered[clustered] = means[ids]
+
+    weights = filtered.reshape(channels, -1).mean(axis=1)
+    if config.weighting == "softmax":
+        valid = (labels == DOMINANT) | (labels >= 0)
+        shifted = xp.where(valid, weights, -xp.inf)
+        weights = xp.exp(shifted - shifted.max())
+        weights = weights / weights.sum()
+    if config.combine == "elementwise":
+        evidence = (filtered * activations).sum(axis=0)
+    else:
+        evidence = (weights @ activations.reshape(channels, -1)).reshape(height, width)
+    return Weighted(xp.maximum(evidence, 0.0), weights)

@@ -1,0 +1,126 @@
+"""What a CF-CAM computation does at each step, as one frozen value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
+
+Importance = Literal["activation", "contribution"]
+Distance = Literal["euclidean", "unit_norm"]
+EpsRule = Literal["pair_percentile", "neighbor_median"]
+Boundary = Literal["reflect", "zero", "nearest"]
+Combine = Literal["pooled", "elementwise"]
+Weighting = Literal["linear", "softmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of CF-CAM, one for each choice the method makes.
+
+    The defaults keep the paper's steps with two repairs: dead channels are set aside before anything else, and the
+    weights stay linear. :meth:`paper` is the method exactly as published.
+
+    Parameters
+    ----------
+    dead_threshold : float or None
+        A channel whose L2 norm is at most this fraction of the image's largest is *dead*: it gets label -3 and takes
+        no further part. 0 sets aside the channels that are zero everywhere; None sets none aside.
+    importance : {"activation", "contribution"}
+        What ranks the channels: the L2 norm of the activation, or that norm times the absolute mean of the gradient.
+    dominant_percentile : float
+        Channels at or above this percentile of importance are *dominant* (label -2) and keep their own gradient.
+    distance : {"euclidean", "unit_norm"}
+        Euclidean distance between activations as they are, or scaled to unit L2 norm first.
+    eps_rule : {"pair_percentile", "neighbor_median"}
+        DBSCAN's radius: a percentile of all pairwise distances, or the median distance to the k-th neighbour.
+    eps_percentile : float
+        The percentile for ``"pair_percentile"``.
+    eps_neighbor : int
+        The k of ``"neighbor_median"``; the point itself counts as the first.
+    min_samples : int or float
+        As in scikit-learn: neighbours, the point itself included, that make a core point. A float is that fraction of
+        the clustered channels, rounded down, at least 2.
+    sigma : float
+        Standard deviation of the Gaussian filter, in feature-map pixels; 0 means no filter.
+    boundary : {"reflect", "zero", "nearest"}
+        How the filter continues a gradient beyond its border. A reflecting border preserves the spatial mean, so that
+        together with ``combine="pooled"`` the filter has no effect on the map.
+    combine : {"pooled", "elementwise"}
+        Weight a channel by the spatial mean of its filtered gradient, or multiply the two position by position.
+    weighting : {"linear", "softmax"}
+        Use the pooled weights as they are, or their softmax over the valid channels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is of the wrong type, out of range, or does not go with another.
+
+    References
+    ----------
+    Cluster Filter Class Activation Mapping, arXiv:2504.00060, version 2.
+    """
+
+    dead_threshold: float | None = 0.0
+    importance: Importance = "activation"
+    dominant_percentile: float = 75.0
+    distance: Distance = "euclidean"
+    eps_rule: EpsRule = "pair_percentile"
+    eps_percentile: float = 25.0
+    eps_neighbor: int = 3
+    min_samples: int | float = 0.05
+    sigma: float = 1.0
+    boundary: Boundary = "reflect"
+    combine: Combine = "pooled"
+    weighting: Weighting = "linear"
+
+    @classmethod
+    def paper(cls) -> Config:
+        """The method exactly as published: no dead channels set aside, softmax weights."""
+        return cls(dead_threshold=None, weighting="softmax")
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            choices = get_args(hints[field.name])
+            if choices and isinstance(choices[0], str):
+                _check(field.name, getattr(self, field.name) in choices, f"one of {', '.join(choices)}", self)
+        if self.dead_threshold is not None:
+            _check_number("dead_threshold", 0.0, 1.0, self, expected="None or a number in [0, 1)", open_end=True)
+        _check_number("dominant_percentile", 0.0, 100.0, self)
+        _check_number("eps_percentile", 0.0, 100.0, self)
+        _check_number("sigma", 0.0, 64.0, self)
+        _check("eps_neighbor", _is_int(self.eps_neighbor) and self.eps_neighbor >= 2, "an int of at least 2", self)
+        count = _is_int(self.min_samples) and self.min_samples >= 1
+        fraction = isinstance(self.min_samples, float) and 0.0 < self.min_samples < 1.0
+        _check("min_samples", count or fraction, "an int of at least 1, or a float in (0, 1)", self)
+        pooled = self.weighting == "linear" or self.combine == "pooled"
+        _check(
+            "weighting", pooled, "'linear' where combine is 'elementwise' (a softmax needs one weight a channel)", self
+        )
+
+    def min_samples_for(self, channels: int) -> int:
+        """DBSCAN's ``min_samples`` when `channels` channels are clustered."""
+        if isinstance(self.min_samples, float):
+            return max(2, int(self.min_samples * channels))
+        return self.min_samples
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(name: str, good: bool, expected: str, config: Config) -> None:
+    if not good:
+        value = getattr(config, name)
+        kind = ValueError if isinstance(value, (str, int, float)) and not isinstance(value, bool) else TypeError
+        raise kind(f"Config: {name} must be {expected}; got {value!r}")
+
+
+def _check_number(
+    name: str, low: float, high: float, config: Config, *, expected: str | None = None, open_end: bool = False
+) -> None:
+    value = getattr(config, name)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = number and low <= value <= high and not (open_end and value == high)
+    _check(name, good, expected or f"a number in [{low:g}, {high:g}]", config)

@@ -1,0 +1,87 @@
+"""The engines: where and with what the algorithm runs.
+
+An engine takes activations and gradients as torch tensors and gives back torch tensors on the same device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple, Protocol, cast
+
+import torch
+
+from ..config import Config
+
+ENGINES = ("cpu", "rapids")
+
+
+class EngineResult(NamedTuple):
+    """What an engine computes for B images and T targets each, on the device of its input.
+
+    ``raw_maps`` (B, T, h, w) float32; ``labels`` (B, T, C) int64; ``weights`` (B, T, C) float32; ``eps`` (B, T)
+    float64.
+    """
+
+    raw_maps: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    eps: torch.Tensor
+
+
+class Engine(Protocol):
+    """An engine is a module with these two functions."""
+
+    def run(self, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
+        """CF-CAM of ``activations`` (B, C, h, w) and ``gradients`` (B, T, C, h, w), any floating dtype, finite."""
+        ...
+
+    def why_missing(self) -> str | None:
+        """None where this machine has the engine, else the reason and the remedy in one sentence."""
+        ...
+
+
+def load(name: str) -> Engine:
+    """The engine module called `name`, imported at first use."""
+    return cast(Engine, importlib.import_module(f".{name}", __name__))
+
+
+def choose(name: str, device: torch.device) -> Engine:
+    """The engine to use for tensors on `device`.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "rapids"}
+        ``"auto"`` is ``cpu`` for tensors on the host and ``rapids`` for tensors on a CUDA device.
+    device : torch.device
+        Where the activations are.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine, or it can't take tensors on `device`.
+    RuntimeError
+        If this machine lacks the engine; the message says what to do.
+    """
+    check_name(name)
+    if name == "auto":
+        name = "rapids" if device.type == "cuda" else "cpu"
+    if name == "rapids" and device.type != "cuda":
+        raise ValueError(
+            f"engine: 'rapids' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "
+            "or use engine='cpu'"
+        )
+    engine = load(name)
+    reason = engine.why_missing()
+    if reason is not None:
+        raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
+    return engine
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no engine."""
+    if name not in ("auto", *ENGINES):
+        raise ValueError(f"engine: expected one of auto, {', '.join(ENGINES)}; got {name!r}")

@@ -1,0 +1,124 @@
+"""The CPU engine: NumPy, SciPy's Gaussian filter and scikit-learn's DBSCAN. The oracle of the other engines."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+from scipy.spatial import distance
+from sklearn.cluster import DBSCAN
+
+from ..cluster_filter import Clusters, Primitives, Weighted, cluster_channels, weigh
+from ..config import Config
+from . import EngineResult
+
+_SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}
+
+
+def why_missing() -> None:
+    """Always there."""
+
+
+def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
+    """CF-CAM on the host; images side by side on the cores. See :class:`cfcam_gpu.engines.Engine`."""
+    device = activations.device
+    images = activations.detach().cpu()
+    slopes = gradients.detach().cpu()
+
+    def one(b: int) -> list[tuple[Clusters, Weighted]]:
+        # float64 a worker's image at a time: a whole batch of it would be a second copy of twice the size.
+        return explain_image(images[b].double().numpy(), slopes[b].double().numpy(), config)
+
+    results = [one(0)] if len(images) == 1 else list(_workers().map(one, range(len(images))))
+
+    def stack(pick: Any, dtype: torch.dtype) -> torch.Tensor:
+        return torch.as_tensor(np.array([[pick(*found) for found in image] for image in results])).to(device, dtype)
+
+    return EngineResult(
+        raw_maps=stack(lambda clusters, weighted: weighted.map, torch.float32),
+        labels=stack(lambda clusters, weighted: clusters.labels, torch.int64),
+        weights=stack(lambda clusters, weighted: weighted.weights, torch.float32),
+        eps=stack(lambda clusters, weighted: clusters.eps, torch.float64),
+    )
+
+
+def explain_image(
+    activations: NDArray[np.float64], gradients: NDArray[np.float64], config: Config
+) -> list[tuple[Clusters, Weighted]]:
+    """One image, ``activations`` (C, h, w), and its T targets, ``gradients`` (T, C, h, w)."""
+    found = []
+    clusters = None
+    for slope in gradients:
+        if clusters is None or config.importance == "contribution":
+            clusters = cluster_channels(activations, slope.mean(axis=(1, 2)), config, PRIMITIVES)
+        found.append((clusters, weigh(activations, slope, clusters.labels, config, PRIMITIVES)))
+    return found
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ThreadPoolExecutor(cores, thread_name_prefix="cfcam")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has the executor but not its threads, and would wait for them for ever.
+    os.register_at_fork(after_in_child=_workers.cache_clear)
+
+
+def order_statistics(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """The k-th and (k + 1)-th smallest of `values` (M,), counted from 0; the last one twice at its end.
+
+    A sample of the values brackets the two, so that only the few in between need sorting: three times faster than
+    ``numpy.partition`` on a million distances, and the same numbers.
+    """
+    size = values.size
+    last = min(k + 1, size - 1)
+    if size >= 10_000:
+        sample = np.sort(values[:: size // 5_000])
+        middle = k * sample.size // size
+        margin = 4 * int(np.sqrt(sample.size))
+        low = sample[max(middle - margin, 0)] if middle >= margin else -np.inf
+        high = sample[middle + margin] if middle + margin < sample.size else np.inf
+        below = int(np.count_nonzero(values < low))
+        between = values[(values >= low) & (values <= high)]
+        if below <= k and last < below + between.size:
+            between.sort()
+            return between[[k - below, last - below]]
+    return np.partition(values, (k, last))[[k, last]]
+
+
+def squareform(pairs: Any, n: int) -> Any:
+    """SciPy's, for any dtype; `n` is implied by the number of pairs."""
+    return distance.squareform(pairs, checks=False)
+
+
+def dbscan(near: NDArray[np.bool_], n: int, min_samples: int) -> Any:
+    """scikit-learn's DBSCAN on the graph of near pairs, so that what is near is decided once, by the caller."""
+    graph = distance.squareform(near, checks=False)
+    np.fill_diagonal(graph, True)
+    columns = np.flatnonzero(graph) % n
+    starts = np.concatenate([[0], np.cumsum(np.count_nonzero(graph, axis=1))])
+    edges = sparse.csr_matrix((np.ones(columns.size), columns, starts), shape=(n, n))
+    return DBSCAN(eps=1.0, min_samples=min_samples, metric="precomputed").fit(edges).labels_
+
+
+def gaussian(maps: NDArray[np.float64], sigma: float, boundary: str) -> Any:
+    """SciPy's Gaussian filter over the last two axes, taps out to 4 sigma."""
+    return ndimage.gaussian_filter(maps, sigma, mode=_SCIPY_BOUNDARY[boundary], truncate=4.0, axes=(-2, -1))
+
+
+PRIMITIVES = Primitives(
+    xp=np,
+    pdist=distance.pdist,
+    order_statistics=order_statistics,
+    squareform=squareform,
+    dbscan=dbscan,
+    gaussian=gaussian,
+)

@@ -1,0 +1,84 @@
+"""Explanation: the maps of a batch, and what one does with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import bridge, render
+from .layers import TargetLayer
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Class activation maps of a batch of B images, on the device of the images.
+
+    With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B.
+
+    Parameters
+    ----------
+    raw_maps : (B, h, w) float32 tensor
+        Evidence for the target at the target layer's resolution, >= 0, not normalised.
+    target : (B,) int64 tensor or None
+        The explained classes; None where callables were given.
+    logits : (B, K) tensor
+        The model's output, in its dtype.
+    labels : (B, C) int64 tensor
+        Of each channel: >= 0 its cluster, -1 noise, -2 dominant, -3 dead.
+    weights : (B, C) float32 tensor
+        The channels' weights; 0 for noise and dead channels. With ``combine="elementwise"`` their spatial means.
+    eps : (B,) float64 tensor
+        DBSCAN's radius, in units of the clustered points.
+    layer : TargetLayer
+        Where, and why there.
+    size : (int, int)
+        H and W of the images.
+    """
+
+    raw_maps: torch.Tensor
+    target: torch.Tensor | None
+    logits: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    eps: torch.Tensor
+    layer: TargetLayer
+    size: tuple[int, int]
+
+    @cached_property
+    def maps(self) -> torch.Tensor:
+        """(B, H, W) float32 in [0, 1] at the images' size; higher is more evidence for the target."""
+        return render.upsample(self.raw_maps, self.size)
+
+    @cached_property
+    def empty(self) -> torch.Tensor:
+        """(B,) bool: no position speaks for the target, so the map is all zeros."""
+        return self.raw_maps.amax(dim=(-2, -1)) <= 0
+
+    def __len__(self) -> int:
+        """B, the number of images."""
+        return len(self.raw_maps)
+
+    def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
+        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`."""
+        return render.overlay(self.maps, images, alpha=alpha, colormap=colormap)
+
+    def numpy(self) -> NDArray[np.float32]:
+        """The maps as a NumPy array on the host."""
+        return self.maps.cpu().numpy()
+
+    def cupy(self) -> Any:
+        """The maps as a CuPy array on the same memory."""
+        return bridge.to_cupy(self.maps)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The maps as a DLPack capsule: ``torch.from_dlpack(explanation)``, ``cupy.from_dlpack(explanation)``."""
+        return self.maps.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        """Where the maps are, for DLPack."""
+        return self.maps.__dlpack_device__()

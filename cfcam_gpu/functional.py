@@ -1,0 +1,97 @@
+"""CF-CAM on activations and gradients that one already has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import bridge, engines
+from .config import Config
+
+
+def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | None = None, engine: str = "auto") -> Any:
+    """CF-CAM maps from activations and gradients.
+
+    Parameters
+    ----------
+    activations : array, (C, h, w) or (B, C, h, w), floating
+        The target layer's activations: torch, CuPy or NumPy, or anything with ``__dlpack__``.
+    gradients : array, same shape and device
+        Gradients of the target's score with respect to them.
+    config : Config, optional
+        Defaults to ``Config()``; ``Config.paper()`` is the method as published.
+    engine : {"auto", "cpu", "rapids"}
+        ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
+
+    Returns
+    -------
+    array, (h, w) or (B, h, w) float32
+        Raw maps, ReLU(sum_k w_k A_k) (arXiv:2504.00060), not normalised, of the same library and on the same device
+        as `activations`. All zeros where nothing speaks for the target. Values beyond float32 are its largest number.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no array or not floating, or `config` is no Config.
+    ValueError
+        If shapes or devices don't match, the batch is empty, or values are NaN or infinite.
+    RuntimeError
+        If this machine lacks the engine.
+    """
+    engines.check_name(engine)
+    config = check_config(config)
+    first = bridge.as_torch(activations, "activations")
+    second = bridge.as_torch(gradients, "gradients")
+    if first.ndim not in (3, 4):
+        raise ValueError(f"activations: expected shape (C, h, w) or (B, C, h, w); got {tuple(first.shape)}")
+    if second.shape != first.shape:
+        raise ValueError(
+            f"gradients: expected the shape of activations, {tuple(first.shape)}; got {tuple(second.shape)}"
+        )
+    if second.device != first.device:
+        raise ValueError(f"gradients: expected device '{first.device}', as for activations; got '{second.device}'")
+    single = first.ndim == 3
+    if single:
+        first, second = first[None], second[None]
+    result = compute(first, second[:, None], config, engine)
+    maps = result.raw_maps[:, 0]
+    return bridge.like(maps[0] if single else maps, activations)
+
+
+def compute(activations: torch.Tensor, gradients: torch.Tensor, config: Config, engine: str) -> engines.EngineResult:
+    """Check what goes into an engine, and run it.
+
+    Parameters
+    ----------
+    activations : (B, C, h, w) floating tensor
+    gradients : (B, T, C, h, w) floating tensor
+    config : Config
+    engine : str
+
+    Raises
+    ------
+    ValueError
+        If a dimension is empty, or an image's activations or gradients are NaN or infinite in float32.
+    """
+    if activations.numel() == 0:
+        raise ValueError(
+            f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
+        )
+    chosen = engines.choose(engine, activations.device)
+    for name, tensor in (("activations", activations), ("gradients", gradients)):
+        finite = torch.isfinite(tensor if tensor.dtype != torch.float64 else tensor.float())
+        bad = ~finite.flatten(1).all(dim=1)
+        if bool(bad.any()):
+            images = ", ".join(str(int(b)) for b in bad.nonzero()[:10])
+            raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
+    return chosen.run(activations, gradients, config)
+
+
+def check_config(config: Config | None) -> Config:
+    """`config`, or the default for None."""
+    if config is None:
+        return Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"config: expected a cfcam_gpu.Config; got {type(config).__name__}")
+    return config

@@ -1,0 +1,111 @@
+"""What keeps the user's model as it was during a call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module itself inside ``DataParallel`` or ``torch.compile``.
+
+    Replicas run in threads and on devices of their own, and compiled code does not call hooks added later: the module
+    inside serves the whole batch on its own device instead.
+    """
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def check_model(model: object) -> nn.Module:
+    """The module to explain, or an error that names what can't be explained about `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no torch module.
+    ValueError
+        If its parameters were made under ``torch.inference_mode``, which autograd can't touch.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module; got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model: a TorchScript module takes no hooks; give the torch.nn.Module it was made from")
+    module = unwrap(model)
+    for name, parameter in module.named_parameters():
+        if parameter.is_inference():
+            raise ValueError(
+                f"model: parameter {name} was made under torch.inference_mode, so no gradient can pass it; build the "
+                "model outside of it"
+            )
+    return module
+
+
+@contextmanager
+def guarded(model: nn.Module) -> Iterator[None]:
+    """No graph is recorded inside, and batch norm's running statistics come out as they went in.
+
+    The caller's grad and inference modes return afterwards. A model in training mode is used as it is, with a warning.
+    """
+    training = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    if training:
+        warnings.warn(
+            f"model: {len(training)} normalisation layers are in training mode, so an image's map depends on the rest "
+            "of its batch; call model.eval() first",
+            UserWarning,
+            stacklevel=4,
+        )
+    kept = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def first_tensor(value: Any) -> torch.Tensor | None:
+    """`value` if it is a tensor, or the first item of a tuple or list that is one."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, (tuple, list)):
+        return next((item for item in value if isinstance(item, torch.Tensor)), None)
+    return None
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The scores in what a model returned: (B, ...) floating.
+
+    A tensor is taken as it is; from a dict, dataclass or named tuple what is called ``logits``, else ``out``; from a
+    tuple or list its first item, if that is a tensor.
+
+    Raises
+    ------
+    TypeError
+        If no scores can be found, or they are no floating tensor.
+    """
+    found: Any = output
+    if isinstance(output, Mapping):
+        found = next((output[key] for key in ("logits", "out") if key in output), None)
+        seen = f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'no keys'}"
+    elif not isinstance(output, torch.Tensor):
+        found = next((found for key in ("logits", "out") if (found := getattr(output, key, None)) is not None), None)
+        if found is None and isinstance(output, (tuple, list)) and output:
+            found = output[0]
+        seen = f"a {type(output).__name__}"
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(f"model: expected a tensor of logits, alone, first of a tuple, or called 'logits'; got {seen}")
+    if not found.is_floating_point():
+        raise TypeError(f"model: expected floating logits; got {found.dtype}")
+    return found

@@ -1,0 +1,140 @@
+"""What is explained: class indices, given or predicted, or any score of an image's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+#: A score of one image: it gets the image's logits (K, ...) and returns a scalar tensor.
+Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Target: TypeAlias = "int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | None"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked target, before the logits are known.
+
+    Exactly one of `indices` and `scores` is set; neither means the predicted class.
+
+    Parameters
+    ----------
+    indices : (B,) or (B, T) int64 tensor or None
+        On the device where the caller had it, or on the host.
+    scores : tuple of B callables, or None
+    """
+
+    indices: torch.Tensor | None = None
+    scores: tuple[Score, ...] | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a T axis."""
+        return self.indices is not None and self.indices.ndim == 2
+
+
+def read(target: Target, batch: int) -> Request:
+    """Check a target against the batch, before anything runs.
+
+    Parameters
+    ----------
+    target : None, int, sequence, tensor, callable
+        None explains the predicted class. An int or a callable serves every image. A list or tensor (B,) has one
+        class index for each image, (B, T) has T of them. A list of callables has one for each image.
+    batch : int
+        B, the number of images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `target` is none of these, is not of an integer dtype, or does not have one row for each image.
+    """
+    if target is None:
+        return Request()
+    if callable(target):
+        return Request(scores=(target,) * batch)
+    if isinstance(target, int) and not isinstance(target, bool):
+        return Request(indices=torch.full((batch,), target))
+    if isinstance(target, (list, tuple)) and target and all(callable(item) for item in target):
+        _check_rows(len(target), batch)
+        return Request(scores=tuple(target))
+    indices = _as_tensor(target)
+    if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
+        raise TypeError(f"target: expected class indices of an integer dtype; got {indices.dtype}")
+    if indices.ndim == 0:
+        indices = indices.expand(batch)
+    if indices.ndim > 2 or indices.numel() == 0:
+        raise ValueError(f"target: expected (B,) or (B, T) class indices; got shape {tuple(indices.shape)}")
+    _check_rows(len(indices), batch)
+    return Request(indices=indices.long())
+
+
+def _as_tensor(target: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "target: expected None, a class index, a list or tensor of them (one for each image, or B rows of T), a "
+            f"callable, or a list of callables; got {type(target).__name__} ({error})"
+        ) from None
+
+
+def _check_rows(rows: int, batch: int) -> None:
+    if rows != batch:
+        raise ValueError(f"target: expected one for each of the {batch} images; got {rows}")
+
+
+def resolve(request: Request, logits: torch.Tensor) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+    """The class indices that are explained and, for each of T targets, the scores (B,) to differentiate.
+
+    Parameters
+    ----------
+    request : Request
+    logits : (B, K) floating; with callables any (B, ...)
+
+    Returns
+    -------
+    indices : (B,) or (B, T) int64 tensor on the logits' device, or None for callables
+    scores : list of T tensors (B,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a class is out of range, the logits are not (B, K) though classes are asked for, or a callable does not
+        return a scalar that depends on the logits.
+    """
+    if request.scores is not None:
+        return None, [
+            torch.stack([_scalar(score, row, b) for b, (score, row) in enumerate(zip(request.scores, logits))])
+        ]
+    if logits.ndim != 2:
+        raise ValueError(
+            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
+            "makes a scalar of one image's output"
+        )
+    if request.indices is None:
+        indices = logits.detach().argmax(dim=1)
+    else:
+        indices = request.indices.to(logits.device)
+        classes = logits.shape[1]
+        # Checked where the indices are: those that came from the host cost no synchronisation.
+        wrong = request.indices[(request.indices < 0) | (request.indices >= classes)]
+        if wrong.numel():
+            raise ValueError(
+                f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})"
+            )
+    picked = logits.gather(1, indices.reshape(len(indices), -1))
+    return indices, list(picked.unbind(dim=1))
+
+
+def _scalar(score: Score, row: torch.Tensor, image: int) -> torch.Tensor:
+    value = score(row)
+    name = getattr(score, "__name__", type(score).__name__)
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(f"target: callable {name} must return a scalar tensor; got {got} for image {image}")
+    if not value.requires_grad:
+        raise ValueError(f"target: what callable {name} returned for image {image} does not depend on the logits")
+    return value.reshape(())
