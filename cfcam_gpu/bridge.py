@@ -29,7 +29,10 @@ def as_torch(array: Any, name: str) -> torch.Tensor:
         plain = np.ascontiguousarray(array, dtype=native) if array.dtype.kind == "f" else array
         if plain.dtype.kind != "f" or plain.dtype.itemsize > 8:
             raise TypeError(f"{name}: expected a floating dtype of at most 64 bits; got {array.dtype}")
-        tensor = torch.from_numpy(plain if plain.flags.writeable else plain.copy())
+        # An axis of length 1 may keep a negative stride in what NumPy calls contiguous.
+        if not plain.flags.writeable or min(plain.strides, default=0) < 0:
+            plain = plain.copy()
+        tensor = torch.from_numpy(plain)
     elif isinstance(array, torch.Tensor):
         tensor = array.detach()
     elif hasattr(array, "__dlpack__"):

@@ -136,7 +136,8 @@ class _Probe:
                 f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
             )
         torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
-        self.leaf = activation.detach().requires_grad_()
+        # An inference tensor can't become a leaf: the image itself, where its mode was on when it was made.
+        self.leaf = (activation.clone() if activation.is_inference() else activation.detach()).requires_grad_()
         onward = self.leaf.clone()
         if isinstance(value, torch.Tensor):
             return onward

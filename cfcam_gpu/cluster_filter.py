@@ -22,6 +22,9 @@ DEAD = -3
 #: eps is never smaller: DBSCAN needs a positive radius even where many channels coincide.
 MIN_EPS = 1e-5
 
+#: Maps leave as float32: what lies beyond its range becomes its largest number, not infinity.
+MAX_MAP = 3.4028234663852886e38
+
 Array = Any  # an array of the namespace `Primitives.xp`
 
 
@@ -170,4 +173,4 @@ def weigh(activations: Array, gradients: Array, labels: Array, config: Config, o
         evidence = (filtered * activations).sum(axis=0)
     else:
         evidence = (weights @ activations.reshape(channels, -1)).reshape(height, width)
-    return Weighted(xp.maximum(evidence, 0.0), weights)
+    return Weighted(xp.clip(evidence, 0.0, MAX_MAP), weights)

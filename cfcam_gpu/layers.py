@@ -25,19 +25,17 @@ class TargetLayer:
     ----------
     module : torch.nn.Module
     name : str
-        Its dotted name in the model, with ``.input`` appended where the activation that enters it is meant.
+        Its dotted name in the model; with ``.input`` appended where `takes_input`.
+    takes_input : bool
+        Whether the activation that enters the module is meant, not the one that leaves it.
     reason : str
         Why this one: "as asked", or what the automatic choice saw.
     """
 
     module: nn.Module
     name: str
+    takes_input: bool = False
     reason: str = "as asked"
-
-    @property
-    def takes_input(self) -> bool:
-        """Whether the activation that enters the module is meant."""
-        return self.name.endswith(INPUT_SUFFIX)
 
 
 def find(model: nn.Module, layer: nn.Module | str) -> TargetLayer:
@@ -68,7 +66,7 @@ def find(model: nn.Module, layer: nn.Module | str) -> TargetLayer:
         return TargetLayer(names[layer], layer)
     owner = layer.removesuffix(INPUT_SUFFIX)
     if owner in names:
-        return TargetLayer(names[owner], layer)
+        return TargetLayer(names[owner], layer, takes_input=True)
     near = difflib.get_close_matches(layer, [*names, *(name + INPUT_SUFFIX for name in names)], n=3, cutoff=0.4)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     raise ValueError(f"target_layer: the model has no layer {layer!r}{hint}")
@@ -112,6 +110,7 @@ class _LastActivation:
         self.owner = get_ident()
         self.calls: Counter[str] = Counter()
         self.last: torch.Tensor | None = None
+        self.version = -1
         self.returned_by: list[str] = []
         self.entered: list[str] = []
         self.tokens_after: str | None = None
@@ -136,8 +135,11 @@ class _LastActivation:
             self.tokens_after = name
         if tensor.ndim != 4 or tensor.shape[2] * tensor.shape[3] < 2:
             return
-        if tensor is not self.last:
-            self.last, self.returned_by, self.entered, self.tokens_after = tensor, [], [], None
+        # An in-place ReLU returns the tensor that it was given, with other values.
+        version = -1 if tensor.is_inference() else tensor._version
+        if tensor is not self.last or version != self.version:
+            self.last, self.version = tensor, version
+            self.returned_by, self.entered, self.tokens_after = [], [], None
         (self.returned_by if output else self.entered).append(name)
 
     def layer(self, named: dict[str, nn.Module]) -> TargetLayer:
@@ -155,10 +157,12 @@ class _LastActivation:
         # Hooks see an outer module's output after the inner one's, so the last of the names is the outermost.
         for name in reversed(self.returned_by):
             if self.calls[name] == 1:
-                return TargetLayer(named[name], name, f"returns the last spatial activation, {size}")
+                reason = f"returns the last spatial activation, {size}"
+                return TargetLayer(named[name], name, reason=reason)
         for name in self.entered:
             if self.calls[name] == 1:
-                return TargetLayer(named[name], name + INPUT_SUFFIX, f"the last spatial activation, {size}, enters it")
+                reason = f"the last spatial activation, {size}, enters it"
+                return TargetLayer(named[name], name + INPUT_SUFFIX, takes_input=True, reason=reason)
         several = ", ".join(sorted({*self.returned_by, *self.entered}))
         raise ValueError(
             f"target_layer: every module around the last spatial activation runs more than once ({several}); name the "

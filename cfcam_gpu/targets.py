@@ -118,6 +118,8 @@ def resolve(request: Request, logits: torch.Tensor) -> tuple[torch.Tensor | None
         indices = logits.detach().argmax(dim=1)
     else:
         indices = request.indices.to(logits.device)
+        if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
+            indices = indices.clone()
         classes = logits.shape[1]
         # Checked where the indices are: those that came from the host cost no synchronisation.
         wrong = request.indices[(request.indices < 0) | (request.indices >= classes)]

@@ -1,0 +1,226 @@
+"""Explanations as files: maps, overlays and JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .cluster_filter import DEAD, DOMINANT, NOISE
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+JSON_LINES = "explanations.jsonl"
+TOP = 5
+
+Record = dict[str, Any]
+
+
+def save(
+    explanation: Explanation,
+    folder: str | os.PathLike[str],
+    *,
+    images: torch.Tensor | None = None,
+    names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write an explanation to a folder.
+
+    ``<name>.npy`` is the map, (H, W) float32 in [0, 1]; ``<name>.png`` its overlay, where `images` are given;
+    ``explanations.jsonl`` has a line of JSON for each map: name, files, target, class, probability, the five likeliest
+    classes, whether the map is empty, the layer, eps and how many channels are clustered, noise, dominant and dead.
+    With several targets an image, ``<name>-<class index>`` names its maps.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        Of B images.
+    folder : str or path
+        Made if it doesn't exist.
+    images : (B, 3, H, W) or (B, 1, H, W) tensor, optional
+        As for :meth:`Explanation.overlay`.
+    names : sequence of B str, optional
+        Of the images; ``"0"``, ``"1"``, ... otherwise. In file names, what isn't a letter, a digit or one of ``-_.``
+        becomes an underscore, and a name that was there before gets a number.
+    class_names : sequence of K str, optional
+        Of the model's classes; ``"class 0"``, ... otherwise.
+    overwrite : bool
+        Whether files of the same names may be replaced.
+
+    Returns
+    -------
+    list of Path
+        The files, ``explanations.jsonl`` last. Each appears whole or not at all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `images`, `names` or `class_names` don't fit the explanation.
+    FileExistsError
+        If a file is there already and `overwrite` is False; nothing is written then.
+    OSError
+        If a file can't be written.
+    """
+    given = [str(b) for b in range(len(explanation))] if names is None else list(names)
+    _check_names("names", given, len(explanation), "image")
+    if class_names is not None:
+        _check_names("class_names", class_names, explanation.logits.shape[1], "class")
+    per_map = given
+    if explanation.raw_maps.ndim == 4 and explanation.target is not None:
+        rows = zip(given, explanation.target.tolist())
+        given = [name for name, row in rows for _ in row]
+        per_map = [f"{name}-{c}" for name, row in zip(dict.fromkeys(given), explanation.target.tolist()) for c in row]
+    stems = file_names(per_map)
+    folder = Path(folder)
+    files = outputs(folder, stems, overlays=images is not None)
+    check_free(files, overwrite=overwrite)
+    records = write(explanation, folder, stems, images=images, class_names=class_names)
+    write_lines(folder / JSON_LINES, ({"name": name, **record} for name, record in zip(given, records)))
+    return files
+
+
+def file_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
+    """Distinct file names, without suffix, that stay in their folder: one for each of `names`, the same every time.
+
+    Distinct without regard to case, as some file systems see it. `taken` are not given out.
+    """
+    used = {name.casefold() for name in taken}
+    result = []
+    for name in names:
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        # 150 bytes leave room for a number, a suffix and the temporary name within the usual 255.
+        plain = plain.encode()[:150].decode(errors="ignore").strip(".") or "unnamed"
+        candidate, count = plain, 1
+        while candidate.casefold() in used:
+            count += 1
+            candidate = f"{plain}-{count}"
+        used.add(candidate.casefold())
+        result.append(candidate)
+    return result
+
+
+def outputs(folder: Path, stems: Iterable[str], *, overlays: bool) -> list[Path]:
+    """The files that :func:`write` and :func:`write_lines` will make."""
+    suffixes = (".npy", ".png") if overlays else (".npy",)
+    return [*(folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes), folder / JSON_LINES]
+
+
+def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse to write over what is there.
+
+    Raises
+    ------
+    FileExistsError
+        If one of `files` exists and `overwrite` is False.
+    """
+    there = [] if overwrite else [file for file in files if os.path.lexists(file)]
+    if there:
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        raise FileExistsError(f"{', '.join(map(str, there[:3]))}{more} already there; choose to overwrite, or elsewhere")
+
+
+def write(
+    explanation: Explanation,
+    folder: Path,
+    stems: Sequence[str],
+    *,
+    images: torch.Tensor | None,
+    class_names: Sequence[str] | None,
+) -> list[Record]:
+    """Write maps and overlays under their names, one of `stems` for each map, and return what JSON says of them."""
+    # Drawn first: it is what refuses images that don't fit.
+    overlays = None if images is None else explanation.overlay(images).flatten(0, -4).cpu().numpy()
+    maps = explanation.maps.flatten(0, -3).cpu().numpy()
+    records = describe(explanation, class_names)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, stem in enumerate(stems):
+        files = {"map": f"{stem}.npy"}
+        with replacing(folder / files["map"]) as file:
+            np.save(file, maps[i])
+        if overlays is not None:
+            files["overlay"] = f"{stem}.png"
+            with replacing(folder / files["overlay"]) as file:
+                Image.fromarray(overlays[i]).save(file, format="PNG")
+        records[i] = {**files, **records[i]}
+    return records
+
+
+def describe(explanation: Explanation, class_names: Sequence[str] | None = None) -> list[Record]:
+    """What is known of each map, B or B x T of them, as JSON takes it."""
+
+    def name(index: int) -> str:
+        return class_names[index] if class_names is not None else f"class {index}"
+
+    per_image = 1 if explanation.raw_maps.ndim == 3 else explanation.raw_maps.shape[1]
+    logits = explanation.logits.float().cpu()
+    # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
+    probabilities = logits.softmax(dim=1) if logits.ndim == 2 else None
+    targets = None if explanation.target is None else explanation.target.flatten().tolist()
+    labels = explanation.labels.flatten(0, -2).cpu().numpy()
+    empty = explanation.empty.flatten().tolist()
+    records = []
+    for i, eps in enumerate(explanation.eps.flatten().tolist()):
+        record: Record = {"target": None, "class": None, "probability": None, "top": []}
+        if probabilities is not None:
+            row = probabilities[i // per_image]
+            best = row.topk(min(TOP, len(row)))
+            record["top"] = [
+                {"target": k, "class": name(k), "probability": _finite(p)}
+                for k, p in zip(best.indices.tolist(), best.values.tolist())
+            ]
+            if targets is not None:
+                k = targets[i]
+                record |= {"target": k, "class": name(k), "probability": _finite(row[k].item())}
+        counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
+        record |= {
+            "empty": empty[i],
+            "layer": explanation.layer.name,
+            "channels": labels.shape[1],
+            "clusters": len(set(labels[i][labels[i] >= 0].tolist())),
+            **{key: int((labels[i] == value).sum()) for key, value in counts.items()},
+            "eps": _finite(eps),
+        }
+        records.append(record)
+    return records
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write one line of JSON for each record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.writelines(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` when it is complete, so that no reader sees half of it."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            yield file
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _check_names(argument: str, names: Sequence[str], count: int, of: str) -> None:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{argument}: expected a sequence of str; got {names!r:.80}")
+    if len(names) != count:
+        raise ValueError(f"{argument}: expected {count}, one for each {of}; got {len(names)}")

@@ -1,0 +1,65 @@
+"""Config: every choice is named and checked."""
+
+import dataclasses
+
+import pytest
+
+from cfcam_gpu import Config
+
+
+def test_the_paper_preset_differs_in_dead_channels_and_softmax_only():
+    paper, default = dataclasses.asdict(Config.paper()), dataclasses.asdict(Config())
+    assert {name for name in paper if paper[name] != default[name]} == {"dead_threshold", "weighting"}
+    assert (paper["dominant_percentile"], paper["eps_percentile"], paper["min_samples"]) == (75, 25, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dead_threshold", -0.1),
+        ("dead_threshold", 1.0),
+        ("dead_threshold", float("nan")),
+        ("importance", "norm"),
+        ("dominant_percentile", 100.1),
+        ("distance", "cosine"),
+        ("eps_rule", ""),
+        ("eps_percentile", -1),
+        ("eps_neighbor", 1),
+        ("eps_neighbor", 2.5),
+        ("min_samples", 0),
+        ("min_samples", 1.0),
+        ("min_samples", 0.0),
+        ("sigma", -1),
+        ("sigma", float("inf")),
+        ("boundary", "constant"),
+        ("combine", "sum"),
+        ("weighting", "relu"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(option, value):
+    with pytest.raises(ValueError, match=rf"Config: {option} must be .*; got {value!r}"):
+        Config(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("sigma", None), ("min_samples", None), ("min_samples", True), ("dead_threshold", True), ("boundary", None)],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_name(option, value):
+    with pytest.raises(TypeError, match=f"Config: {option} must be"):
+        Config(**{option: value})
+
+
+def test_softmax_does_not_go_with_elementwise_weights():
+    with pytest.raises(ValueError, match="weighting must be 'linear' where combine is 'elementwise'"):
+        Config(weighting="softmax", combine="elementwise")
+
+
+def test_min_samples_is_a_count_or_a_fraction_of_at_least_two():
+    assert Config(min_samples=3).min_samples_for(1000) == 3
+    assert [Config().min_samples_for(n) for n in (1, 59, 60, 960)] == [2, 2, 3, 48]
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().sigma = 2.0

@@ -1,0 +1,114 @@
+"""Target layers: by module, by name, and automatically."""
+
+import pytest
+import torch
+from torch import nn
+
+import cfcam_gpu
+from cfcam_gpu import layers
+
+from .networks import lite0, photographs
+
+
+def net(*modules):
+    return nn.Sequential(*modules).eval()
+
+
+def test_by_module_name_and_input():
+    model = net(nn.Conv2d(3, 4, 3), net(nn.ReLU(), nn.AdaptiveAvgPool2d(1)))
+    assert layers.find(model, model[1][0]).name == "1.0"
+    assert layers.find(model, "1.0").module is model[1][0]
+    assert not layers.find(model, "1.0").takes_input
+    pooled = layers.find(model, "1.1.input")
+    assert pooled.module is model[1][1]
+    assert pooled.takes_input
+
+
+def test_a_module_that_is_called_input_means_itself():
+    model = nn.Sequential()
+    model.add_module("block", nn.Sequential())
+    model.block.add_module("input", nn.Conv2d(3, 4, 3))
+    assert not layers.find(model, "block.input").takes_input
+    assert not layers.find(model, model.block.input).takes_input
+    assert layers.find(model, "block.input.input").takes_input
+
+
+def test_a_layer_that_is_not_there_is_refused_with_the_nearest_names():
+    with pytest.raises(ValueError, match=r"no layer '_conv_heat'; nearest: .*_conv_head"):
+        cfcam_gpu.CFCAM(lite0(), "_conv_heat")
+    with pytest.raises(ValueError, match="the ReLU that was given is not a module of the model"):
+        cfcam_gpu.CFCAM(lite0(), nn.ReLU())
+    for wrong in (3, ["_conv_head"], ("a", "b")):
+        with pytest.raises(TypeError, match="target_layer: expected a module, a dotted name or None; got"):
+            cfcam_gpu.CFCAM(lite0(), wrong)
+
+
+def test_automatic_is_what_enters_the_pooling_where_the_last_activation_module_runs_often():
+    explain = cfcam_gpu.CFCAM(lite0())
+    assert explain.layer is None
+    result = explain(photographs()[1][:1] * 2 - 1)
+    assert result.layer.name == "_avg_pooling.input"
+    assert "1280 x 7 x 7, enters it" in result.layer.reason
+    assert explain.layer is result.layer
+
+
+class Functional(nn.Module):
+    """Pools without a module, as MobileNetV2 and DenseNet do."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = net(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+class TwiceActivated(Functional):
+    """The last activation leaves a module that runs twice and enters none."""
+
+    def forward(self, x):
+        relu = self.features[2]
+        return self.classifier(relu(self.features[1](relu(self.features[0](x)))).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.block = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.block(self.patch(x).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_automatic_is_the_outermost_module_that_returns_the_last_activation():
+    chosen = layers.choose(Functional().eval(), torch.randn(1, 3, 8, 8))
+    assert (chosen.name, chosen.takes_input) == ("features", False)
+    assert "returns the last spatial activation, 4 x 6 x 6" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (net(nn.Flatten(), nn.Linear(192, 2)), None),
+        (net(nn.AdaptiveAvgPool2d(1), nn.Flatten()), None),
+        (TwiceActivated().eval(), r"runs more than once \(features\.2\); name the layer"),
+        (Tokens().eval(), r"works on tokens \(block\); name a layer"),
+    ],
+)
+def test_automatic_says_when_it_cannot_choose(model, message):
+    images = torch.randn(1, 3, 8, 8)
+    if message is None:
+        # What enters the first module is the image itself: an explanation of it is possible, and named as such.
+        assert layers.choose(model, images).name == "0.input"
+    else:
+        with pytest.raises(ValueError, match=f"target_layer: .*{message}"):
+            layers.choose(model, images)
+
+
+def test_automatic_leaves_no_hooks_even_when_the_model_fails():
+    model = net(nn.Conv2d(3, 4, 3), nn.Linear(1, 1))
+    with pytest.raises(RuntimeError):
+        layers.choose(model, torch.randn(1, 3, 8, 8))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
