@@ -9,7 +9,7 @@ Equations are those of arXiv:2504.00060 (version 2); the step numbers below are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,6 +71,31 @@ class Weighted(NamedTuple):
 
     map: Array
     weights: Array
+
+
+def cluster_filter(
+    activations: Array, gradients: Iterable[Array], config: Config, ops: Primitives
+) -> Iterator[tuple[Clusters, Weighted]]:
+    """CF-CAM of one image, for each of its targets.
+
+    Parameters
+    ----------
+    activations : (C, h, w) float64
+    gradients : iterable of (C, h, w) float64
+        Of each target's score with respect to the activations.
+    config : Config
+    ops : Primitives
+
+    Yields
+    ------
+    Clusters, Weighted
+        The channels are clustered once for all targets, unless their importance depends on the gradient.
+    """
+    clusters = None
+    for slopes in gradients:
+        if clusters is None or config.importance == "contribution":
+            clusters = cluster_channels(activations, slopes.mean(axis=(1, 2)), config, ops)
+        yield clusters, weigh(activations, slopes, clusters.labels, config, ops)
 
 
 def cluster_channels(activations: Array, pooled_gradients: Array, config: Config, ops: Primitives) -> Clusters:

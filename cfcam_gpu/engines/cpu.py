@@ -14,7 +14,7 @@ from scipy import ndimage, sparse
 from scipy.spatial import distance
 from sklearn.cluster import DBSCAN
 
-from ..cluster_filter import Clusters, Primitives, Weighted, cluster_channels, weigh
+from ..cluster_filter import Clusters, Primitives, Weighted, cluster_filter
 from ..config import Config
 from . import EngineResult
 
@@ -33,7 +33,8 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
 
     def one(b: int) -> list[tuple[Clusters, Weighted]]:
         # float64 a worker's image at a time: a whole batch of it would be a second copy of twice the size.
-        return explain_image(images[b].double().numpy(), slopes[b].double().numpy(), config)
+        points = images[b].double().numpy()
+        return list(cluster_filter(points, (slope.double().numpy() for slope in slopes[b]), config, PRIMITIVES))
 
     results = [one(0)] if len(images) == 1 else list(_workers().map(one, range(len(images))))
 
@@ -46,19 +47,6 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
         weights=stack(lambda clusters, weighted: weighted.weights, torch.float32),
         eps=stack(lambda clusters, weighted: clusters.eps, torch.float64),
     )
-
-
-def explain_image(
-    activations: NDArray[np.float64], gradients: NDArray[np.float64], config: Config
-) -> list[tuple[Clusters, Weighted]]:
-    """One image, ``activations`` (C, h, w), and its T targets, ``gradients`` (T, C, h, w)."""
-    found = []
-    clusters = None
-    for slope in gradients:
-        if clusters is None or config.importance == "contribution":
-            clusters = cluster_channels(activations, slope.mean(axis=(1, 2)), config, PRIMITIVES)
-        found.append((clusters, weigh(activations, slope, clusters.labels, config, PRIMITIVES)))
-    return found
 
 
 @cache

@@ -1,0 +1,89 @@
+"""Whether an engine gives the CPU engine's labels and maps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from cfcam_gpu import Config
+from cfcam_gpu.cluster_filter import Array, Clusters, cluster_channels, weigh
+from cfcam_gpu.engines import EngineResult, cpu
+
+#: Largest difference of two maps, as a share of the map's maximum.
+MAP_TOLERANCE = 1e-4
+#: Half a unit in float32's last place: what a radius may move by where an engine rounds it.
+EPS_ROUNDING = 2.0**-24
+
+
+def compare(activations: torch.Tensor, gradients: torch.Tensor, config: Config, found: EngineResult) -> dict[str, Any]:
+    """What differs between `found` and the CPU engine's result.
+
+    An image's labels are right if they are the CPU's for eps, or for eps moved up or down by float32's rounding: then
+    a distance lies that close to it. Its map is compared with the CPU's for the labels found, so that right labels of
+    either kind need the right map.
+
+    Parameters
+    ----------
+    activations : (B, C, h, w) floating tensor
+    gradients : (B, C, h, w) floating tensor
+    config : Config
+    found : EngineResult
+        With T = 1, on any device.
+
+    Returns
+    -------
+    dict
+        ``images``; of them ``labels_equal``, ``labels_within_rounding`` and ``labels_wrong``; ``finite``, whether maps
+        and eps are; ``map_error`` and ``eps_error``, the largest, relative; ``clustered``, the mean share of channels
+        in a cluster; ``passed``.
+    """
+    same = near = 0
+    map_errors, eps_errors = [], []
+    for b in range(len(activations)):
+        points, slopes = activations[b].double().cpu().numpy(), gradients[b].double().cpu().numpy()
+        labels, raw = found.labels[b, 0].cpu().numpy(), found.raw_maps[b, 0].double().cpu().numpy()
+        pooled = slopes.mean(axis=(1, 2))
+        expected = _clusters(points, pooled, config, 0.0)
+        if np.array_equal(labels, expected.labels):
+            same += 1
+        elif any(
+            np.array_equal(labels, _clusters(points, pooled, config, by).labels) for by in (-EPS_ROUNDING, EPS_ROUNDING)
+        ):
+            near += 1
+        reference = weigh(points, slopes, labels, config, cpu.PRIMITIVES).map
+        map_errors.append(_error(raw, reference))
+        eps_errors.append(_error(found.eps[b, 0].item(), expected.eps))
+    wrong = len(activations) - same - near
+    finite = bool(found.raw_maps.isfinite().all() and found.eps.isfinite().all())
+    right = max(map_errors) <= MAP_TOLERANCE and max(eps_errors) <= 2 * EPS_ROUNDING
+    return {
+        "images": len(activations),
+        "labels_equal": same,
+        "labels_within_rounding": near,
+        "labels_wrong": wrong,
+        "finite": finite,
+        "map_error": max(map_errors),
+        "eps_error": max(eps_errors),
+        "clustered": round(float((found.labels >= 0).double().mean()), 4),
+        "passed": wrong == 0 and finite and right,
+    }
+
+
+def _clusters(points: Array, pooled: Array, config: Config, by: float) -> Clusters:
+    """The CPU's labels, with the distances that eps is read from larger by a factor of 1 + `by`."""
+    moved = replace(
+        cpu.PRIMITIVES,
+        order_statistics=lambda values, k: cpu.order_statistics(values, k) * (1 + by),
+        squareform=lambda pairs, n: cpu.squareform(pairs, n) * (1 + by),
+    )
+    return cluster_channels(points, pooled, config, moved)
+
+
+def _error(found: Any, expected: Any) -> float:
+    """The largest difference over the largest expected value; what is not finite counts as 0."""
+    difference = float(np.abs(np.nan_to_num(found, posinf=0, neginf=0) - expected).max())
+    scale = float(np.abs(expected).max())
+    return difference / scale if scale > 0 else difference

@@ -1,0 +1,44 @@
+"""Tests marked ``gpu``: skipped without a GPU, failed without one where CFCAM_REQUIRE_GPU=1 says that there is one."""
+
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+GPU_TESTS = Path(__file__).parent / "gpu"
+#: What they deprecate among themselves is no fault of ours.
+OTHERS = ("cucim", "cudf", "cuml", "cupy", "cupyx", "numba", "pylibraft", "rmm")
+
+
+@cache
+def why_no_gpu():
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed"
+    return None
+
+
+def unavailable(reason):
+    """End a test that can't run here: skipped, or failed where a GPU is required."""
+    if os.environ.get("CFCAM_REQUIRE_GPU") == "1":
+        pytest.fail(f"CFCAM_REQUIRE_GPU=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            # The GPU check runs this folder alone, where what other tests import may be missing.
+            if GPU_TESTS not in item.path.parents:
+                raise pytest.UsageError(f"{item.nodeid}: tests marked gpu live in tests/gpu")
+            for package in OTHERS:
+                item.add_marker(pytest.mark.filterwarnings(rf"ignore:::{package}(\.|$)"))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and why_no_gpu():
+        unavailable(why_no_gpu())

@@ -1,0 +1,40 @@
+"""What the tests on a GPU share."""
+
+import warnings
+
+import pytest
+import torch
+
+from cfcam_gpu.engines import rapids
+
+from ..conftest import unavailable
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported():
+    """RAPIDS, imported once with its warnings left to itself; the reason where that can't be."""
+    if not torch.cuda.is_available():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return rapids.why_missing()
+
+
+@pytest.fixture
+def cupy(imported):
+    import cupy
+
+    return cupy
+
+
+@pytest.fixture
+def engine(imported):
+    """The engine, or the end of the test where this machine lacks it."""
+    if imported is not None:
+        unavailable(f"rapids is missing: {imported}")
+    return rapids
+
+
+@pytest.fixture
+def device():
+    return torch.device("cuda", torch.cuda.current_device())
