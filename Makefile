@@ -14,6 +14,9 @@ $(VENV)/ready: pyproject.toml Makefile
 	$(BIN)/python -m pip install -q -e ".[demo$$($(BIN)/python -c "import torch; cuda = torch.version.cuda; print(f',cuda{cuda.split(chr(46))[0]}' if cuda and torch.cuda.is_available() else '')")]" --group test
 	touch $@
 
+demo: $(VENV)/ready
+	$(BIN)/cfcam-gpu demo --out out/demo --overwrite
+
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest
 
@@ -24,3 +27,9 @@ lint: $(VENV)/ready
 
 clean:
 	rm -rf $(VENV) build dist out
+
+# On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.
+.PHONY: gpu-check
+OUT ?= bench/results
+gpu-check:
+	$(PYTHON) -m bench.gpu_check $(OUT)

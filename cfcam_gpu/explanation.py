@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import bridge, render
+from . import bridge, export, render
 from .layers import TargetLayer
 
 
@@ -66,6 +69,18 @@ class Explanation:
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
         """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`."""
         return render.overlay(self.maps, images, alpha=alpha, colormap=colormap)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        images: torch.Tensor | None = None,
+        names: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write maps, overlays and a file of JSON lines to a folder. See :func:`cfcam_gpu.export.save`."""
+        return export.save(self, folder, images=images, names=names, class_names=class_names, overwrite=overwrite)
 
     def numpy(self) -> NDArray[np.float32]:
         """The maps as a NumPy array on the host."""

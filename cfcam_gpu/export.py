@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from .cluster_filter import DEAD, DOMINANT, NOISE
@@ -51,8 +53,8 @@ def save(
     images : (B, 3, H, W) or (B, 1, H, W) tensor, optional
         As for :meth:`Explanation.overlay`.
     names : sequence of B str, optional
-        Of the images; ``"0"``, ``"1"``, ... otherwise. In file names, what isn't a letter, a digit or one of ``-_.``
-        becomes an underscore, and a name that was there before gets a number.
+        Of the images; ``"0000"``, ``"0001"``, ... otherwise. In file names, what isn't a letter, a digit or one of
+        ``-_.`` becomes an underscore, and a name that was there before gets a number.
     class_names : sequence of K str, optional
         Of the model's classes; ``"class 0"``, ... otherwise.
     overwrite : bool
@@ -72,20 +74,22 @@ def save(
     OSError
         If a file can't be written.
     """
-    given = [str(b) for b in range(len(explanation))] if names is None else list(names)
-    _check_names("names", given, len(explanation), "image")
-    if class_names is not None:
+    if names is None:
+        names = [f"{b:04d}" for b in range(len(explanation))]
+    _check_names("names", names, len(explanation), "image")
+    if class_names is not None and explanation.logits.ndim == 2:
         _check_names("class_names", class_names, explanation.logits.shape[1], "class")
-    per_map = given
+    given = per_map = list(names)
     if explanation.raw_maps.ndim == 4 and explanation.target is not None:
-        rows = zip(given, explanation.target.tolist())
-        given = [name for name, row in rows for _ in row]
-        per_map = [f"{name}-{c}" for name, row in zip(dict.fromkeys(given), explanation.target.tolist()) for c in row]
+        rows = explanation.target.tolist()
+        per_map = [f"{name}-{index}" for name, row in zip(names, rows) for index in row]
+        given = [name for name, row in zip(names, rows) for _ in row]
     stems = file_names(per_map)
     folder = Path(folder)
     files = outputs(folder, stems, overlays=images is not None)
     check_free(files, overwrite=overwrite)
-    records = write(explanation, folder, stems, images=images, class_names=class_names)
+    overlays = None if images is None else explanation.overlay(images).flatten(0, -4).cpu().numpy()
+    records = write(explanation, folder, stems, overlays=overlays, class_names=class_names)
     write_lines(folder / JSON_LINES, ({"name": name, **record} for name, record in zip(given, records)))
     return files
 
@@ -98,7 +102,7 @@ def file_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
     used = {name.casefold() for name in taken}
     result = []
     for name in names:
-        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in unicodedata.normalize("NFC", name))
         # 150 bytes leave room for a number, a suffix and the temporary name within the usual 255.
         plain = plain.encode()[:150].decode(errors="ignore").strip(".") or "unnamed"
         candidate, count = plain, 1
@@ -127,7 +131,10 @@ def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
     there = [] if overwrite else [file for file in files if os.path.lexists(file)]
     if there:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
-        raise FileExistsError(f"{', '.join(map(str, there[:3]))}{more} already there; choose to overwrite, or elsewhere")
+        raise FileExistsError(
+            f"{', '.join(map(str, there[:3]))}{more} would be written over; allow it with overwrite (--overwrite), or "
+            "choose another folder"
+        )
 
 
 def write(
@@ -135,12 +142,21 @@ def write(
     folder: Path,
     stems: Sequence[str],
     *,
-    images: torch.Tensor | None,
+    overlays: NDArray[np.uint8] | None,
     class_names: Sequence[str] | None,
 ) -> list[Record]:
-    """Write maps and overlays under their names, one of `stems` for each map, and return what JSON says of them."""
-    # Drawn first: it is what refuses images that don't fit.
-    overlays = None if images is None else explanation.overlay(images).flatten(0, -4).cpu().numpy()
+    """Write maps and overlays under their names, and return what JSON says of them.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        Of N maps, B or B x T.
+    folder : Path
+    stems : N str
+        See :func:`file_names`.
+    overlays : (N, H, W, 3) uint8 array or None
+    class_names : K str or None
+    """
     maps = explanation.maps.flatten(0, -3).cpu().numpy()
     records = describe(explanation, class_names)
     folder.mkdir(parents=True, exist_ok=True)

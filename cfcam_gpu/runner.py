@@ -1,0 +1,229 @@
+"""Photographs in files explained into files: what ``cfcam-gpu explain`` and ``cfcam-gpu demo`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, cast
+
+import torch
+from PIL import Image
+
+from . import contact_sheet, engines, export, models, photos
+from .config import Config
+from .explainer import CFCAM
+from .explanation import Explanation
+from .layers import TargetLayer
+from .models import Model
+
+SHEET = "contact_sheet.png"
+
+#: What an explanation of a photograph may fail with: non-finite activations, memory that runs out, a model's own error.
+_FAILURES = (TypeError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Photographs and folders of them.
+    out : Path
+        The folder for the results.
+    model : str
+        See :func:`cfcam_gpu.models.load`.
+    weights : Path or None
+    layer : str or None
+        None chooses.
+    target : str or None
+        A class index or name; None is the predicted class of each photograph.
+    engine : str
+    preset : {"default", "paper"}
+    device : {"auto", "cpu", "cuda"}
+    batch_size : int
+    overwrite : bool
+    """
+
+    paths: Sequence[Path]
+    out: Path
+    model: str = "lite0"
+    weights: Path | None = None
+    layer: str | None = None
+    target: str | None = None
+    engine: str = "auto"
+    preset: str = "default"
+    device: str = "auto"
+    batch_size: int = 8
+    overwrite: bool = False
+
+
+class _Photograph(NamedTuple):
+    """One that was read: where from, what its results are called, and its (3, H, W) uint8 pixels."""
+
+    file: Path
+    stem: str
+    pixels: torch.Tensor
+
+
+@dataclass
+class Run:
+    """A job that was found sound, ready to go.
+
+    ``records`` are the lines of JSON of what is done, ``failed`` the photographs that could not be explained and why.
+    """
+
+    job: Job
+    files: list[Path]
+    stems: list[str]
+    model: Model
+    explain: CFCAM
+    layer: TargetLayer
+    engine: str
+    device: torch.device
+    class_names: list[str]
+    target: int | None
+    records: list[export.Record] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    entries: list[contact_sheet.Entry] = field(default_factory=list)
+
+    @property
+    def sheet(self) -> Path:
+        """Where the contact sheet goes."""
+        return self.job.out / SHEET
+
+    def execute(self, done: Callable[[int], None]) -> None:
+        """Explain all photographs, and write what comes of it; `done` hears how many more are behind us.
+
+        Raises
+        ------
+        OSError
+            If a file can't be written. What was explained before has its line in ``explanations.jsonl``.
+        """
+        try:
+            for first in range(0, len(self.files), self.job.batch_size):
+                batch = slice(first, first + self.job.batch_size)
+                self._explain_batch(self.files[batch], self.stems[batch])
+                done(len(self.files[batch]))
+        finally:
+            if self.records:
+                export.write_lines(self.job.out / export.JSON_LINES, self.records)
+        if self.entries:
+            with export.replacing(self.sheet) as file:
+                self._draw().save(file, format="PNG")
+
+    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str]) -> None:
+        batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
+        if not batch:
+            return
+        try:
+            found = [(self._explain(batch), batch)]
+        except _FAILURES:
+            found = []
+        # One photograph may have spoilt its batch, or the batch been too large for the device: each for itself then.
+        # Not inside the handler, where the error keeps the batch's tensors alive.
+        for photograph in batch if not found else []:
+            try:
+                found.append((self._explain([photograph]), [photograph]))
+            except _FAILURES as error:
+                self.failed.append((photograph.file, str(error)))
+        for result, explained in found:
+            self._write(result, explained)
+
+    def _read(self, file: Path, stem: str) -> _Photograph | None:
+        try:
+            return _Photograph(file, stem, self.model.preparation.pixels(photos.read(file)))
+        except photos.UnreadableError as error:
+            self.failed.append((file, str(error)))
+            return None
+
+    def _explain(self, batch: Sequence[_Photograph]) -> Explanation:
+        pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
+        return self.explain(self.model.preparation.normalize(pixels), self.target)
+
+    def _write(self, result: Explanation, batch: Sequence[_Photograph]) -> None:
+        pixels = torch.stack([photograph.pixels for photograph in batch])
+        overlays = result.overlay(pixels.to(self.device)).cpu().numpy()
+        stems = [photograph.stem for photograph in batch]
+        found = export.write(result, self.job.out, stems, overlays=overlays, class_names=self.class_names)
+        about = {"model": self.job.model, "engine": self.engine, "preset": self.job.preset}
+        for photograph, overlay, record in zip(batch, overlays, found):
+            self.records.append({"file": str(photograph.file), **record, **about})
+            if len(self.entries) < contact_sheet.LIMIT:
+                self.entries.append(
+                    contact_sheet.Entry(
+                        photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
+                        overlay=contact_sheet.thumbnail(overlay),
+                        label=record["class"] + (" (empty map)" if record["empty"] else ""),
+                        probability=record["probability"],
+                        caption=photograph.file.name,
+                    )
+                )
+
+    def _draw(self) -> Image.Image:
+        shown, there = len(self.entries), len(self.records)
+        count = f"{there} photograph{'s' * (there > 1)}{f', the first {shown} here' * (there > shown)}"
+        return contact_sheet.draw(
+            self.entries,
+            title=f"CF-CAM of {self.job.model}",
+            subtitle=f"{count}; layer {self.layer.name}, {self.job.preset} preset, {self.engine} engine",
+            alarm="" if self.model.trained else "Random weights: these maps mean nothing",
+        )
+
+
+def check(job: Job) -> Run:
+    """Find whatever is wrong with a job before any of it is done.
+
+    The photographs are found, the results' names given, the model is loaded, and a blank image is explained.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, OSError
+        If photographs are missing, or results are there already.
+    ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layer, target, engine or device can't be what is meant; the message says why.
+    """
+    files = photos.find(job.paths, skip=job.out)
+    stems = export.file_names((file.stem for file in files), taken=[Path(SHEET).stem])
+    export.check_free([*export.outputs(job.out, stems, overlays=True), job.out / SHEET], overwrite=job.overwrite)
+
+    device = _device(job.device)
+    engine = cast(ModuleType, engines.choose(job.engine, device)).__name__.rpartition(".")[2]
+    model = models.load(job.model, job.weights)
+    model.module.to(device)
+    config = Config.paper() if job.preset == "paper" else Config()
+    explain = CFCAM(model.module, job.layer, config=config, engine=engine)
+    # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
+    size = model.preparation.size
+    try:
+        blank = explain(model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
+    except RuntimeError as error:
+        raise RuntimeError(f"model: {job.model} fails on a blank image of {size} x {size}: {error}") from error
+    names = models.class_names(blank.logits.shape[1])
+    target = None if job.target is None else models.class_index(job.target, names)
+    job.out.mkdir(parents=True, exist_ok=True)
+    return Run(
+        job=job,
+        files=files,
+        stems=stems,
+        model=model,
+        explain=explain,
+        layer=blank.layer,
+        engine=engine,
+        device=device,
+        class_names=names,
+        target=target,
+    )
+
+
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise RuntimeError(
+            f"device: torch sees no CUDA device (it is {built}); use --device cpu, or see cfcam-gpu info"
+        )
+    return torch.device("cpu" if name == "cpu" or not there else "cuda")

@@ -1,0 +1,85 @@
+"""The wheel: what is in it, and that it works in a clean environment away from the checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cfcam_gpu import __version__
+
+ROOT = Path(__file__).parents[1]
+BIN = "Scripts" if os.name == "nt" else "bin"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    # With what is installed: an isolated build would download its backend.
+    command(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    (found,) = folder.iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def clean(wheel, tmp_path_factory):
+    """A virtual environment with the wheel alone; for the heavy packages it looks where this one has them."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder)
+    python = folder / BIN / Path(sys.executable).name
+    install = ("install", "--no-deps", "--no-index", "--disable-pip-version-check", wheel)
+    command(sys.executable, "-m", "pip", "--python", python, *install, cwd=folder)
+    # Only now, and by a line of a .pth file, which does not follow the .pth of an editable installation over there.
+    packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    (Path(packages) / "heavy.pth").write_text(sysconfig.get_path("purelib"))
+    return folder
+
+
+def command(*args, cwd):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_"))}
+    done = subprocess.run([str(arg) for arg in args], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_is_in_it(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if not name.endswith("/")}
+        metadata = archive.read(f"cfcam_gpu-{__version__}.dist-info/METADATA").decode()
+        classes = archive.read("cfcam_gpu/data/imagenet_classes.txt").decode()
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cfcam_gpu").rglob("*.py")}
+    inside = {name for name in found if ".dist-info/" not in name}
+    assert inside >= sources | {"cfcam_gpu/py.typed", "cfcam_gpu/data/imagenet_classes.txt"}
+    assert {name.partition("/")[0] for name in inside} == {"cfcam_gpu"}
+    assert not [name for name in inside if "__pycache__" in name or "test" in name]
+    assert any(name.endswith("/licenses/LICENSE") for name in found)
+    assert len(classes.splitlines()) == 1000
+    needed = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
+    base = " ".join(line for line in needed if "extra ==" not in line)
+    assert "torch" in base
+    assert not any(package in base for package in ("cupy", "cuml", "cucim"))
+    for major, cupy in (("12", "cupy-cuda12x"), ("13", "cupy-cuda13x")):
+        extra = " ".join(line for line in needed if f"cuda{major}" in line.partition(";")[2])
+        assert all(package in extra for package in (cupy, f"cuml-cu{major}", f"cucim-cu{major}"))
+
+
+def test_it_works_away_from_the_checkout(clean, tmp_path):
+    python = clean / BIN / Path(sys.executable).name
+    where = command(python, "-c", "import cfcam_gpu; print(cfcam_gpu.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(clean)
+    script = clean / BIN / "cfcam-gpu"
+    assert json.loads(command(script, "info", "--json", cwd=tmp_path))["versions"]["cfcam_gpu"] == __version__
+    photograph = command(python, "-c", "from cfcam_gpu import photos; print(photos.samples()[1])", cwd=tmp_path).strip()
+    assert "espresso" in command(script, "explain", photograph, "--out", "out", cwd=tmp_path)
+    (line,) = (tmp_path / "out" / "explanations.jsonl").read_text().splitlines()
+    assert json.loads(line)["class"] == "espresso"
+    assert np.load(tmp_path / "out" / "coffee.npy").max() == 1
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
