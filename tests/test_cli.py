@@ -14,8 +14,12 @@ from typer.testing import CliRunner
 from cfcam_gpu import CFCAM, contact_sheet, engines, models, photos, runner
 from cfcam_gpu.cli import app
 
+from .albums import album, small
 from .networks import lite0, photographs
 
+__all__ = ["album"]
+
+SMALL = "tests.albums:small"
 SAMPLES = ["chelsea", "coffee", "rocket", "china", "flower"]
 
 
@@ -24,13 +28,6 @@ class Spoilt(nn.Module):
 
     def forward(self, x):
         return torch.where(x[:, :, 100:124, 100:124].amin(dim=(1, 2, 3), keepdim=True) > 2, torch.nan, x)
-
-
-def small():
-    """A network that is built in no time: 5 classes, random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 
 
 def spoilt():
@@ -59,7 +56,7 @@ def run(*args):
     return CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
 
 
-def explain(*args, model=f"{__name__}:small"):
+def explain(*args, model=SMALL):
     return run("explain", "--model", model, *args)
 
 
@@ -69,16 +66,6 @@ def lines(out):
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def album(tmp_path):
-    """Three photographs: a/x.png, b/x.png, b/y.jpg; away from them the current folder."""
-    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)
-    for name, pixels in zip(["a/x.png", "b/x.png", "b/y.jpg"], noise):
-        (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "album" / name)
-    return tmp_path / "album"
 
 
 @pytest.fixture(scope="module")
