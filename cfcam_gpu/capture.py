@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,15 +27,26 @@ class Captured:
     logits : (B, K, ...) tensor
     indices : (B,) or (B, T) int64 tensor, or None
         The explained classes; None for callables.
+    coarse : tuple of two tensors, or None
+        Activations (B, C', h', w') and gradients (B, T, C', h', w') of the coarse layer, where one was asked for.
     """
 
     activations: torch.Tensor
     gradients: torch.Tensor
     logits: torch.Tensor
     indices: torch.Tensor | None
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-def capture(model: nn.Module, layer: TargetLayer, images: torch.Tensor, request: Request) -> Captured:
+def capture(
+    model: nn.Module,
+    layer: TargetLayer,
+    images: torch.Tensor,
+    request: Request,
+    *,
+    coarse: TargetLayer | None = None,
+    contrast: bool = False,
+) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
 
     The layers before it run without a graph. At the layer the activation is cut off and made a leaf; the rest of the
@@ -49,53 +60,73 @@ def capture(model: nn.Module, layer: TargetLayer, images: torch.Tensor, request:
     layer : TargetLayer
     images : (B, ...) tensor
     request : Request
+    coarse : TargetLayer, optional
+        A second layer, which runs after the first.
+    contrast : bool
+        See :func:`cfcam_gpu.targets.resolve`.
 
     Raises
     ------
     TypeError, ValueError
-        If the layer never runs, runs twice, gives no floating (B, C, h, w) tensor, or the scores don't depend on it.
+        If a layer never runs, runs twice, gives no floating (B, C, h, w) tensor, or the scores don't depend on it.
     """
-    probe = _Probe(layer, len(images))
+    probes = [_Probe(layer, len(images), cuts=True)]
+    if coarse is not None:
+        probes.append(_Probe(coarse, len(images), cuts=False))
     with guarded(model):
-        handle = probe.attach()
+        handles = [probe.attach() for probe in probes]
         try:
             output = model(images)
-            if probe.leaf is None:
-                raise ValueError(f"target_layer: {layer.name} did not run in this forward")
-            with torch.enable_grad():
-                logits = logits_of(output)
-                if len(logits) != len(images):
-                    raise ValueError(
-                        f"model: expected logits for each of the {len(images)} images; got shape {tuple(logits.shape)}"
-                    )
-                indices, scores = resolve(request, logits)
-                gradients = [
-                    _gradient(score, probe.leaf, layer, last=t == len(scores) - 1) for t, score in enumerate(scores)
-                ]
         finally:
-            handle.remove()
-    return Captured(probe.leaf.detach(), torch.stack(gradients, dim=1), logits.detach(), indices)
+            for handle in handles:
+                handle.remove()
+        reached = [probe.reached() for probe in probes]
+        if coarse is not None and not reached[1].requires_grad:
+            raise ValueError(
+                f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does not "
+                f"depend on {layer.name}"
+            )
+        with torch.enable_grad():
+            logits = logits_of(output)
+            if len(logits) != len(images):
+                raise ValueError(
+                    f"model: expected logits for each of the {len(images)} images; got shape {tuple(logits.shape)}"
+                )
+            indices, scores = resolve(request, logits, contrast=contrast)
+            found = [_gradients(score, reached, probes, last=t == len(scores) - 1) for t, score in enumerate(scores)]
+    stacked = [torch.stack(gradients, dim=1) for gradients in zip(*found)]
+    return Captured(
+        activations=reached[0].detach(),
+        gradients=stacked[0],
+        logits=logits.detach(),
+        indices=indices,
+        coarse=None if coarse is None else (reached[1].detach(), stacked[1]),
+    )
 
 
-def _gradient(score: torch.Tensor, leaf: torch.Tensor, layer: TargetLayer, *, last: bool) -> torch.Tensor:
-    found: torch.Tensor | None = None
+def _gradients(
+    score: torch.Tensor, reached: list[torch.Tensor], probes: list[_Probe], *, last: bool
+) -> tuple[torch.Tensor, ...]:
+    found: tuple[torch.Tensor | None, ...] = (None,) * len(reached)
     if score.requires_grad:
-        (found,) = torch.autograd.grad(score.sum(), leaf, retain_graph=not last, allow_unused=True)
-    if found is None:
-        raise ValueError(
-            f"target_layer: the target's score does not depend on {layer.name}: it is beside the way to the output, or "
-            "the model cuts the graph behind it (no_grad or detach)"
-        )
-    return found
+        found = torch.autograd.grad(score.sum(), reached, retain_graph=not last, allow_unused=True)
+    for gradient, probe in zip(found, probes):
+        if gradient is None:
+            raise ValueError(
+                f"target_layer: the target's score does not depend on {probe.layer.name}: it is beside the way to the "
+                "output, or the model cuts the graph behind it (no_grad or detach)"
+            )
+    return cast(tuple[torch.Tensor, ...], found)
 
 
 @dataclass
 class _Probe:
-    """The hook at the target layer: cuts the activation off, and starts recording there."""
+    """The hook at a target layer: the first cuts its activation off and starts recording, a second one listens in."""
 
     layer: TargetLayer
     batch: int
-    leaf: torch.Tensor | None = None
+    cuts: bool
+    activation: torch.Tensor | None = None
     owner: int = field(default_factory=get_ident)
 
     def attach(self) -> Any:
@@ -112,9 +143,15 @@ class _Probe:
 
         return self.layer.module.register_forward_hook(after)
 
+    def reached(self) -> torch.Tensor:
+        """The activation, once the forward is through."""
+        if self.activation is None:
+            raise ValueError(f"target_layer: {self.layer.name} did not run in this forward")
+        return self.activation
+
     def replace(self, value: Any) -> Any:
-        """The same value with its first tensor replaced by one that records a graph from here on."""
-        if self.leaf is not None:
+        """The same value with its first tensor replaced by a copy that hangs on `activation`."""
+        if self.activation is not None:
             raise ValueError(
                 f"target_layer: {self.layer.name} runs more than once in a forward, so its activation is ambiguous; "
                 "name a layer that runs once, or the input of one ('name.input')"
@@ -135,11 +172,14 @@ class _Probe:
             raise TypeError(
                 f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
             )
-        torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
-        # An inference tensor can't become a leaf: the image itself, where its mode was on when it was made.
-        self.leaf = (activation.clone() if activation.is_inference() else activation.detach()).requires_grad_()
-        onward = self.leaf.clone()
+        own = activation
+        if self.cuts:
+            torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
+            # An inference tensor can't become a leaf: the image itself, where its mode was on when it was made.
+            activation = (own.clone() if own.is_inference() else own.detach()).requires_grad_()
+        self.activation = activation
+        onward = activation.clone()
         if isinstance(value, torch.Tensor):
             return onward
-        items = [onward if item is activation else item for item in value]
+        items = [onward if item is own else item for item in value]
         return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)

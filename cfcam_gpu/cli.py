@@ -76,11 +76,12 @@ def explain(
         typer.Option(metavar="FILE", help="A state dict for the model: .safetensors, or a .pth of tensors only."),
     ] = None,
     layer: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Target layer: a module's dotted name, or 'name.input' for what enters it.",
-            show_default="the last spatial activation",
+            help="Target layer: a module's dotted name, or 'name.input' for what enters it. Given twice, the finer one "
+            "first: a two-level explanation.",
+            show_default="chosen, and told",
         ),
     ] = None,
     target: Annotated[
@@ -110,7 +111,7 @@ def explain(
         paths=paths,
         model=model,
         weights=weights,
-        layer=layer,
+        layers=tuple(layer or ()),
         target=target,
         engine=engine,
         preset=preset.value,
@@ -174,8 +175,9 @@ def _run(**job: object) -> None:
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
         _refuse(error)
     err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    reason = f" ({run.layer.reason})" if run.layer.reason else ""
-    err.print(f"{run.job.model} on {run.device}, {run.engine} engine, layer {run.layer.name}{reason}")
+    err.print(f"{run.job.model} on {run.device}, {run.engine} engine, {run.where}")
+    for layer in run.layers:
+        err.print(f"  {layer.name}: {layer.reason}")
     if not run.model.trained:
         err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -172,21 +172,16 @@ def weigh(activations: Array, gradients: Array, labels: Array, config: Config, o
     Returns
     -------
     Weighted
-        ``map``: ReLU(sum_k w_k A_k), or ReLU(sum_k G'_k * A_k) with ``combine="elementwise"``. ``weights``: w_k, the
-        spatial mean of G'_k (its softmax, if so configured); 0 for noise and dead channels.
+        ``map``: ReLU(sum_k w_k A_k); ReLU(sum_k G'_k * A_k) with ``combine="elementwise"``; the same with
+        ReLU(G'_k - floor_k) for G'_k with ``combine="positive"``. ``weights``: w_k, the spatial mean of what multiplies
+        A_k (its softmax, if so configured); 0 for channels that take no part.
     """
     xp = ops.xp
     channels, height, width = activations.shape
-    filtered = xp.where((labels == DOMINANT)[:, None, None], gradients, 0.0)
-    clustered = xp.nonzero(labels >= 0)[0]
-    if clustered.size:
-        ids = labels[clustered]
-        member = (xp.arange(int(ids.max()) + 1)[:, None] == ids).astype(gradients.dtype)
-        means = member @ gradients[clustered].reshape(clustered.size, -1) / member.sum(axis=1, keepdims=True)
-        means = means.reshape(-1, height, width)
-        if config.sigma > 0:
-            means = ops.gaussian(means, config.sigma, config.boundary)
-        filtered[clustered] = means[ids]
+    filtered = _filtered(gradients, labels, config, ops)
+    if config.combine == "positive":
+        floor = _noise_floor(gradients, filtered, labels, config, ops)
+        filtered = xp.maximum(filtered - floor[:, None, None], 0.0)
 
     weights = filtered.reshape(channels, -1).mean(axis=1)
     if config.weighting == "softmax":
@@ -194,8 +189,61 @@ def weigh(activations: Array, gradients: Array, labels: Array, config: Config, o
         shifted = xp.where(valid, weights, -xp.inf)
         weights = xp.exp(shifted - shifted.max())
         weights = weights / weights.sum()
-    if config.combine == "elementwise":
-        evidence = (filtered * activations).sum(axis=0)
-    else:
+    if config.combine == "pooled":
         evidence = (weights @ activations.reshape(channels, -1)).reshape(height, width)
+    else:
+        evidence = (filtered * activations).sum(axis=0)
     return Weighted(xp.clip(evidence, 0.0, MAX_MAP), weights)
+
+
+def _filtered(gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:
+    """Step 3: what stands for each channel's gradient, (C, h, w); zero where a channel takes no part."""
+    xp = ops.xp
+    if config.gradient == "own":
+        smooth = ops.gaussian(gradients, config.sigma, config.boundary) if config.sigma > 0 else gradients
+        return xp.where((labels != DEAD)[:, None, None], smooth, 0.0)
+    filtered = xp.where((labels == DOMINANT)[:, None, None], gradients, 0.0)
+    clustered = xp.nonzero(labels >= 0)[0]
+    if clustered.size:
+        ids = labels[clustered]
+        member = _members(ids, xp)
+        means = member @ gradients[clustered].reshape(clustered.size, -1) / member.sum(axis=1, keepdims=True)
+        means = means.reshape(-1, *gradients.shape[1:])
+        if config.sigma > 0:
+            means = ops.gaussian(means, config.sigma, config.boundary)
+        filtered[clustered] = means[ids]
+    return filtered
+
+
+def _noise_floor(gradients: Array, filtered: Array, labels: Array, config: Config, ops: Primitives) -> Array:
+    """`noise_floor` standard deviations of the noise that the filter left in each channel, (C,).
+
+    White noise of variance v leaves v q in the filtered gradient and v (1 - 2 k + q) in the residual, with q the sum of
+    the filter's squared taps and k its centre tap: so the one is told from the other. Variances are averaged over each
+    cluster and over the noise channels; dominant channels keep their own.
+    """
+    xp = ops.xp
+    channels, height, width = gradients.shape
+    if config.noise_floor == 0:
+        return xp.zeros(channels)
+    reach = int(4 * config.sigma + 0.5)
+    impulse = xp.zeros((1, 2 * reach + 1, 2 * reach + 1))
+    impulse[0, reach, reach] = 1.0
+    taps = ops.gaussian(impulse, config.sigma, "zero")
+    squares, centre = (taps * taps).sum(), taps.max()
+    # A zero boundary pulls the filtered gradient down; the residual is taken from the mean of what is inside.
+    inside = ops.gaussian(xp.ones((1, height, width)), config.sigma, config.boundary)
+    residual = gradients - filtered / inside
+    variance = (residual * residual).reshape(channels, -1).mean(axis=1) * squares / (1 - 2 * centre + squares)
+    shared = xp.nonzero(labels >= NOISE)[0]
+    if shared.size:
+        ids = labels[shared] - NOISE  # the noise channels are a group like a cluster
+        member = _members(ids, xp)
+        counts = xp.maximum(member.sum(axis=1), 1.0)  # there may be no noise channel
+        variance[shared] = (member @ variance[shared] / counts)[ids]
+    return config.noise_floor * xp.sqrt(variance)
+
+
+def _members(ids: Array, xp: Any) -> Array:
+    """(K, N) float64, 1 where point n is of cluster k, from (N,) cluster numbers."""
+    return (xp.arange(int(ids.max()) + 1)[:, None] == ids).astype(xp.float64)

@@ -10,7 +10,8 @@ Importance = Literal["activation", "contribution"]
 Distance = Literal["euclidean", "unit_norm"]
 EpsRule = Literal["pair_percentile", "neighbor_median"]
 Boundary = Literal["reflect", "zero", "nearest"]
-Combine = Literal["pooled", "elementwise"]
+Gradient = Literal["cluster_mean", "own"]
+Combine = Literal["pooled", "elementwise", "positive"]
 Weighting = Literal["linear", "softmax"]
 
 
@@ -19,7 +20,8 @@ class Config:
     """Options of CF-CAM, one for each choice the method makes.
 
     The defaults keep the paper's steps with two repairs: dead channels are set aside before anything else, and the
-    weights stay linear. :meth:`paper` is the method exactly as published.
+    weights stay linear. :meth:`paper` is the method exactly as published, :meth:`two_level` what `CFCAM` does where it
+    is given two layers or none.
 
     Parameters
     ----------
@@ -41,15 +43,32 @@ class Config:
     min_samples : int or float
         As in scikit-learn: neighbours, the point itself included, that make a core point. A float is that fraction of
         the clustered channels, rounded down, at least 2.
+    gradient : {"cluster_mean", "own"}
+        What is filtered and used for a clustered channel: its cluster's mean gradient, or its own. With
+        ``"cluster_mean"`` dominant channels keep their gradient unfiltered and noise channels are dropped; with
+        ``"own"`` every live channel is filtered and kept, and its label decides its noise floor.
     sigma : float
         Standard deviation of the Gaussian filter, in feature-map pixels; 0 means no filter.
     boundary : {"reflect", "zero", "nearest"}
         How the filter continues a gradient beyond its border. A reflecting border preserves the spatial mean, so that
         together with ``combine="pooled"`` the filter has no effect on the map.
-    combine : {"pooled", "elementwise"}
-        Weight a channel by the spatial mean of its filtered gradient, or multiply the two position by position.
+    combine : {"pooled", "elementwise", "positive"}
+        Weight a channel by the spatial mean of its filtered gradient, or multiply the two position by position, or
+        multiply only what of the filtered gradient is positive and above the noise floor.
+    noise_floor : float
+        With ``combine="positive"``: how many standard deviations of the noise left after the filter are taken off the
+        filtered gradient. The noise is told from the gradient's residual, averaged over the channel's cluster.
     weighting : {"linear", "softmax"}
         Use the pooled weights as they are, or their softmax over the valid channels.
+    gate : float or None
+        None is one level. A number is two: the map of the finer layer times c^2 / (c^2 + gate), where c is the coarser
+        layer's Grad-CAM map over its maximum.
+    contrast : bool
+        Explain a class against its rivals: the score is its logit minus the log-sum-exp of all others, whose gradient
+        is that of the class's log-odds. Callables are taken as they are.
+    saturation : float or None
+        With a number s, a normalised map x is shown as x (1 + s) / (x + s): the order of the positions stays, what is
+        strong is seen whole. None shows x.
 
     Raises
     ------
@@ -69,15 +88,49 @@ class Config:
     eps_percentile: float = 25.0
     eps_neighbor: int = 3
     min_samples: int | float = 0.05
+    gradient: Gradient = "cluster_mean"
     sigma: float = 1.0
     boundary: Boundary = "reflect"
     combine: Combine = "pooled"
+    noise_floor: float = 0.0
     weighting: Weighting = "linear"
+    gate: float | None = None
+    contrast: bool = False
+    saturation: float | None = None
 
     @classmethod
     def paper(cls) -> Config:
         """The method exactly as published: no dead channels set aside, softmax weights."""
         return cls(dead_threshold=None, weighting="softmax")
+
+    @classmethod
+    def two_level(cls) -> Config:
+        """Where from a fine layer, which class from a coarse one.
+
+        Channels of the fine layer are ranked by their contribution and clustered by direction, so that a channel's
+        scale does not matter; their own gradients are filtered, and what is left of the noise is taken off, cluster by
+        cluster. bench/NOTES.md tells how each number was chosen.
+        """
+        return cls(
+            dead_threshold=1e-3,
+            importance="contribution",
+            distance="unit_norm",
+            eps_rule="neighbor_median",
+            min_samples=3,
+            gradient="own",
+            sigma=1.5,
+            boundary="zero",
+            combine="positive",
+            noise_floor=1.0,
+            gate=0.05,
+            contrast=True,
+            saturation=0.3,
+        )
+
+    @property
+    def levels(self) -> int:
+        """How many target layers this configuration takes: 1 or 2."""
+        return 1 if self.gate is None else 2
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -96,8 +149,15 @@ class Config:
         _check("min_samples", count or fraction, "an int of at least 1, or a float in (0, 1)", self)
         pooled = self.weighting == "linear" or self.combine == "pooled"
         _check(
-            "weighting", pooled, "'linear' where combine is 'elementwise' (a softmax needs one weight a channel)", self
+            "weighting", pooled, "'linear' where combine is not 'pooled' (a softmax needs one weight a channel)", self
         )
+        _check_number("noise_floor", 0.0, 16.0, self)
+        floor = self.noise_floor == 0 or (self.combine == "positive" and self.sigma > 0)
+        _check("noise_floor", floor, "0 where combine is not 'positive' or sigma is 0", self)
+        for name in ("gate", "saturation"):
+            if getattr(self, name) is not None:
+                _check_number(name, 1e-6, 1e6, self, expected="None or a number in [1e-06, 1e+06]")
+        _check("contrast", isinstance(self.contrast, bool), "True or False", self)
 
     def min_samples_for(self, channels: int) -> int:
         """DBSCAN's ``min_samples`` when `channels` channels are clustered."""

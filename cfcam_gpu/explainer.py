@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -18,6 +19,25 @@ from .layers import TargetLayer
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Target layers, the finest first, and a configuration for as many."""
+
+    layers: tuple[TargetLayer, ...]
+    config: Config
+
+    @classmethod
+    def of(cls, chosen: tuple[TargetLayer, ...], given: Config | None) -> _Plan:
+        config = given or (Config() if len(chosen) == 1 else Config.two_level())
+        if config.levels != len(chosen):
+            names = ", ".join(layer.name for layer in chosen)
+            raise ValueError(
+                f"config: a configuration of {config.levels} level{'s' * (config.levels > 1)} needs as many target "
+                f"layers; got {names}"
+            )
+        return cls(chosen, config)
+
+
 class CFCAM:
     """Cluster Filter Class Activation Mapping of a model.
 
@@ -26,11 +46,13 @@ class CFCAM:
     model : torch.nn.Module
         Used as it is, in the mode it is in; nothing of it is changed. Inside ``DataParallel`` or ``torch.compile`` the
         wrapped module is what runs.
-    target_layer : torch.nn.Module, str or None
-        The layer whose activation is explained: a module, its dotted name, or ``"name.input"`` for what enters it.
-        None chooses the last activation with a spatial extent, at the first call; `layer` then tells which and why.
+    target_layer : torch.nn.Module, str, sequence of two, or None
+        The layer whose activation is explained: a module, its dotted name, or ``"name.input"`` for what enters it. Two
+        of them, the finer one first, for a two-level explanation. None chooses, at the first call: the last activation
+        with a spatial extent and, before it, one of twice its resolution; `layers` then tells which and why.
     config : Config, optional
-        Defaults to ``Config()``; ``Config.paper()`` is the method as published.
+        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
+        method as published.
     engine : {"auto", "cpu", "rapids"}
         ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
 
@@ -54,21 +76,31 @@ class CFCAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: nn.Module | str | None = None,
+        target_layer: nn.Module | str | list[nn.Module | str] | tuple[nn.Module | str, ...] | None = None,
         *,
         config: Config | None = None,
         engine: str = "auto",
     ) -> None:
         self.model = check_model(model)
-        self.config = check_config(config)
         engines.check_name(engine)
         self.engine = engine
-        self._layer = None if target_layer is None else layers.find(self.model, target_layer)
+        self._given = None if config is None else check_config(config)
+        self._plan: _Plan | None = None
+        if target_layer is not None:
+            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [target_layer]
+            if len(wanted) not in (1, 2):
+                raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(wanted)}")
+            self._plan = _Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)
 
     @property
-    def layer(self) -> TargetLayer | None:
-        """The target layer: ``name``, ``module`` and the ``reason`` for it; None before an automatic choice."""
-        return self._layer
+    def layers(self) -> tuple[TargetLayer, ...] | None:
+        """The target layers, the finest first: ``name``, ``module``, ``reason``; None before an automatic choice."""
+        return None if self._plan is None else self._plan.layers
+
+    @property
+    def config(self) -> Config | None:
+        """What is computed; None before an automatic choice where none was given."""
+        return self._given if self._plan is None else self._plan.config
 
     def __call__(self, images: torch.Tensor, target: targets.Target = None) -> Explanation:
         """Explain a batch.
@@ -97,12 +129,13 @@ class CFCAM:
         self._check_images(images)
         request = targets.read(target, len(images))
         engines.choose(self.engine, images.device)
-        layer = self._layer
-        if layer is None:
-            layer = self._layer = layers.choose(self.model, images)
-            _log.info("target layer: %s (%s)", layer.name, layer.reason)
-        captured = capture(self.model, layer, images, request)
-        found = compute(captured.activations, captured.gradients, self.config, self.engine)
+        plan = self._plan
+        if plan is None:
+            plan = self._plan = self._choose(images)
+        config, fine = plan.config, plan.layers[0]
+        coarse = plan.layers[1] if len(plan.layers) == 2 else None
+        captured = capture(self.model, fine, images, request, coarse=coarse, contrast=config.contrast)
+        found = compute(captured.activations, captured.gradients, config, self.engine, coarse=captured.coarse)
         if not request.several:
             found = engines.EngineResult(*(value[:, 0] for value in found))
         return Explanation(
@@ -112,9 +145,20 @@ class CFCAM:
             labels=found.labels,
             weights=found.weights,
             eps=found.eps,
-            layer=layer,
+            layers=plan.layers,
+            config=config,
             size=(images.shape[-2], images.shape[-1]),
         )
+
+    def _choose(self, images: torch.Tensor) -> _Plan:
+        if self._given is None or self._given.levels == 2:
+            chosen = layers.choose_two(self.model, images)
+        else:
+            chosen = (layers.choose(self.model, images),)
+        plan = _Plan.of(chosen, self._given)
+        for layer in chosen:
+            _log.info("target layer: %s (%s)", layer.name, layer.reason)
+        return plan
 
     def _check_images(self, images: object) -> None:
         if not isinstance(images, torch.Tensor):

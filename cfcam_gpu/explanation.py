@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import bridge, export, render
+from .config import Config
 from .layers import TargetLayer
 
 
@@ -37,8 +38,11 @@ class Explanation:
         The channels' weights; 0 for noise and dead channels. With ``combine="elementwise"`` their spatial means.
     eps : (B,) float64 tensor
         DBSCAN's radius, in units of the clustered points.
-    layer : TargetLayer
-        Where, and why there.
+    layers : tuple of TargetLayer
+        Where, and why there; of two, the finer one first: `raw_maps`, `labels` and `weights` are at its resolution and
+        of its channels.
+    config : Config
+        What was computed.
     size : (int, int)
         H and W of the images.
     """
@@ -49,13 +53,14 @@ class Explanation:
     labels: torch.Tensor
     weights: torch.Tensor
     eps: torch.Tensor
-    layer: TargetLayer
+    layers: tuple[TargetLayer, ...]
+    config: Config
     size: tuple[int, int]
 
     @cached_property
     def maps(self) -> torch.Tensor:
         """(B, H, W) float32 in [0, 1] at the images' size; higher is more evidence for the target."""
-        return render.upsample(self.raw_maps, self.size)
+        return render.upsample(self.raw_maps, self.size, saturation=self.config.saturation)
 
     @cached_property
     def empty(self) -> torch.Tensor:

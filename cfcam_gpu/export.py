@@ -201,7 +201,7 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
         counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
         record |= {
             "empty": empty[i],
-            "layer": explanation.layer.name,
+            "layers": [layer.name for layer in explanation.layers],
             "channels": labels.shape[1],
             "clusters": len(set(labels[i][labels[i] >= 0].tolist())),
             **{key: int((labels[i] == value).sum()) for key, value in counts.items()},

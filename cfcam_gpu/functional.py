@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from . import bridge, engines
+from . import bridge, engines, two_level
 from .config import Config
 
 
@@ -41,6 +41,8 @@ def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | Non
     """
     engines.check_name(engine)
     config = check_config(config)
+    if config.levels != 1:
+        raise ValueError("config: cluster_filter_cam takes the arrays of one layer; got a two-level configuration")
     first = bridge.as_torch(activations, "activations")
     second = bridge.as_torch(gradients, "gradients")
     if first.ndim not in (3, 4):
@@ -59,7 +61,14 @@ def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | Non
     return bridge.like(maps[0] if single else maps, activations)
 
 
-def compute(activations: torch.Tensor, gradients: torch.Tensor, config: Config, engine: str) -> engines.EngineResult:
+def compute(
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    engine: str,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> engines.EngineResult:
     """Check what goes into an engine, and run it.
 
     Parameters
@@ -68,6 +77,8 @@ def compute(activations: torch.Tensor, gradients: torch.Tensor, config: Config, 
     gradients : (B, T, C, h, w) floating tensor
     config : Config
     engine : str
+    coarse : tuple of two tensors, optional
+        Activations (B, C', h', w') and gradients (B, T, C', h', w') of the coarse layer of a two-level configuration.
 
     Raises
     ------
@@ -79,13 +90,18 @@ def compute(activations: torch.Tensor, gradients: torch.Tensor, config: Config, 
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
     chosen = engines.choose(engine, activations.device)
-    for name, tensor in (("activations", activations), ("gradients", gradients)):
+    for name, tensor in (("activations", activations), ("gradients", gradients)) + (
+        (("coarse activations", coarse[0]), ("coarse gradients", coarse[1])) if coarse else ()
+    ):
         finite = torch.isfinite(tensor if tensor.dtype != torch.float64 else tensor.float())
         bad = ~finite.flatten(1).all(dim=1)
         if bool(bad.any()):
             images = ", ".join(str(int(b)) for b in bad.nonzero()[:10])
             raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
-    return chosen.run(activations, gradients, config)
+    result = chosen.run(activations, gradients, config)
+    if coarse is None or config.gate is None:
+        return result
+    return result._replace(raw_maps=two_level.gate(result.raw_maps, *coarse, config.gate))
 
 
 def check_config(config: Config | None) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
 
@@ -89,45 +89,83 @@ def choose(model: nn.Module, images: torch.Tensor) -> TargetLayer:
     ValueError
         If there is no such activation, no unambiguous name for it, or if tokens follow it, as in a vision transformer.
     """
-    named = {name: module for name, module in model.named_modules() if name}
-    watch = _LastActivation()
-    handles = []
+    return _watch(model, images).last()
+
+
+def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...]:
+    """A fine and a coarse target layer, seen in one forward of one image.
+
+    The coarse one is that of :func:`choose`. The fine one has about twice its resolution; of several, one that is
+    hardly negative (behind a ReLU or its like) comes before others, then the one with the shortest dotted name, which
+    is a stage's output before a block's inner layer, then the last: ResNet's layer3, what enters EfficientNet-Lite's
+    last depthwise convolution of stride 2.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : (B, ...) tensor
+        The first is used.
+
+    Returns
+    -------
+    tuple of TargetLayer
+        (fine, coarse), or (coarse,) where no layer has about twice its resolution.
+    """
+    watch = _watch(model, images)
+    coarse, fine = watch.last(), watch.finer()
+    return (coarse,) if fine is None else (fine, coarse)
+
+
+@dataclass
+class _Seen:
+    """An activation that passed the hooks: where, how large, and how much of it is negative."""
+
+    shape: tuple[int, ...]
+    negative: float
+    returned_by: list[str] = field(default_factory=list)
+    entered: list[str] = field(default_factory=list)
+
+
+def _watch(model: nn.Module, images: torch.Tensor) -> _Watch:
+    watch = _Watch({name: module for name, module in model.named_modules() if name})
+    handles = watch.attach()
     try:
-        for name, module in named.items():
-            handles += watch.attach(name, module)
         with guarded(model):
             model(images[:1])
     finally:
         for handle in handles:
             handle.remove()
-    return watch.layer(named)
+    return watch
 
 
-class _LastActivation:
-    """Hooks that remember the names of the last spatial activation only, so that no other stays in memory."""
+class _Watch:
+    """Hooks that note every spatial activation of a forward, and keep none of them in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: dict[str, nn.Module]) -> None:
+        self.named = named
         self.owner = get_ident()
         self.calls: Counter[str] = Counter()
-        self.last: torch.Tensor | None = None
-        self.version = -1
-        self.returned_by: list[str] = []
-        self.entered: list[str] = []
+        self.seen: list[_Seen] = []
+        self.current: tuple[torch.Tensor, int] | None = None
         self.tokens_after: str | None = None
 
-    def attach(self, name: str, module: nn.Module) -> list[Any]:
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if get_ident() == self.owner:
-                self.see(args, name, output=False)
+    def attach(self) -> list[Any]:
+        handles = []
+        for name, module in self.named.items():
 
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if get_ident() == self.owner:
-                self.calls[name] += 1
-                self.see(output, name, output=True)
+            def before(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                if get_ident() == self.owner:
+                    self.note(args, name, output=False)
 
-        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+            def after(module: nn.Module, args: tuple[Any, ...], output: Any, name: str = name) -> None:
+                if get_ident() == self.owner:
+                    self.calls[name] += 1
+                    self.note(output, name, output=True)
 
-    def see(self, value: Any, name: str, *, output: bool) -> None:
+            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        return handles
+
+    def note(self, value: Any, name: str, *, output: bool) -> None:
         tensor = first_tensor(value)
         if tensor is None:
             return
@@ -137,13 +175,28 @@ class _LastActivation:
             return
         # An in-place ReLU returns the tensor that it was given, with other values.
         version = -1 if tensor.is_inference() else tensor._version
-        if tensor is not self.last or version != self.version:
-            self.last, self.version = tensor, version
-            self.returned_by, self.entered, self.tokens_after = [], [], None
-        (self.returned_by if output else self.entered).append(name)
+        if self.current is None or tensor is not self.current[0] or version != self.current[1]:
+            self.current = tensor, version
+            total = tensor.abs().sum()
+            negative = float(tensor.clamp(max=0).abs().sum() / total) if total > 0 else 0.0
+            self.seen.append(_Seen(tuple(tensor.shape), negative))
+            self.tokens_after = None
+        (self.seen[-1].returned_by if output else self.seen[-1].entered).append(name)
 
-    def layer(self, named: dict[str, nn.Module]) -> TargetLayer:
-        if self.last is None:
+    def layer(self, seen: _Seen, what: str) -> TargetLayer | None:
+        size = " x ".join(str(n) for n in seen.shape[1:])
+        # Hooks see an outer module's output after the inner one's, so the last of the names is the outermost.
+        for name in reversed(seen.returned_by):
+            if self.calls[name] == 1:
+                return TargetLayer(self.named[name], name, reason=f"returns {what}, {size}")
+        for name in seen.entered:
+            if self.calls[name] == 1:
+                reason = f"{what}, {size}, enters it"
+                return TargetLayer(self.named[name], name + INPUT_SUFFIX, takes_input=True, reason=reason)
+        return None
+
+    def last(self) -> TargetLayer:
+        if not self.seen:
             raise ValueError(
                 "target_layer: no layer of this model takes or returns an activation (B, C, h, w) with more than one "
                 "position; name the layer to use"
@@ -153,18 +206,26 @@ class _LastActivation:
                 f"target_layer: after its last (B, C, h, w) activation this model works on tokens ({self.tokens_after}"
                 "); name a layer with a (B, C, h, w) activation"
             )
-        size = " x ".join(str(n) for n in self.last.shape[1:])
-        # Hooks see an outer module's output after the inner one's, so the last of the names is the outermost.
-        for name in reversed(self.returned_by):
-            if self.calls[name] == 1:
-                reason = f"returns the last spatial activation, {size}"
-                return TargetLayer(named[name], name, reason=reason)
-        for name in self.entered:
-            if self.calls[name] == 1:
-                reason = f"the last spatial activation, {size}, enters it"
-                return TargetLayer(named[name], name + INPUT_SUFFIX, takes_input=True, reason=reason)
-        several = ", ".join(sorted({*self.returned_by, *self.entered}))
-        raise ValueError(
-            f"target_layer: every module around the last spatial activation runs more than once ({several}); name the "
-            "layer to use"
-        )
+        found = self.layer(self.seen[-1], "the last spatial activation")
+        if found is None:
+            several = ", ".join(sorted({*self.seen[-1].returned_by, *self.seen[-1].entered}))
+            raise ValueError(
+                f"target_layer: every module around the last spatial activation runs more than once ({several}); name "
+                "the layer to use"
+            )
+        return found
+
+    def finer(self) -> TargetLayer | None:
+        height, width = self.seen[-1].shape[2:]
+        best: tuple[tuple[bool, int, int], TargetLayer] | None = None
+        for turn, seen in enumerate(self.seen):
+            if not all(1.5 * n <= m <= 2.5 * n for n, m in zip((height, width), seen.shape[2:])):
+                continue
+            found = self.layer(seen, "an activation of twice the last one's resolution")
+            if found is None:
+                continue
+            depth = found.name.removesuffix(INPUT_SUFFIX).count(".") if found.takes_input else found.name.count(".")
+            rank = (seen.negative < 0.25, -depth, turn)
+            if best is None or rank > best[0]:
+                best = rank, found
+        return None if best is None else best[1]

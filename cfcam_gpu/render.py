@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 
-def upsample(raw_maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def upsample(raw_maps: torch.Tensor, size: tuple[int, int], *, saturation: float | None = None) -> torch.Tensor:
     """Maps in [0, 1] at `size` from raw maps.
 
     Bilinear (``align_corners=False``), then divided by their own maximum; a map without positive evidence stays zero.
@@ -19,6 +19,8 @@ def upsample(raw_maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     ----------
     raw_maps : (..., h, w) float32, >= 0
     size : (H, W)
+    saturation : float, optional
+        s > 0: a value x is shown as x (1 + s) / (x + s).
 
     Returns
     -------
@@ -26,12 +28,14 @@ def upsample(raw_maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     flat = raw_maps.reshape(-1, 1, *raw_maps.shape[-2:])
     # Scaled first: the sums inside bilinear interpolation may overflow next to float32's end.
-    flat = _over_maximum(flat)
+    flat = over_maximum(flat)
     large = functional.interpolate(flat, size=size, mode="bilinear", align_corners=False)
-    return _over_maximum(large).reshape(*raw_maps.shape[:-2], *size)
+    maps = over_maximum(large).reshape(*raw_maps.shape[:-2], *size)
+    return maps if saturation is None else maps * (1 + saturation) / (maps + saturation)
 
 
-def _over_maximum(maps: torch.Tensor) -> torch.Tensor:
+def over_maximum(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (..., h, w), >= 0, over their own maximum; a map of zeros stays one."""
     peak = maps.amax(dim=(-2, -1), keepdim=True)
     return torch.where(peak > 0, maps / torch.where(peak > 0, peak, 1.0), 0.0)
 

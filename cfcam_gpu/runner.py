@@ -37,8 +37,8 @@ class Job:
     model : str
         See :func:`cfcam_gpu.models.load`.
     weights : Path or None
-    layer : str or None
-        None chooses.
+    layers : sequence of str
+        One, or the finer one and the coarser; none chooses.
     target : str or None
         A class index or name; None is the predicted class of each photograph.
     engine : str
@@ -52,7 +52,7 @@ class Job:
     out: Path
     model: str = "lite0"
     weights: Path | None = None
-    layer: str | None = None
+    layers: Sequence[str] = ()
     target: str | None = None
     engine: str = "auto"
     preset: str = "default"
@@ -81,7 +81,7 @@ class Run:
     stems: list[str]
     model: Model
     explain: CFCAM
-    layer: TargetLayer
+    layers: tuple[TargetLayer, ...]
     engine: str
     device: torch.device
     class_names: list[str]
@@ -89,6 +89,11 @@ class Run:
     records: list[export.Record] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     entries: list[contact_sheet.Entry] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The target layers, for people."""
+        return f"layer{'s' * (len(self.layers) > 1)} {' and '.join(layer.name for layer in self.layers)}"
 
     @property
     def sheet(self) -> Path:
@@ -169,7 +174,7 @@ class Run:
         return contact_sheet.draw(
             self.entries,
             title=f"CF-CAM of {self.job.model}",
-            subtitle=f"{count}; layer {self.layer.name}, {self.job.preset} preset, {self.engine} engine",
+            subtitle=f"{count}; {self.where}, {self.job.preset} preset, {self.engine} engine",
             alarm="" if self.model.trained else "Random weights: these maps mean nothing",
         )
 
@@ -194,8 +199,8 @@ def check(job: Job) -> Run:
     engine = cast(ModuleType, engines.choose(job.engine, device)).__name__.rpartition(".")[2]
     model = models.load(job.model, job.weights)
     model.module.to(device)
-    config = Config.paper() if job.preset == "paper" else Config()
-    explain = CFCAM(model.module, job.layer, config=config, engine=engine)
+    config = Config.paper() if job.preset == "paper" else None
+    explain = CFCAM(model.module, list(job.layers) or None, config=config, engine=engine)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
     size = model.preparation.size
     try:
@@ -211,7 +216,7 @@ def check(job: Job) -> Run:
         stems=stems,
         model=model,
         explain=explain,
-        layer=blank.layer,
+        layers=blank.layers,
         engine=engine,
         device=device,
         class_names=names,

@@ -86,13 +86,18 @@ def _check_rows(rows: int, batch: int) -> None:
         raise ValueError(f"target: expected one for each of the {batch} images; got {rows}")
 
 
-def resolve(request: Request, logits: torch.Tensor) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+def resolve(
+    request: Request, logits: torch.Tensor, *, contrast: bool = False
+) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """The class indices that are explained and, for each of T targets, the scores (B,) to differentiate.
 
     Parameters
     ----------
     request : Request
     logits : (B, K) floating; with callables any (B, ...)
+    contrast : bool
+        Score a class by its logit minus the log-sum-exp of its K - 1 rivals; a single logit has none. Callables are
+        taken as they are.
 
     Returns
     -------
@@ -127,8 +132,14 @@ def resolve(request: Request, logits: torch.Tensor) -> tuple[torch.Tensor | None
             raise ValueError(
                 f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})"
             )
-    picked = logits.gather(1, indices.reshape(len(indices), -1))
-    return indices, list(picked.unbind(dim=1))
+    columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
+    scores = [logits.gather(1, column)[:, 0] for column in columns]
+    if contrast and logits.shape[1] > 1:
+        wide = logits.float()
+        scores = [
+            score - wide.scatter(1, column, -torch.inf).logsumexp(dim=1) for score, column in zip(scores, columns)
+        ]
+    return indices, scores
 
 
 def _scalar(score: Score, row: torch.Tensor, image: int) -> torch.Tensor:

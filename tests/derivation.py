@@ -70,6 +70,26 @@ def gaussian(field, sigma, boundary):
     return np.array(columns).T
 
 
+def noise_floors(gradients, filtered, labels, config):
+    """What white noise of the residual's size leaves behind the filter, from the filter's matrix row by row."""
+    channels, height, width = gradients.shape
+    reach = int(4 * config.sigma + 0.5)
+    tap = [math.exp(-0.5 * (t / config.sigma) ** 2) for t in range(-reach, reach + 1)]
+    tap = [t / sum(tap) for t in tap]
+    q = sum((a * b) ** 2 for a in tap for b in tap)
+    centre = tap[reach] ** 2
+    inside = gaussian(np.ones((height, width)), config.sigma, config.boundary)
+    left = []
+    for k in range(channels):
+        residual = gradients[k] - filtered[k] / inside
+        left.append((residual**2).mean() * q / (1 - 2 * centre + q))
+    floors = []
+    for k in range(channels):
+        alike = [left[j] for j in range(channels) if labels[j] == labels[k]] if labels[k] >= -1 else [left[k]]
+        floors.append(config.noise_floor * math.sqrt(sum(alike) / len(alike)))
+    return floors
+
+
 def cf_cam(activations, gradients, config):
     """Labels, eps, weights and map of one image: (C, h, w) float arrays."""
     activations = np.asarray(activations, dtype=np.float64)
@@ -108,16 +128,24 @@ def cf_cam(activations, gradients, config):
             labels[k] = label
 
     filtered = np.zeros_like(gradients)
+    if config.gradient == "own":
+        for k in range(channels):
+            if labels[k] != -3:
+                filtered[k] = gaussian(gradients[k], config.sigma, config.boundary) if config.sigma else gradients[k]
     for k in range(channels):
-        if labels[k] == -2:
+        if labels[k] == -2 and config.gradient == "cluster_mean":
             filtered[k] = gradients[k]
-    for cluster in sorted({label for label in labels if label >= 0}):
+    for cluster in sorted({label for label in labels if label >= 0} if config.gradient == "cluster_mean" else ()):
         members = [k for k in range(channels) if labels[k] == cluster]
         mean = sum(gradients[k] for k in members) / len(members)
         if config.sigma > 0:
             mean = gaussian(mean, config.sigma, config.boundary)
         for k in members:
             filtered[k] = mean
+
+    if config.combine == "positive":
+        floors = noise_floors(gradients, filtered, labels, config) if config.noise_floor else [0.0] * channels
+        filtered = np.array([np.maximum(f - floor, 0) for f, floor in zip(filtered, floors)])
 
     weights = np.array([filtered[k].mean() for k in range(channels)])
     if config.weighting == "softmax":
@@ -127,5 +155,5 @@ def cf_cam(activations, gradients, config):
         weights = np.array([math.exp(weights[k] - peak) / total if k in valid else 0.0 for k in range(channels)])
     evidence = np.zeros((height, width))
     for k in range(channels):
-        evidence += filtered[k] * activations[k] if config.combine == "elementwise" else weights[k] * activations[k]
+        evidence += filtered[k] * activations[k] if config.combine != "pooled" else weights[k] * activations[k]
     return np.array(labels), eps, weights, np.maximum(evidence, 0)

@@ -102,11 +102,11 @@ def test_the_demo_explains_the_samples_as_the_library_does(demo):
             assert line[count] == (library.labels[b] == label).sum()
         assert line["eps"] == pytest.approx(library.eps[b].item(), rel=1e-4)
         assert line["empty"] is False
-        assert (line["layer"], line["channels"]) == ("_avg_pooling.input", 1280)
+        assert (line["layers"], line["channels"]) == (["_blocks.11._depthwise_conv.input", "_avg_pooling.input"], 672)
         assert (line["model"], line["engine"], line["preset"]) == ("lite0", engine_here(), "default")
     assert [line["class"] for line in lines(out)] == ["tiger cat", "espresso", "missile", "palace", "daisy"]
     assert "espresso" in result.stdout
-    assert "layer _avg_pooling.input (the last spatial activation, 1280 x 7 x 7, enters it)" in result.stderr
+    assert "_avg_pooling.input: the last spatial activation, 1280 x 7 x 7, enters it" in result.stderr
     assert "random" not in result.stderr
 
 
@@ -236,7 +236,7 @@ def test_target_layer_and_preset(album, tmp_path):
         "3": ["--target", "CLASS 3"],
     }.items():
         assert explain(album, "--out", tmp_path / name, "--layer", "0", *options).exit_code == 0
-    assert {line["layer"] for line in lines(tmp_path / "0")} == {"0"}
+    assert [line["layers"] for line in lines(tmp_path / "0")] == [["0"]] * len(lines(tmp_path / "0"))
     assert {line["preset"] for line in lines(tmp_path / "1")} == {"paper"}
     assert (np.load(tmp_path / "0" / "x.npy") != np.load(tmp_path / "1" / "x.npy")).any()
     assert {(line["target"], line["class"]) for line in lines(tmp_path / "2")} == {(3, "class 3")}

@@ -27,6 +27,9 @@ CONFIGS = {
         combine="elementwise",
     ),
     "nearest boundary, no dominance": Config(dominant_percentile=100, boundary="nearest", sigma=1.7, eps_percentile=5),
+    "two-level": Config.two_level(),
+    "own gradients, pooled": Config(gradient="own", boundary="zero", sigma=0.8),
+    "positive, no floor": Config(combine="positive", eps_percentile=60),
     "no filter": Config(sigma=0, eps_percentile=60, min_samples=0.2),
 }
 
@@ -50,7 +53,7 @@ def test_random_activations_of_odd_shapes(name, shape):
     assert_derived(activations, rng.normal(size=shape), CONFIGS[name])
 
 
-@pytest.mark.parametrize("name", ["paper", "default", "every other choice"])
+@pytest.mark.parametrize("name", ["paper", "default", "every other choice", "two-level"])
 @pytest.mark.parametrize("image", [0, 1])
 def test_real_activations_of_the_trained_network(name, image):
     activations, gradients = captured()

@@ -34,6 +34,10 @@ def test_the_paper_preset_differs_in_dead_channels_and_softmax_only():
         ("boundary", "constant"),
         ("combine", "sum"),
         ("weighting", "relu"),
+        ("gradient", "mean"),
+        ("noise_floor", -1),
+        ("gate", 0.0),
+        ("saturation", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(option, value):
@@ -43,7 +47,14 @@ def test_a_value_out_of_range_is_refused_by_name(option, value):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("sigma", None), ("min_samples", None), ("min_samples", True), ("dead_threshold", True), ("boundary", None)],
+    [
+        ("contrast", None),
+        ("sigma", None),
+        ("min_samples", None),
+        ("min_samples", True),
+        ("dead_threshold", True),
+        ("boundary", None),
+    ],
 )
 def test_a_value_of_the_wrong_type_is_refused_by_name(option, value):
     with pytest.raises(TypeError, match=f"Config: {option} must be"):
@@ -51,13 +62,23 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(option, value):
 
 
 def test_softmax_does_not_go_with_elementwise_weights():
-    with pytest.raises(ValueError, match="weighting must be 'linear' where combine is 'elementwise'"):
+    with pytest.raises(ValueError, match="weighting must be 'linear' where combine is not 'pooled'"):
         Config(weighting="softmax", combine="elementwise")
 
 
 def test_min_samples_is_a_count_or_a_fraction_of_at_least_two():
     assert Config(min_samples=3).min_samples_for(1000) == 3
     assert [Config().min_samples_for(n) for n in (1, 59, 60, 960)] == [2, 2, 3, 48]
+
+
+@pytest.mark.parametrize("options", [{"combine": "pooled"}, {"combine": "positive", "sigma": 0}])
+def test_a_noise_floor_needs_a_filter_and_positive_parts(options):
+    with pytest.raises(ValueError, match="noise_floor must be 0 where combine is not 'positive' or sigma is 0; got 1"):
+        Config(noise_floor=1, **options)
+
+
+def test_levels():
+    assert (Config().levels, Config.paper().levels, Config.two_level().levels) == (1, 1, 2)
 
 
 def test_a_config_cannot_be_changed():

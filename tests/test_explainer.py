@@ -54,7 +54,7 @@ def test_the_result(result, explain, images):
     assert result.labels.shape == result.weights.shape == (6, 1280)
     assert result.eps.shape == result.target.shape == result.empty.shape == (6,)
     assert len(result) == 6
-    assert result.layer.name == "_avg_pooling.input"
+    assert [layer.name for layer in result.layers] == ["_avg_pooling.input"]
     assert bool((result.maps.amax((1, 2)) == 1).all())
     assert bool((result.maps >= 0).all())
     with torch.no_grad():

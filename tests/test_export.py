@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu import Explanation, export
+from cfcam_gpu import Config, Explanation, export
 from cfcam_gpu.layers import TargetLayer
 
 LABELS = torch.tensor([[0, 1, 1, -1, -2, -3, -3], [0, 0, 0, 0, -2, -2, -2]])
@@ -26,7 +26,7 @@ def explanation(targets=None):
         count = len(targets[0])
         found = {name: torch.stack([value] * count, dim=1) for name, value in found.items()}
         found["target"] = torch.tensor(targets)
-    return Explanation(**found, logits=logits, layer=TargetLayer(nn.ReLU(), "relu"), size=(12, 16))
+    return Explanation(**found, logits=logits, layers=(TargetLayer(nn.ReLU(), "relu"),), config=Config(), size=(12, 16))
 
 
 def lines(folder):
@@ -59,7 +59,7 @@ def test_maps_overlays_and_lines(tmp_path):
         "probability": pytest.approx(p[1]),
         "top": [{"target": k, "class": "xyz"[k], "probability": pytest.approx(p[k])} for k in (1, 0, 2)],
         "empty": False,
-        "layer": "relu",
+        "layers": ["relu"],
         "channels": 7,
         "clusters": 2,
         "noise": 1,
@@ -95,7 +95,9 @@ def test_several_targets_an_image(tmp_path):
 
 def test_callables_and_outputs_that_are_no_classes(tmp_path):
     found = explanation()
-    fields = {name: getattr(found, name) for name in ("raw_maps", "labels", "weights", "eps", "layer", "size")}
+    fields = {
+        name: getattr(found, name) for name in ("raw_maps", "labels", "weights", "eps", "layers", "config", "size")
+    }
     Explanation(**fields, target=None, logits=found.logits).save(tmp_path / "scores")
     assert [(line["target"], len(line["top"])) for line in lines(tmp_path / "scores")] == [(None, 3)] * 2
     Explanation(**fields, target=None, logits=torch.rand(2, 5, 4, 4)).save(tmp_path / "segments")

@@ -38,18 +38,19 @@ def test_a_layer_that_is_not_there_is_refused_with_the_nearest_names():
         cfcam_gpu.CFCAM(lite0(), "_conv_heat")
     with pytest.raises(ValueError, match="the ReLU that was given is not a module of the model"):
         cfcam_gpu.CFCAM(lite0(), nn.ReLU())
-    for wrong in (3, ["_conv_head"], ("a", "b")):
+    for wrong in (3, [3], ("_conv_head", None)):
         with pytest.raises(TypeError, match="target_layer: expected a module, a dotted name or None; got"):
             cfcam_gpu.CFCAM(lite0(), wrong)
 
 
 def test_automatic_is_what_enters_the_pooling_where_the_last_activation_module_runs_often():
-    explain = cfcam_gpu.CFCAM(lite0())
-    assert explain.layer is None
+    explain = cfcam_gpu.CFCAM(lite0(), config=cfcam_gpu.Config())
+    assert explain.layers is None
     result = explain(photographs()[1][:1] * 2 - 1)
-    assert result.layer.name == "_avg_pooling.input"
-    assert "1280 x 7 x 7, enters it" in result.layer.reason
-    assert explain.layer is result.layer
+    (layer,) = result.layers
+    assert layer.name == "_avg_pooling.input"
+    assert "1280 x 7 x 7, enters it" in layer.reason
+    assert explain.layers is result.layers
 
 
 class Functional(nn.Module):

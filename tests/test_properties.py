@@ -1,5 +1,7 @@
 """Whatever comes in: a clear error or a finite map, never a crash or a silent NaN."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,8 +23,9 @@ CONFIGS = st.builds(
     min_samples=st.sampled_from([1, 2, 7, 0.05, 0.9]),
     sigma=st.sampled_from([0, 0.3, 1.0, 9]),
     boundary=st.sampled_from(["reflect", "zero", "nearest"]),
-    combine=st.sampled_from(["pooled", "elementwise"]),
-) | st.just(Config.paper())
+    gradient=st.sampled_from(["cluster_mean", "own"]),
+    combine=st.sampled_from(["pooled", "elementwise", "positive"]),
+) | st.sampled_from([Config.paper(), replace(Config.two_level(), gate=None)])
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(1, 5))
 DTYPES = st.sampled_from(["f2", "f4", "f8", ">f4", ">f8"])

@@ -32,6 +32,16 @@ def test_class_indices(target, indices, scores):
     assert request.several == (np.ndim(indices) == 2)
 
 
+def test_contrast_is_the_log_odds_of_a_class_against_its_rivals():
+    _, scores = targets.resolve(targets.read([[0, 1], [2, 0]], 2), LOGITS, contrast=True)
+    odds = LOGITS.softmax(1) / (1 - LOGITS.softmax(1))
+    torch.testing.assert_close(torch.stack(scores, 1), odds.log()[[[0], [1]], [[0, 1], [2, 0]]])
+    single = torch.tensor([[3.0], [1.0]], requires_grad=True)
+    assert targets.resolve(targets.read(0, 2), single, contrast=True)[1][0].tolist() == [3, 1]
+    _, scores = targets.resolve(targets.read(lambda row: row[1], 2), LOGITS, contrast=True)
+    assert scores[0].tolist() == [3, 1]
+
+
 def test_callables_get_one_images_logits():
     for target in (lambda row: row[1] - row[0], [lambda row: row[1] - row[0]] * 2):
         indices, scores = targets.resolve(targets.read(target, 2), LOGITS)

@@ -1,0 +1,38 @@
+"""Two levels: a fine layer says where, a coarse one says whose."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from .render import over_maximum
+
+
+def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, constant: float) -> torch.Tensor:
+    """Maps of the fine layer where the coarse layer sees the target, too.
+
+    A layer halfway up a network localises well and hardly tells classes apart; the last one is the other way round.
+    The fine map is multiplied by c^2 / (c^2 + constant), with c the coarse layer's Grad-CAM map (Selvaraju et al., ICCV
+    2017), upsampled to the fine layer and divided by its maximum: near 0 where the target has no coarse evidence, near
+    1 wherever it has some, so that the fine map alone gives the shape there.
+
+    Parameters
+    ----------
+    raw_maps : (B, T, h, w) float32, >= 0
+        Of the fine layer.
+    activations : (B, C, h', w') floating
+        Of the coarse layer.
+    gradients : (B, T, C, h', w') floating
+        Of the targets' scores with respect to them.
+    constant : float
+        c^2 at which half of the fine map passes.
+
+    Returns
+    -------
+    (B, T, h, w) float32
+    """
+    weights = gradients.float().mean(dim=(-2, -1))
+    coarse = torch.einsum("btc,bchw->bthw", weights, activations.float()).relu()
+    coarse = functional.interpolate(over_maximum(coarse), size=raw_maps.shape[-2:], mode="bilinear")
+    squared = over_maximum(coarse).square()
+    return raw_maps * (squared / (squared + constant))
