@@ -1,5 +1,7 @@
 """The public face: CFCAM, Explanation and cluster_filter_cam."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -297,3 +299,10 @@ def test_on_mosaics_the_default_finds_the_cell_and_the_paper_does_not(explain, i
         shares[name] = np.mean(found)
     assert shares["default"] >= 0.5
     assert abs(shares["paper"] - 0.25) < 0.01
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, cfcam_gpu; assert 'torch' not in sys.modules; cfcam_gpu.Config; from cfcam_gpu import CFCAM"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'cfcam_gpu' has no attribute 'GradCAM'"):
+        cfcam_gpu.GradCAM  # noqa: B018
