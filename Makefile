@@ -33,3 +33,21 @@ clean:
 OUT ?= bench/results
 gpu-check:
 	$(PYTHON) -m bench.gpu_check $(OUT)
+
+# Ours beside pytorch-grad-cam and torch-cam, in an environment of its own. Their dependencies are left out, so that
+# none of them replaces torch; bench/torchvision_shim.py has why torchvision is content with that.
+.PHONY: bench-latency
+BENCH_VENV ?= .venv-bench
+BENCH_PIP := $(BENCH_VENV)/bin/python -m pip install -q
+PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
+
+$(BENCH_VENV)/ready: pyproject.toml Makefile
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_PIP) --upgrade pip
+	$(BENCH_PIP) $(TORCH)
+	$(BENCH_PIP) -e ".[demo]" tqdm
+	$(BENCH_PIP) --no-deps $(PEERS)
+	touch $@
+
+bench-latency: $(BENCH_VENV)/ready
+	$(BENCH_VENV)/bin/python -m bench.latency

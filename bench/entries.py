@@ -1,0 +1,223 @@
+"""What the latency benchmark runs: networks, candidates and their gates, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from cfcam_gpu import CFCAM, Config
+from cfcam_gpu.capture import capture
+from cfcam_gpu.layers import find
+from cfcam_gpu.targets import read
+
+from . import models, plain
+
+Call = Callable[[torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to run: ours is asked for `layer`, the peers for the module whose output is that same activation."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    layer: str
+    module: str
+    norm: tuple[tuple[float, ...], tuple[float, ...]]
+    note: str
+
+
+def lite0_with_module() -> nn.Module:
+    """EfficientNet-Lite0 with an ``nn.Identity`` before its pooling, for the peers to hook.
+
+    The ReLU6 that makes the last activation runs twice, so no module of the network as it is returns that activation
+    alone; with ``_bn1`` or ``_conv_head`` the peers would explain another tensor and no gate could compare the maps.
+    """
+    model = models.lite0()
+    model._avg_pooling = nn.Sequential(nn.Identity(), model._avg_pooling)
+    return model
+
+
+_NETWORKS = [
+    Network(
+        "efficientnet-lite0",
+        lite0_with_module,
+        models.LITE0_LAYER,
+        "_avg_pooling.0",
+        models.LITE0_NORM,
+        "trained; what enters the pooling, named for the peers by an nn.Identity before it",
+    ),
+    Network("resnet50", models.resnet50, models.RESNET50_LAYER, "layer4", models.IMAGENET_NORM, "random weights"),
+    Network("tiny", models.tiny, "features", "features", models.IMAGENET_NORM, "for tests of this benchmark"),
+]
+NETWORKS = {network.name: network for network in _NETWORKS}
+DEFAULT_NETWORKS = ["efficientnet-lite0", "resnet50"]
+
+
+class Truth(NamedTuple):
+    """One batch through the whole graph by plain autograd, and our capture of it: what the gates compare with."""
+
+    images: torch.Tensor
+    logits: torch.Tensor
+    activations: torch.Tensor
+    gradients: torch.Tensor
+    captured_activations: torch.Tensor
+    captured_gradients: torch.Tensor
+
+
+def truth(network: Network, images: torch.Tensor) -> Truth:
+    """Scores of the predicted classes, differentiated once by torch alone and once by our capture."""
+    model = network.build()
+    kept: list[torch.Tensor] = []
+    handle = model.get_submodule(network.module).register_forward_hook(lambda m, args, output: kept.append(output))
+    logits = model(images)
+    (gradients,) = torch.autograd.grad(logits.amax(dim=1).sum(), kept)
+    handle.remove()
+    ours = capture(model, find(model, network.layer), images, read(None, len(images)))
+    return Truth(images, logits.detach(), kept[0].detach(), gradients, ours.activations, ours.gradients[:, 0])
+
+
+class Check(NamedTuple):
+    """One comparison of a gate: the largest difference seen, and the largest that passes."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """NaN passes nothing."""
+        return self.difference <= self.tolerance
+
+
+def _apart(ours: torch.Tensor, theirs: torch.Tensor | np.ndarray) -> float:
+    """Largest difference, as a fraction of the largest magnitude."""
+    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    return float(np.abs(first - second).max() / max(np.abs(second).max(), np.finfo(np.float64).tiny))
+
+
+def check_cfcam(config: Config) -> Callable[[Call, Truth], list[Check]]:
+    """Logits and capture are plain autograd's; labels, eps and maps those of the plain derivation."""
+
+    def check(call: Call, true: Truth) -> list[Check]:
+        found = call(true.images)
+        pairs = zip(true.captured_activations.double().numpy(), true.captured_gradients.double().numpy())
+        wanted = [plain.cf_cam(activations, gradients, config) for activations, gradients in pairs]
+        maps = plain.scale(np.stack([one.map for one in wanted]), from_minimum=False)
+        maps = plain.scale(plain.resize(maps, true.images.shape[-2:]), from_minimum=False)
+        differing = sum(int((row.numpy() != one.labels).sum()) for row, one in zip(found.labels, wanted))
+        return [
+            Check("logits, against the bare forward", _apart(found.logits, true.logits), 1e-5),
+            Check("activations, against plain autograd", _apart(true.captured_activations, true.activations), 1e-5),
+            Check("gradients, against plain autograd", _apart(true.captured_gradients, true.gradients), 1e-5),
+            Check("labels that differ from the plain derivation's", differing, 0),
+            Check("eps, against the plain derivation", _apart(found.eps, np.array([one.eps for one in wanted])), 1e-9),
+            Check("maps, against the plain derivation", _apart(found.maps, maps), 1e-5),
+        ]
+
+    return check
+
+
+def check_grad_cam(call: Call, true: Truth) -> list[Check]:
+    """The peer's maps are Grad-CAM of what we captured, resized and normalised as it does."""
+    maps = plain.grad_cam(true.captured_activations.double().numpy(), true.captured_gradients.double().numpy())
+    maps = plain.resize(plain.scale(maps, from_minimum=True), true.images.shape[-2:])
+    found = np.asarray(call(true.images))
+    # pytorch-grad-cam normalises again at the images' size; both are brought there.
+    wanted = plain.scale(maps, from_minimum=True)
+    return [Check("maps, against Grad-CAM of our capture", _apart(plain.scale(found, from_minimum=True), wanted), 1e-4)]
+
+
+def setup_forward(network: Network, model: nn.Module) -> Call:
+    """The prediction alone, under no_grad."""
+
+    def call(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model(images)
+
+    return call
+
+
+def setup_capture(network: Network, model: nn.Module) -> Call:
+    """Our forward and head-only backward without CF-CAM: what is left of the cost of CF-CAM is the engine's."""
+    layer = find(model, network.layer)
+    return lambda images: capture(model, layer, images, read(None, len(images)))
+
+
+def setup_cfcam(config: Config) -> Callable[[Network, nn.Module], Call]:
+    """The whole of CF-CAM: images to maps in [0, 1] at the images' size."""
+
+    def setup(network: Network, model: nn.Module) -> Call:
+        explain = CFCAM(model, network.layer, config=config, engine="cpu")
+
+        def call(images: torch.Tensor) -> Any:
+            found = explain(images)
+            found.maps  # noqa: B018  # made at first use: without this the upsampling would go untimed
+            return found
+
+        return call
+
+    return setup
+
+
+def setup_pytorch_grad_cam(network: Network, model: nn.Module) -> Call:
+    """Images to normalised maps at the images' size, of the predicted classes."""
+    from .torchvision_shim import import_torchvision
+
+    import_torchvision()
+    from pytorch_grad_cam import GradCAM
+
+    cam = GradCAM(model=model, target_layers=[model.get_submodule(network.module)])
+    return lambda images: cam(input_tensor=images, targets=None)
+
+
+def setup_torch_cam(network: Network, model: nn.Module) -> Call:
+    """As its documentation shows, then resized, since its maps come at the layer's resolution."""
+    from torchcam.methods import GradCAM
+
+    cam = GradCAM(model, network.module)
+
+    def call(images: torch.Tensor) -> torch.Tensor:
+        scores = model(images)
+        (maps,) = cam(scores.argmax(dim=1).tolist(), scores)
+        return nn.functional.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+
+    return call
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is measured. `setup` makes, on a model of its own, the call that is timed; `check` is its gate.
+
+    A peer names its `package` as pip does and its `module` as Python does.
+    """
+
+    name: str
+    setup: Callable[[Network, nn.Module], Call]
+    check: Callable[[Call, Truth], list[Check]] | None = None
+    package: str | None = None
+    module: str | None = None
+
+
+_CANDIDATES = [
+    Candidate("forward", setup_forward),
+    Candidate("cfcam", setup_cfcam(Config()), check_cfcam(Config())),
+    Candidate("cfcam-paper", setup_cfcam(Config.paper()), check_cfcam(Config.paper())),
+    Candidate("capture-only", setup_capture),
+    Candidate("pytorch-grad-cam", setup_pytorch_grad_cam, check_grad_cam, "grad-cam", "pytorch_grad_cam"),
+    Candidate("torch-cam", setup_torch_cam, check_grad_cam, "torchcam", "torchcam"),
+]
+CANDIDATES = {candidate.name: candidate for candidate in _CANDIDATES}
+#: What the others are divided by.
+YARDSTICKS = ["forward", "pytorch-grad-cam"]
+#: What is promised: figure, of which candidate, over which yardstick, at most.
+BARS = [
+    ("latency_ms", "cfcam", "forward", 1.5),
+    ("latency_ms", "cfcam", "pytorch-grad-cam", 0.6),
+    ("memory_mib", "cfcam", "forward", 1.3),
+]
