@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     """0, or 1 where a gate failed. A bar that is not met is reported and changes nothing: it is a result."""
     options = _parser().parse_args(arguments)
     console = Console()
-    console.width = max(console.width, 112)  # of the tables, whatever the terminal or the log file
+    console.width = max(console.width, 120)  # of the tables, whatever the terminal or the log file
     if options.show:
         show(json.loads(options.show.read_text()), console)
         return 0

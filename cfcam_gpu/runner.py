@@ -174,7 +174,7 @@ class Run:
         return contact_sheet.draw(
             self.entries,
             title=f"CF-CAM of {self.job.model}",
-            subtitle=f"{count}; {self.where}, {self.job.preset} preset, {self.engine} engine",
+            subtitle=f"{count}; {self.job.preset} preset, {self.engine} engine; {self.where}",
             alarm="" if self.model.trained else "Random weights: these maps mean nothing",
         )
 

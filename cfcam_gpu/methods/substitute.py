@@ -1,0 +1,81 @@
+"""An activation replaced on its way through the model, and copies of an image that are worked on once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..guard import first_tensor
+from ..layers import TargetLayer
+
+
+@contextmanager
+def substituted(layer: TargetLayer, activation: torch.Tensor) -> Iterator[None]:
+    """Inside, the model goes on from `layer` with `activation` instead of its own.
+
+    The hook answers the calling thread alone, and is gone afterwards.
+
+    Parameters
+    ----------
+    layer : TargetLayer
+    activation : (N, C, h, w) tensor
+        N need not be the batch size of what enters the model.
+    """
+    owner = get_ident()
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return activation
+        own = first_tensor(value)
+        items = [activation if item is own else item for item in value]
+        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+
+    # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
+    def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
+        return replace(args) if get_ident() == owner else None
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> Any:
+        return replace(output) if get_ident() == owner else None
+
+    module = layer.module
+    handle = module.register_forward_pre_hook(before) if layer.takes_input else module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def first_copy_only(model: nn.Module, copies: torch.Tensor) -> Iterator[None]:
+    """Inside, innermost modules that are given `copies`, or a view of them, get the first one alone.
+
+    What they make of it has a batch of one and broadcasts to the others. The model itself sees the whole batch, since
+    many write its size into the shape of their logits.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    copies : (N, ...) tensor
+        One image, expanded: all copies are the same memory.
+    """
+    owner, memory = get_ident(), copies.untyped_storage().data_ptr()
+
+    def first(value: Any) -> Any:
+        same = isinstance(value, torch.Tensor) and value.ndim > 0 and value.untyped_storage().data_ptr() == memory
+        return value[:1] if same and value.stride(0) == 0 else value
+
+    def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
+        return tuple(first(value) for value in args) if get_ident() == owner else None
+
+    innermost = [module for module in model.modules() if next(module.children(), None) is None]
+    handles = [module.register_forward_pre_hook(before) for module in innermost]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,154 @@
+"""What the metrics share: checked inputs, and class probabilities of many images within a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from .. import targets
+from ..chunking import Progress, chunk_size, forward_bytes
+from ..guard import check_model, guarded, logits_of
+
+#: Maps (B, H, W) in [0, 1] of images (B, ...) and class indices (B,), all B at once: B is the caller's to choose.
+Explainer: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: The n images of jobs [start, stop), and the class (n,) whose probability is asked for.
+Batch: TypeAlias = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
+
+#: What `batch` may hold of each image: both sides of a choice between pixels, the choice, and what comes out.
+IMAGE_COPIES = 4
+
+
+def check_images(images: object) -> torch.Tensor:
+    """`images`, if they are a floating tensor (B, C, H, W) that is not empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise TypeError(f"images: expected a floating torch tensor (B, C, H, W); got {got}")
+    if images.ndim != 4 or images.numel() == 0:
+        raise ValueError(f"images: expected shape (B, C, H, W), nothing of it empty; got {tuple(images.shape)}")
+    return images
+
+
+def check_maps(maps: object, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+    """`maps` in float32, if they are a floating tensor of values in [0, 1].
+
+    Parameters
+    ----------
+    maps : (B, H, W) floating tensor
+    shape : tuple of int, optional
+        What the shape has to be; by default any (B, H, W) that is not empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the first image at fault.
+    """
+    if not isinstance(maps, torch.Tensor) or not maps.is_floating_point():
+        got = maps.dtype if isinstance(maps, torch.Tensor) else type(maps).__name__
+        raise TypeError(f"maps: expected a floating torch tensor (B, H, W); got {got}")
+    if maps.ndim != 3 or maps.numel() == 0 or (shape is not None and maps.shape != shape):
+        wanted = "(B, H, W), nothing of it empty" if shape is None else str(tuple(shape))
+        raise ValueError(f"maps: expected shape {wanted}; got {tuple(maps.shape)}")
+    # Written so that NaN is out of range too.
+    bad = (~((maps >= 0) & (maps <= 1))).flatten(1).any(dim=1)
+    if bool(bad.any()):
+        raise ValueError(f"maps: expected values in [0, 1]; image {int(bad.nonzero()[0])} has others")
+    return maps.float()
+
+
+def check_fit(images: object, maps: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and their maps (B, H, W), one of the same size for each, on one device.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    images = check_images(images)
+    maps = check_maps(maps, (len(images), *images.shape[-2:]))
+    if maps.device != images.device:
+        raise ValueError(f"maps: expected device '{images.device}', as the images; got '{maps.device}'")
+    return images, maps
+
+
+def class_indices(model: nn.Module, images: torch.Tensor, target: targets.Target, memory: int) -> torch.Tensor:
+    """The class (B,) that each image's map explains, on the images' device; for None the predicted one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `target` is neither None nor one class for each image: the metrics are defined for class probabilities.
+    """
+    request = targets.read(target, len(images))
+    if request.scores is not None or request.several:
+        raise ValueError("target: expected None or one class index for each image; the metric is about one probability")
+    if request.indices is not None:
+        return request.indices.to(images.device)
+    model = check_model(model)
+    found = []
+    with guarded(model):
+        size = chunk_size(memory, forward_bytes(model, lambda: model(images[:1]), 1))
+        for start in range(0, len(images), size):
+            found.append(_logits(model, images[start : start + size]).argmax(dim=1))
+    return torch.cat(found)
+
+
+def probabilities(
+    model: nn.Module, batch: Batch, jobs: int, *, memory: int, progress: Progress | None = None, bytes_beside: int = 0
+) -> torch.Tensor:
+    """Softmax probabilities of `jobs` images that are made chunk by chunk.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    batch : callable
+        ``(start, stop) -> images (n, ...), classes (n,)``.
+    jobs : int
+    memory : int
+        Bytes that the activations of one chunk may take.
+    progress : callable, optional
+        Called with (done, total) images after each forward.
+    bytes_beside : int
+        Bytes that making one image takes, besides some copies of it.
+
+    Returns
+    -------
+    (jobs,) float64 tensor
+        Taken in float64: what a probability near 1 lacks of it is a metric's denominator.
+
+    Raises
+    ------
+    ValueError
+        If the logits aren't (n, K), or a class is out of range.
+    """
+    model = check_model(model)
+    found = []
+    with guarded(model):
+        first, _ = batch(0, 1)
+        bytes_each = forward_bytes(model, lambda: model(first), 1) + IMAGE_COPIES * first.nbytes + bytes_beside
+        size = chunk_size(memory, bytes_each)
+        for start in range(0, jobs, size):
+            stop = min(start + size, jobs)
+            images, classes = batch(start, stop)
+            logits = _logits(model, images)
+            wrong = classes[(classes < 0) | (classes >= logits.shape[1])]
+            if wrong.numel():
+                raise ValueError(f"target: class {int(wrong[0])} is out of range for {logits.shape[1]} classes")
+            found.append(logits.double().softmax(dim=1).gather(1, classes[:, None]).squeeze(1))
+            if progress is not None:
+                progress(stop, jobs)
+    return torch.cat(found)
+
+
+def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    logits = logits_of(model(images))
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ValueError(f"model: expected logits (B, K) with B = {len(images)}; got shape {tuple(logits.shape)}")
+    return logits
