@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``demo`` and ``info``.
+"""The command line: ``cfcam-gpu explain``, ``demo``, ``info`` and ``bench``.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+
+from .evaluation.command import bench
 
 if TYPE_CHECKING:
     from .runner import Run
@@ -156,6 +158,11 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
     for name, reason in found["engines"].items():
         table.add_row(f"engine {name}", "available" if reason is None else f"missing: {reason}")
     Console(markup=False, highlight=False).print(table)
+
+
+app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work.")(
+    bench
+)
 
 
 def main() -> None:

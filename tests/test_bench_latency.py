@@ -122,16 +122,34 @@ def test_show_prints_a_record(run, capsys):
     assert "not measured" in said
 
 
-def test_peak_memory_grows_with_the_batch():
-    def peak(batch):
-        command = [sys.executable, "-m", "bench.latency", "--peak-of", "tiny", "forward", "--memory-batch", str(batch)]
-        return json.loads(subprocess.run(command, cwd=latency.ROOT, capture_output=True, check=True).stdout)
+def test_ratios_pair_the_rounds():
+    found = {"forward": {"rounds": [1.0, 2.0, 4.0]}, "cfcam": {"rounds": [4.0, 2.0, 1.0]}}
+    ratios = latency._ratios(found)
+    assert set(ratios) == {"cfcam / forward"}
+    assert ratios["cfcam / forward"] == {"median": 1.0, "quartiles": [0.625, 2.5], "rounds": [4.0, 1.0, 0.25]}
 
-    small, large = peak(1), peak(512)
-    if large is None:
+
+def test_peak_memory_of_a_process_of_its_own():
+    command = [sys.executable, "-m", "bench.latency", "--peak-of", "tiny", "forward", "--memory-batch", "512"]
+    peak = json.loads(subprocess.run(command, cwd=latency.ROOT, capture_output=True, check=True).stdout)
+    if peak is None:
         pytest.skip("this kernel does not reset the peak of resident memory")
     # What the first convolution returns, 512 x 16 x 28 x 28 float32, is 24.5 MiB.
-    assert small < 12 < large < 120
+    assert 12 < peak < 120
+
+
+def test_peak_memory_counts_what_malloc_had_kept():
+    pins = []
+
+    def call(images):
+        blocks = [np.ones(8192) for _ in range(800)]  # 50 MiB, too small to be mapped on their own
+        pins.append(np.ones(8192))  # above them in the heap, so that freeing them does not shrink it
+        del blocks
+
+    peak = latency.peak_of(entries.NETWORKS["tiny"], entries.Candidate("heap", lambda network, model: call), 2)
+    if peak is None:
+        pytest.skip("this kernel does not reset the peak of resident memory")
+    assert 40 < peak < 60
 
 
 def test_a_peer_that_explains_something_else_fails():

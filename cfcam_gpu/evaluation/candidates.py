@@ -1,0 +1,140 @@
+"""What is measured side by side: CF-CAM in its forms, and the CAMs of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from .. import layers, methods, targets
+from ..capture import capture
+from ..config import Config
+from ..functional import compute
+from ..methods import gradient
+from ..metrics import Explainer
+from ..render import over_maximum, upsample
+
+#: Maps (B, T, H, W) in [0, 1] at a size from activations (B, C, h, w) and gradients (B, T, C, h, w), one of each for
+#: every layer, the finest first.
+Render: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], tuple[int, int]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method, and the layers of a model that it works on.
+
+    Parameters
+    ----------
+    name : str
+        Where `render` is None, a key of :data:`cfcam_gpu.methods.METHODS` that runs the model many times.
+    layers : tuple of str
+        Names of target layers, the finest first: names, so that they fit a copy of the model too.
+    render : callable or None
+        Makes maps from what was captured; with it a candidate can be given gradients that are not the model's own.
+    contrast : bool
+        Whether its gradients are those of the class against its rivals.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    render: Render | None = None
+    contrast: bool = False
+
+    def captured(
+        self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Activations and gradients at its layers, of images (B, 3, H, W) and classes (B, T)."""
+        fine, *coarse = (layers.find(model, name) for name in self.layers)
+        found = capture(
+            model,
+            fine,
+            images,
+            targets.read(classes, len(images)),
+            coarse=coarse[0] if coarse else None,
+            contrast=self.contrast,
+        )
+        if found.coarse is None:
+            return (found.activations,), (found.gradients,)
+        return (found.activations, found.coarse[0]), (found.gradients, found.coarse[1])
+
+    def maps(
+        self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Maps (B, T, H, W) in [0, 1] at `size`, of images (B, 3, h, w) and classes (B, T)."""
+        if self.render is not None:
+            return self.render(*self.captured(model, images, classes), size)
+        return upsample(methods.explain(model, self.layers[0], images, classes, self.name).raw_maps, size)
+
+    def explainer(self, model: nn.Module) -> Explainer:
+        """Maps (B, H, W) at the images' size, of images and classes (B,)."""
+        return lambda images, classes: self.maps(model, images, classes[:, None], (images.shape[-2], images.shape[-1]))[
+            :, 0
+        ]
+
+
+def find(model: nn.Module, images: torch.Tensor) -> dict[str, Candidate]:
+    """All candidates by name, at the layers that CF-CAM chooses for a model.
+
+    Every method of :data:`cfcam_gpu.methods.METHODS` and ``"cfcam-one"``, ``"cfcam-paper"`` work on the last layer. Of
+    a model that has two levels, ``"cfcam"`` takes both; ``"layercam-fine"`` is LayerCAM at the finer one, and
+    ``"gradcam*layercam-fine"`` the square root of it times Grad-CAM at the last layer. Where there is one level,
+    ``"cfcam"`` takes that, and the other two are not there.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : (B, 3, H, W) floating tensor
+        The first is used, to see the layers.
+
+    Raises
+    ------
+    ValueError
+        If no layer can be chosen.
+    """
+    levels = tuple(layer.name for layer in layers.choose_two(model, images))
+    last, fine = levels[-1:], levels[:1]
+    two = len(levels) == 2
+    found = [
+        Candidate(name, last, None if method.from_gradients is None else _single(method.from_gradients))
+        for name, method in methods.METHODS.items()
+    ]
+    if two:
+        found.append(Candidate("layercam-fine", fine, _single(gradient.layercam)))
+        found.append(Candidate("gradcam*layercam-fine", levels, _fused))
+    found.append(_cfcam("cfcam-paper", last, Config.paper()))
+    found.append(_cfcam("cfcam-one", last, Config()))
+    found.append(_cfcam("cfcam", levels, Config.two_level() if two else Config()))
+    return {candidate.name: candidate for candidate in found}
+
+
+def _single(method: methods.FromGradients) -> Render:
+    return lambda activations, gradients, size: _shown(method(activations[0], gradients[0]), size)
+
+
+def _fused(
+    activations: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], size: tuple[int, int]
+) -> torch.Tensor:
+    fine = _shown(gradient.layercam(activations[0], gradients[0]), size)
+    coarse = _shown(gradient.gradcam(activations[1], gradients[1]), size)
+    return over_maximum((fine * coarse).sqrt())
+
+
+def _cfcam(name: str, levels: tuple[str, ...], config: Config) -> Candidate:
+    def render(
+        activations: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], size: tuple[int, int]
+    ) -> torch.Tensor:
+        coarse = (activations[1], gradients[1]) if len(levels) == 2 else None
+        found = compute(activations[0], gradients[0], config, "auto", coarse=coarse)
+        return _shown(found.raw_maps, size, config.saturation)
+
+    return Candidate(name, levels, render, contrast=config.contrast)
+
+
+def _shown(raw_maps: torch.Tensor, size: tuple[int, int], saturation: float | None = None) -> torch.Tensor:
+    # Not a number is nothing's maximum: such a map would come out as one of zeros, and be measured as one.
+    if not bool(torch.isfinite(raw_maps).all()):
+        raise ValueError("the map is not finite: NaN or infinity in the image or in activations")
+    return upsample(raw_maps, size, saturation=saturation)

@@ -1,0 +1,156 @@
+"""``cfcam-gpu bench``: torch takes seconds to import, so nothing here imports it before the command runs."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from .table import Row
+
+#: Failures that are told on the terminal; all of them are in the Parquet file.
+SHOWN = 8
+#: Columns that the tables take.
+WIDTH = 110
+
+
+class Suite(StrEnum):
+    """What is asked of a map."""
+
+    faithfulness = "faithfulness"
+    localisation = "localisation"
+    robustness = "robustness"
+    sanity = "sanity"
+
+
+def bench(
+    suite: Annotated[
+        Suite,
+        typer.Argument(
+            show_default=False,
+            help="faithfulness: does the map show what the model looks at? localisation: does it lie on the object? "
+            "robustness: does it stay when gradients or pixels change a little? sanity: does it change when the model "
+            "forgets what it learned?",
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="A folder with manifest.csv (columns file, mask, class_index) and maybe mosaics.csv (columns grid, "
+            "files_row_major); or one with a sub-folder of images for each class.",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="lite0, lite1 or lite2, or package.module:factory. torchvision:NAME and timm:NAME have random weights."
+        ),
+    ] = "lite0",
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="gradcam, gradcam++, hirescam, xgradcam, layercam, eigencam, scorecam, ablationcam, smoothgradcam++, "
+            "layercam-fine, gradcam*layercam-fine, cfcam-paper, cfcam-one, cfcam.",
+            show_default="all that take one forward and backward",
+        ),
+    ] = "",
+    reference: Annotated[
+        str, typer.Option(metavar="METHOD", help="What the others are compared to, image by image.")
+    ] = "gradcam",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="Of faithfulness drop, insertion, deletion, adcc, road; of localisation energy, pointing, iou (images "
+            "with masks), grid2, grid3 (mosaics); of robustness gradient-noise, pixel-noise, sensitivity; of sanity "
+            "classifier and, on request, cascade.",
+            show_default="those that DIR has images for",
+        ),
+    ] = "",
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="For SUITE-MODEL.parquet, every measurement, and SUITE-MODEL.json, the table and how it was made.",
+        ),
+    ] = Path("evaluation"),
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most N images, and N mosaics of each side, spread over DIR.",
+            show_default="all",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all noise, and of the bootstrap.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images explained in one forward.")] = 8,
+    step: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Pixels changed between two forwards of insertion and deletion.")
+    ] = 224,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of the same names.")] = False,
+) -> None:
+    """Measure CF-CAM beside the CAMs of the field: means, and paired differences, with 95% intervals."""
+    from . import evaluate, table
+
+    job = evaluate.Job(
+        suite=suite.value,
+        data=data,
+        out=out,
+        model=model,
+        methods=_names(methods),
+        reference=reference,
+        metrics=_names(metrics),
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        step=step,
+        overwrite=overwrite,
+    )
+    try:
+        run = evaluate.check(job)
+    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    err.print(f"{suite.value} of {model} on {run.device}: {', '.join(c.name for c in run.candidates)}")
+    for candidate in run.candidates:
+        err.print(f"  {candidate.name}: {' and '.join(candidate.layers)}")
+    if not run.model.trained:
+        err.print("WARNING: the weights are random, so these numbers mean nothing", style="bold red")
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=run.steps)
+        rows = run.execute(lambda count: progress.advance(task, count))
+    try:
+        summaries = evaluate.write(run, rows)
+    except OSError as error:
+        err.print(f"error: {error}", style="red")
+        raise typer.Exit(1) from None
+    told = Console(markup=False, highlight=False)
+    # What a file or a narrow terminal wraps can be read; what is cut off can't.
+    told.width = max(told.width, WIDTH)
+    told.print(*table.draw(summaries, reference), sep="\n\n")
+    _tell_failures(rows, err)
+
+
+def _tell_failures(rows: list[Row], err: Console) -> None:
+    failed = [row for row in rows if row.error is not None]
+    for row in failed[:SHOWN]:
+        err.print(f"failed: {row.method}, {row.metric}, {row.image}: {row.error}", style="red")
+    if failed:
+        err.print(f"{len(failed)} of {len(rows)} measurements failed", style="red")
+        raise typer.Exit(1)
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",") if name.strip()]

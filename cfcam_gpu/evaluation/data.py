@@ -1,0 +1,211 @@
+"""The images that methods are measured on, their classes, masks and mosaics."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from .. import metrics, photos
+from ..photos import Preparation
+
+Item = TypeVar("Item")
+
+MANIFEST = "manifest.csv"
+MOSAICS = "mosaics.csv"
+#: Sides of the mosaics that a folder may have.
+SIDES = (2, 3)
+
+
+class Sample(NamedTuple):
+    """One image as a model gets it, and what is known of it.
+
+    ``image`` (3, S, S) float32, normalised; ``classes`` (T,) int64, each to be explained; ``mask`` (S, S) bool or None;
+    ``size``, H and W at which its maps are measured.
+    """
+
+    image: torch.Tensor
+    classes: torch.Tensor
+    mask: torch.Tensor | None
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """An image of one class. ``seed`` is its place in the folder: noise made of it is the image's own."""
+
+    name: str
+    path: Path
+    mask: Path | None
+    class_index: int
+    seed: int
+
+    def load(self, preparation: Preparation) -> Sample:
+        """Read it, and its mask where it has one.
+
+        Raises
+        ------
+        ValueError
+            If a file can't be read, or the mask doesn't fit the image.
+        """
+        image = photos.read(self.path)
+        mask = None
+        if self.mask is not None:
+            drawn = photos.read(self.mask)
+            if drawn.size != image.size:
+                raise ValueError(
+                    f"mask: expected {_sides(image)} pixels, as the image; {self.mask} has {_sides(drawn)}"
+                )
+            mask = _pixels(drawn, replace(preparation, interpolation=Image.Resampling.NEAREST))[0] > 127
+        pixels = _pixels(image, preparation)
+        size = preparation.size
+        return Sample(preparation.normalize(pixels), torch.tensor([self.class_index]), mask, (size, size))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A mosaic of n x n photographs of distinct classes, row by row, each class to be explained."""
+
+    name: str
+    n: int
+    cells: tuple[Photograph, ...]
+    seed: int
+
+    def load(self, preparation: Preparation) -> Sample:
+        """Read its photographs, and shrink the mosaic of them to the model's size.
+
+        Its maps are measured at the next size that n divides, so that every cell has the same number of pixels.
+
+        Raises
+        ------
+        ValueError
+            If a file can't be read.
+        """
+        images = torch.stack([cell.load(preparation).image for cell in self.cells])
+        large = metrics.mosaic(images[None], self.n)
+        size = preparation.size
+        small = functional.interpolate(large, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        side = -(-size // self.n) * self.n
+        return Sample(small[0], torch.tensor([cell.class_index for cell in self.cells]), None, (side, side))
+
+
+@dataclass(frozen=True)
+class Album:
+    """What a folder has: photographs, in order, and mosaics of them."""
+
+    photographs: tuple[Photograph, ...]
+    grids: tuple[Grid, ...]
+
+    def limited(self, limit: int | None) -> Album:
+        """At most `limit` photographs, and as many mosaics of each side, spread evenly over the folder's order."""
+        grids = [_spread([grid for grid in self.grids if grid.n == n], limit) for n in SIDES]
+        return Album(tuple(_spread(self.photographs, limit)), tuple(grid for some in grids for grid in some))
+
+
+def read(folder: Path) -> Album:
+    """Find out what a folder has; no image is opened.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``manifest.csv`` (columns file, mask, class_index; paths from the folder, an empty mask is none) and maybe
+        ``mosaics.csv`` (columns grid, files_row_major, the files separated by semicolons). Without a manifest: one
+        sub-folder for each class, whose index is its name if the names are numbers, else its place in the alphabet.
+
+    Raises
+    ------
+    OSError
+        If the folder, or a file that it should have, is not there.
+    ValueError
+        If a table is wrong; the message names its line.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data: {folder} is not a folder")
+    if not (folder / MANIFEST).exists():
+        return Album(tuple(_image_folder(folder)), ())
+    photographs: dict[str, Photograph] = {}
+    for place, row in _table(folder / MANIFEST, ("file", "mask", "class_index")):
+        name, mask = row["file"], row["mask"]
+        if name in photographs:
+            raise ValueError(f"{place}: {name} is there twice")
+        for file in (name, mask) if mask else (name,):
+            if not (folder / file).is_file():
+                raise FileNotFoundError(f"{place}: {folder / file} is not a file")
+        if not row["class_index"].isdecimal():
+            raise ValueError(f"{place}: class_index: expected a class index; got {row['class_index']!r}")
+        photographs[name] = Photograph(
+            name, folder / name, folder / mask if mask else None, int(row["class_index"]), len(photographs)
+        )
+    if not photographs:
+        raise ValueError(f"data: {folder / MANIFEST} names no image")
+    grids = _grids(folder / MOSAICS, photographs) if (folder / MOSAICS).exists() else []
+    return Album(tuple(photographs.values()), tuple(grids))
+
+
+def _grids(path: Path, photographs: Mapping[str, Photograph]) -> list[Grid]:
+    grids: list[Grid] = []
+    for place, row in _table(path, ("grid", "files_row_major")):
+        if row["grid"] not in map(str, SIDES):
+            raise ValueError(f"{place}: grid: expected one of {', '.join(map(str, SIDES))}; got {row['grid']!r}")
+        n, files = int(row["grid"]), row["files_row_major"].split(";")
+        unknown = [file for file in files if file not in photographs]
+        if len(files) != n * n or unknown:
+            got = f"{unknown[0]!r}, which is not in {MANIFEST}" if unknown else f"{len(files)} files"
+            raise ValueError(f"{place}: files_row_major: expected {n * n} files of {MANIFEST}; got {got}")
+        cells = tuple(photographs[file] for file in files)
+        if len({cell.class_index for cell in cells}) < len(cells):
+            raise ValueError(f"{place}: files_row_major: expected images of distinct classes; two are of one")
+        grids.append(Grid(f"mosaic {n}x{n}, line {len(grids) + 2}", n, cells, len(grids)))
+    return grids
+
+
+def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file, each with where it is, for messages."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in columns if column not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: expected the columns {', '.join(columns)}; {', '.join(missing)} is not there")
+        # A line that is too short has None in its last columns.
+        return [
+            (f"{path}, line {reader.line_num}", {column: row[column] or "" for column in columns}) for row in reader
+        ]
+
+
+def _image_folder(folder: Path) -> list[Photograph]:
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    numbered = [name.isdecimal() for name in classes]
+    if not classes or (any(numbered) and not all(numbered)):
+        raise ValueError(
+            f"data: expected {folder} to have a {MANIFEST}, or a sub-folder for each class, all called by class "
+            f"indices or none; got {', '.join(classes[:5]) or 'no sub-folder'}"
+        )
+    found: list[Photograph] = []
+    for position, name in enumerate(classes):
+        for path in photos.find([folder / name], skip=folder):
+            index = int(name) if numbered[position] else position
+            found.append(Photograph(path.relative_to(folder).as_posix(), path, None, index, len(found)))
+    return found
+
+
+def _spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+    if limit is None or limit >= len(items):
+        return items
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def _pixels(image: Image.Image, preparation: Preparation) -> torch.Tensor:
+    """An image that has the model's size is taken as it is; others are resized and cropped."""
+    if image.size == (preparation.size, preparation.size):
+        preparation = replace(preparation, resize=preparation.size)
+    return preparation.pixels(image)
+
+
+def _sides(image: Image.Image) -> str:
+    return f"{image.width} x {image.height}"

@@ -1,0 +1,287 @@
+"""A suite run over a folder: checked first, then measured, and what fails is written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from .. import export, models
+from ..environment import describe
+from ..guard import logits_of
+from ..models import Model
+from . import data
+from .candidates import Candidate
+from .candidates import find as find_candidates
+from .data import Grid, Sample
+from .suites import CONSTANTS, SUITES, Case, Measure, Subject
+from .table import Row, Summary, summarise, write_rows
+
+#: What the extra "bench" brings.
+PACKAGES = ("pyarrow", "torchmetrics")
+
+#: What measuring an image may fail with: an unreadable file, non-finite maps, an empty mask, memory that runs out.
+_FAILURES = (TypeError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Parameters
+    ----------
+    suite : str
+        A key of :data:`cfcam_gpu.evaluation.suites.SUITES`.
+    data : Path
+        See :func:`cfcam_gpu.evaluation.data.read`.
+    out : Path
+        The folder for the results.
+    model : str
+        See :func:`cfcam_gpu.models.load`.
+    methods : sequence of str
+        Names of :func:`cfcam_gpu.evaluation.candidates.find`; none is every one that takes one forward and backward.
+    reference : str
+        The method that others are compared to; it is measured in any case.
+    metrics : sequence of str
+        Keys of the suite; none is what the suite does by default and the folder has images for.
+    limit : int or None
+        See :meth:`cfcam_gpu.evaluation.data.Album.limited`.
+    seed : int
+    batch_size : int
+        Images that are explained in one forward.
+    step : int
+        Pixels changed between two forwards of insertion and deletion.
+    overwrite : bool
+    """
+
+    suite: str
+    data: Path
+    out: Path
+    model: str = "lite0"
+    methods: Sequence[str] = ()
+    reference: str = "gradcam"
+    metrics: Sequence[str] = ()
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 8
+    step: int = 224
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job that was found sound, ready to go."""
+
+    job: Job
+    model: Model
+    device: torch.device
+    candidates: tuple[Candidate, ...]
+    plan: tuple[tuple[Measure, tuple[Subject, ...]], ...]
+
+    @property
+    def steps(self) -> int:
+        """How many measurements there are."""
+        return sum(len(subjects) for c in self.candidates for measure, subjects in self.plan if _fits(measure, c))
+
+    def execute(self, done: Callable[[int], None]) -> list[Row]:
+        """Measure everything; `done` hears how many more measurements are behind us.
+
+        Returns
+        -------
+        list of Row
+            One for each candidate, image and metric, whether it succeeded or not.
+        """
+        rows: list[Row] = []
+        with torch.no_grad():
+            for batch in self._batches():
+                samples = [self._load(subject) for subject, _ in batch]
+                for candidate in self.candidates:
+                    for row in self._measure(candidate, batch, samples):
+                        rows.extend(row)
+                        done(1)
+        return rows
+
+    def _batches(self) -> Iterator[list[tuple[Subject, list[Measure]]]]:
+        """Images with what is measured on them; those in a batch have the same number of classes."""
+        wanted: dict[str, tuple[Subject, list[Measure]]] = {}
+        for measure, subjects in self.plan:
+            for subject in subjects:
+                wanted.setdefault(subject.name, (subject, []))[1].append(measure)
+        for _, group in groupby(wanted.values(), key=lambda item: item[0].n if isinstance(item[0], Grid) else 1):
+            alike = list(group)
+            yield from (alike[i : i + self.job.batch_size] for i in range(0, len(alike), self.job.batch_size))
+
+    def _load(self, subject: Subject) -> Sample | str:
+        try:
+            sample = subject.load(self.model.preparation)
+        except _FAILURES as error:
+            return _told(error)
+        mask = None if sample.mask is None else sample.mask.to(self.device)
+        return Sample(sample.image.to(self.device), sample.classes.to(self.device), mask, sample.size)
+
+    def _measure(
+        self, candidate: Candidate, batch: list[tuple[Subject, list[Measure]]], samples: list[Sample | str]
+    ) -> Iterator[list[Row]]:
+        wanted = [[measure for measure in measures if _fits(measure, candidate)] for _, measures in batch]
+        asks = any(measure.needs_maps for measures in wanted for measure in measures)
+        maps: Sequence[torch.Tensor | str | None]
+        maps = self._maps(candidate, samples) if asks else [None] * len(samples)
+        for (subject, _), sample, own, measures in zip(batch, samples, maps, wanted):
+            for measure in measures:
+                values: list[float | str]
+                if isinstance(sample, str):
+                    values = [sample] * len(measure.metrics)
+                elif isinstance(own, str):
+                    values = [own] * len(measure.metrics)
+                else:
+                    case = Case(self.model.module, candidate, sample, own, self.job.seed, subject.seed, self.job.step)
+                    values = self._values(measure, case)
+                yield [Row.of(candidate.name, subject.name, metric, v) for metric, v in zip(measure.metrics, values)]
+
+    def _maps(self, candidate: Candidate, samples: list[Sample | str]) -> list[torch.Tensor | str]:
+        """Maps (T, H, W) of each sample, or why there are none."""
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        found: list[torch.Tensor | str] = []
+        if good:
+            try:
+                found = list(self._explain(candidate, good))
+            except _FAILURES:
+                found = []
+        # One image may have spoilt its batch: each for itself then. Not inside the handler, where the error keeps the
+        # batch's tensors alive.
+        for sample in good if not found else []:
+            try:
+                found.append(self._explain(candidate, [sample])[0])
+            except _FAILURES as error:
+                found.append(_told(error))
+        rest = iter(found)
+        return [next(rest) if isinstance(sample, Sample) else sample for sample in samples]
+
+    def _explain(self, candidate: Candidate, samples: list[Sample]) -> torch.Tensor:
+        images, classes = (torch.stack(values) for values in list(zip(*samples))[:2])
+        return candidate.maps(self.model.module, images, classes, samples[0].size)
+
+    def _values(self, measure: Measure, case: Case) -> list[float | str]:
+        try:
+            values = [float(value) for value in measure.run(case)]
+        except _FAILURES as error:
+            return [_told(error)] * len(measure.metrics)
+        return [value if math.isfinite(value) else f"the value is {value}" for value in values]
+
+
+def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
+    """Write what :meth:`Run.execute` found: rows as Parquet, their summaries and how they came about as JSON.
+
+    Raises
+    ------
+    OSError
+        If a file can't be written.
+    """
+    job, names = run.job, [candidate.name for candidate in run.candidates]
+    measured = {name: better for measure, _ in run.plan for name, better in measure.metrics.items()}
+    summaries = summarise(rows, measured, names, job.reference, seed=job.seed)
+    about = {
+        "suite": job.suite,
+        "model": job.model,
+        "trained": run.model.trained,
+        "device": str(run.device),
+        "versions": describe()["versions"] | {name: metadata.version(name) for name in PACKAGES},
+        "seed": job.seed,
+        "options": {"limit": job.limit, "batch_size": job.batch_size, "step": job.step, **CONSTANTS},
+        "methods": {candidate.name: list(candidate.layers) for candidate in run.candidates},
+        "reference": job.reference,
+        "table": [summary.as_json() for summary in summaries],
+    }
+    parquet, summary_file = outputs(job)
+    write_rows(parquet, rows)
+    with export.replacing(summary_file) as file:
+        file.write(json.dumps(about, indent=1, allow_nan=False).encode() + b"\n")
+    return summaries
+
+
+def outputs(job: Job) -> tuple[Path, Path]:
+    """Where a job's rows and summary go."""
+    stem = export.file_names([f"{job.suite}-{job.model}"])[0]
+    return job.out / f"{stem}.parquet", job.out / f"{stem}.json"
+
+
+def check(job: Job) -> Run:
+    """Find whatever is wrong with a job before any of it is done.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, OSError
+        If data are missing, or results are there already.
+    ImportError, TypeError, ValueError, RuntimeError
+        If a package is not installed, or model, methods, metrics or data can't be what is meant; the message says why.
+    """
+    suite = SUITES.get(job.suite)
+    if suite is None:
+        raise ValueError(f"suite: expected one of {', '.join(SUITES)}; got {job.suite!r}")
+    for name, number, least in (("limit", job.limit, 1), ("batch_size", job.batch_size, 1), ("seed", job.seed, 0)):
+        if number is not None and number < least:
+            raise ValueError(f"{name}: expected a whole number of at least {least}; got {number}")
+    _known("metrics", job.metrics, suite)
+    album = data.read(job.data).limited(job.limit)
+    plan = _plan(job, suite, album)
+    export.check_free(outputs(job), overwrite=job.overwrite)
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[bench]'")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.load(job.model)
+    model.module.to(device)
+    size = model.preparation.size
+    if not 1 <= job.step <= size * size:
+        raise ValueError(f"step: expected a number of pixels from 1 to {size * size}; got {job.step}")
+    blank = model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+    there = find_candidates(model.module, blank)
+    names = job.methods or [name for name, candidate in there.items() if candidate.render is not None]
+    _known("methods", names, there)
+    _known("reference", [job.reference], there)
+    _check_classes(model, blank, album)
+    job.out.mkdir(parents=True, exist_ok=True)
+    candidates = tuple(there[name] for name in dict.fromkeys([job.reference, *names]))
+    return Run(job, model, device, candidates, plan)
+
+
+def _plan(job: Job, suite: Mapping[str, Measure], album: data.Album) -> tuple[tuple[Measure, tuple[Subject, ...]], ...]:
+    found = {name: tuple(measure.subjects(album)) for name, measure in suite.items()}
+    missing = [name for name in job.metrics if not found[name]]
+    chosen = job.metrics or [name for name, measure in suite.items() if measure.by_default and found[name]]
+    if missing or not chosen:
+        what = ", ".join(missing) or job.suite
+        raise ValueError(f"data: {job.data} has no image for {what}: masks and mosaics come from a manifest")
+    return tuple((suite[name], found[name]) for name in dict.fromkeys(chosen))
+
+
+def _known(argument: str, names: Sequence[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in set(known):
+            raise ValueError(f"{argument}: expected one of {', '.join(known)}; got {name!r}")
+
+
+def _check_classes(model: Model, blank: torch.Tensor, album: data.Album) -> None:
+    with torch.no_grad():
+        classes = logits_of(model.module(blank)).shape[1]
+    for photograph in album.photographs:
+        if photograph.class_index >= classes:
+            raise ValueError(
+                f"data: {photograph.name} is of class {photograph.class_index}; {model.name} has {classes} classes"
+            )
+
+
+def _fits(measure: Measure, candidate: Candidate) -> bool:
+    return candidate.render is not None or not measure.needs_render
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,216 @@
+"""What each suite measures, image by image.
+
+One image at a time, with noise seeded by the image's place in its folder: an image's numbers depend neither on the
+batch that it came in nor on the other images. All in percent, but max_sensitivity, which is a ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from .. import metrics
+from ..metrics.robustness import add_gradient_noise
+from .candidates import Candidate
+from .data import Album, Grid, Photograph, Sample
+
+#: Standard deviation of noise in the gradients, in theirs.
+GRADIENT_NOISE = 2.0
+#: Standard deviation of noise in the pixels, as a share of the image's range.
+PIXEL_NOISE = 0.1
+#: Half-width of the cube of small changes, as a share of the image's range, and how many are drawn.
+SENSITIVITY_RADIUS = 0.02
+SENSITIVITY_SAMPLES = 10
+#: Seeds of ROAD that one image uses up: one for each of its 9 percentages, both ways.
+ROAD_SEEDS = 18
+
+#: Of the numbers above those that a reader of results needs.
+CONSTANTS = {
+    "gradient_noise": GRADIENT_NOISE,
+    "pixel_noise": PIXEL_NOISE,
+    "sensitivity_radius": SENSITIVITY_RADIUS,
+    "sensitivity_samples": SENSITIVITY_SAMPLES,
+}
+
+Better: TypeAlias = Literal["high", "low"]
+Subject: TypeAlias = Photograph | Grid
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image and one candidate. ``maps`` (T, H, W) are None for a measure that makes its own."""
+
+    model: nn.Module
+    candidate: Candidate
+    sample: Sample
+    maps: torch.Tensor | None
+    seed: int
+    place: int
+    step: int
+
+    @property
+    def images(self) -> torch.Tensor:
+        """(1, 3, S, S)."""
+        return self.sample.image[None]
+
+    @property
+    def given(self) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What metrics of faithfulness take: model, images, maps and classes."""
+        assert self.maps is not None
+        return self.model, self.images, self.maps, self.sample.classes
+
+
+def _photographs(album: Album) -> Sequence[Subject]:
+    return album.photographs
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Metrics that come from the same forwards, and what they are measured on.
+
+    Parameters
+    ----------
+    metrics : mapping of str
+        What `run` returns, in its order, and whether high or low is better.
+    run : callable
+        Gets a :class:`Case`; returns one (1,) tensor for each metric.
+    subjects : callable
+        The images of an album that it is measured on.
+    needs_maps : bool
+    needs_render : bool
+        Whether a candidate must be able to take gradients that are not the model's own.
+    by_default : bool
+    """
+
+    metrics: Mapping[str, Better]
+    run: Callable[[Case], Sequence[torch.Tensor]]
+    subjects: Callable[[Album], Sequence[Subject]] = field(default=_photographs)
+    needs_maps: bool = True
+    needs_render: bool = False
+    by_default: bool = True
+
+
+def _drop(case: Case) -> Sequence[torch.Tensor]:
+    return metrics.confidence_change(*case.given)
+
+
+def _insertion(case: Case) -> Sequence[torch.Tensor]:
+    return (100 * metrics.insertion(*case.given, step=case.step).auc,)
+
+
+def _deletion(case: Case) -> Sequence[torch.Tensor]:
+    return (100 * metrics.deletion(*case.given, step=case.step).auc,)
+
+
+def _adcc(case: Case) -> Sequence[torch.Tensor]:
+    model, *rest = case.given
+    found = metrics.adcc(model, case.candidate.explainer(model), *rest)
+    return [100 * value for value in (found.adcc, found.coherency, found.complexity)]
+
+
+def _road(case: Case) -> Sequence[torch.Tensor]:
+    return (100 * metrics.road(*case.given, seed=case.seed + ROAD_SEEDS * case.place).score,)
+
+
+def _mask_measure(name: str, metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Measure:
+    def run(case: Case) -> Sequence[torch.Tensor]:
+        assert case.maps is not None
+        assert case.sample.mask is not None
+        return (100 * metric(case.maps, case.sample.mask[None]),)
+
+    return Measure({name: "high"}, run, lambda album: [one for one in album.photographs if one.mask is not None])
+
+
+def _grid_measure(n: int) -> Measure:
+    def run(case: Case) -> Sequence[torch.Tensor]:
+        assert case.maps is not None
+        # The mosaic is what was drawn, so it is what is resampled: its cells are no images of their own.
+        return (100 * metrics.grid_pointing_game(case.maps[None], n).mean(dim=1),)
+
+    return Measure({f"grid_{n}x{n}": "high"}, run, lambda album: [grid for grid in album.grids if grid.n == n])
+
+
+def _gradient_noise(case: Case) -> Sequence[torch.Tensor]:
+    render = case.candidate.render
+    assert render is not None
+    activations, gradients = case.candidate.captured(case.model, case.images, case.sample.classes[None])
+    noisy = add_gradient_noise(gradients, std=GRADIENT_NOISE, seed=case.seed + case.place)
+    clean, changed = (render(activations, given, case.sample.size)[:, 0] for given in (gradients, noisy))
+    return (100 * metrics.ssim(clean, changed),)
+
+
+def _pixel_noise(case: Case) -> Sequence[torch.Tensor]:
+    explainer, seed = case.candidate.explainer(case.model), case.seed + case.place
+    found = metrics.pixel_noise_ssim(explainer, case.images, case.sample.classes, std=PIXEL_NOISE, seed=seed)
+    return (100 * found,)
+
+
+def _max_sensitivity(case: Case) -> Sequence[torch.Tensor]:
+    return (
+        metrics.max_sensitivity(
+            case.candidate.explainer(case.model),
+            case.images,
+            case.sample.classes,
+            radius=SENSITIVITY_RADIUS,
+            samples=SENSITIVITY_SAMPLES,
+            seed=case.seed + case.place,
+        ),
+    )
+
+
+def _classifier(case: Case) -> Sequence[torch.Tensor]:
+    explainer = case.candidate.explainer
+    # The seed makes the new classifier: one and the same for every image and method.
+    found = metrics.classifier_randomisation_ssim(
+        case.model, explainer, case.images, case.sample.classes, seed=case.seed
+    )
+    return (100 * found,)
+
+
+def _cascade(case: Case) -> Sequence[torch.Tensor]:
+    found = metrics.cascading_randomisation(
+        case.model, case.candidate.explainer, case.images, case.sample.classes, seed=case.seed
+    )
+    return 100 * found.correlation.mean(dim=0), 100 * found.correlation[-1]
+
+
+#: Suites by name, and their measures by the name that ``--metrics`` takes.
+SUITES: Mapping[str, Mapping[str, Measure]] = MappingProxyType(
+    {
+        "faithfulness": {
+            "drop": Measure({"average_drop": "low", "average_increase": "high", "average_gain": "high"}, _drop),
+            "insertion": Measure({"insertion_auc": "high"}, _insertion),
+            "deletion": Measure({"deletion_auc": "low"}, _deletion),
+            "adcc": Measure({"adcc": "high", "coherency": "high", "complexity": "low"}, _adcc),
+            "road": Measure({"road": "high"}, _road),
+        },
+        "localisation": {
+            "energy": _mask_measure("energy_pointing_game", metrics.energy_pointing_game),
+            "pointing": _mask_measure("pointing_game", metrics.pointing_game),
+            "iou": _mask_measure("best_iou", metrics.best_iou),
+            "grid2": _grid_measure(2),
+            "grid3": _grid_measure(3),
+        },
+        "robustness": {
+            "gradient-noise": Measure(
+                {"gradient_noise_ssim": "high"}, _gradient_noise, needs_maps=False, needs_render=True
+            ),
+            "pixel-noise": Measure({"pixel_noise_ssim": "high"}, _pixel_noise, needs_maps=False),
+            "sensitivity": Measure({"max_sensitivity": "low"}, _max_sensitivity, needs_maps=False),
+        },
+        "sanity": {
+            "classifier": Measure({"classifier_randomisation_ssim": "low"}, _classifier, needs_maps=False),
+            "cascade": Measure(
+                {"cascade_correlation_mean": "low", "cascade_correlation_last": "low"},
+                _cascade,
+                needs_maps=False,
+                by_default=False,
+            ),
+        },
+    }
+)
