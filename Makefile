@@ -4,6 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The release that results in bench/results were measured with.
 TORCH := torch==2.13.0
+# What ours is checked against and timed beside. Their dependencies are left out, so that none of them replaces torch;
+# bench/torchvision_shim.py has why torchvision is content with that.
+PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
+TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31
 
 .PHONY: demo test lint clean
 
@@ -11,16 +15,21 @@ $(VENV)/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q -e ".[demo$$($(BIN)/python -c "import torch; cuda = torch.version.cuda; print(f',cuda{cuda.split(chr(46))[0]}' if cuda and torch.cuda.is_available() else '')")]" --group test
+	$(BIN)/python -m pip install -q -e ".[demo$$($(BIN)/python -c "import torch; cuda = torch.version.cuda; print(f',cuda{cuda.split(chr(46))[0]}' if cuda and torch.cuda.is_available() else '')")]"
+	touch $@
+
+$(VENV)/ready-to-test: $(VENV)/ready
+	$(BIN)/python -m pip install -q --group test
+	$(BIN)/python -m pip install -q --no-deps $(TEST_PEERS)
 	touch $@
 
 demo: $(VENV)/ready
 	$(BIN)/cfcam-gpu demo --out out/demo --overwrite
 
-test: $(VENV)/ready lint
-	$(BIN)/python -m pytest
+test: $(VENV)/ready-to-test lint
+	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready-to-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -34,12 +43,10 @@ OUT ?= bench/results
 gpu-check:
 	$(PYTHON) -m bench.gpu_check $(OUT)
 
-# Ours beside pytorch-grad-cam and torch-cam, in an environment of its own. Their dependencies are left out, so that
-# none of them replaces torch; bench/torchvision_shim.py has why torchvision is content with that.
+# Ours beside pytorch-grad-cam and torch-cam, in an environment of its own.
 .PHONY: bench-latency
 BENCH_VENV ?= .venv-bench
 BENCH_PIP := $(BENCH_VENV)/bin/python -m pip install -q
-PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
 
 $(BENCH_VENV)/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(BENCH_VENV)

@@ -1,5 +1,10 @@
-"""Tests marked ``gpu``: skipped without a GPU, failed without one where CFCAM_REQUIRE_GPU=1 says that there is one."""
+"""What a machine may lack: a GPU, and the libraries that ours is checked against.
 
+A test that needs one is skipped without it, or failed where CFCAM_REQUIRE_GPU=1 or CFCAM_REQUIRE_PEERS=1 says that it
+is there.
+"""
+
+import importlib
 import importlib.util
 import os
 from functools import cache
@@ -7,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from bench.torchvision_shim import import_torchvision
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 #: What they deprecate among themselves is no fault of ours.
@@ -42,3 +49,20 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and why_no_gpu():
         unavailable(why_no_gpu())
+
+
+@pytest.fixture
+def peer():
+    """Imports a module of a library that ours is checked against."""
+
+    def load(name):
+        try:
+            # Most of them import torchvision, which wants its compiled part.
+            import_torchvision()
+            return importlib.import_module(name)
+        except ImportError as error:
+            if os.environ.get("CFCAM_REQUIRE_PEERS") == "1":
+                pytest.fail(f"CFCAM_REQUIRE_PEERS=1, but {error}", pytrace=False)
+            pytest.skip(str(error))
+
+    return load

@@ -448,8 +448,8 @@ PEERS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PEERS)
-def test_pytorch_grad_cam_agrees(name, images):
-    peers = pytest.importorskip("pytorch_grad_cam", exc_type=ImportError)
+def test_pytorch_grad_cam_agrees(name, images, peer):
+    peers = peer("pytorch_grad_cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     # Gradients of 1 and more, so that the epsilons in their denominators don't count; a layer of the images' size,

@@ -224,8 +224,8 @@ def test_a_model_that_gives_no_class_scores_is_refused(images, maps):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torchcam_agrees(net, images):
-    peers = pytest.importorskip("torchcam.metrics", exc_type=ImportError)
+def test_torchcam_agrees(net, images, peer):
+    peers = peer("torchcam.metrics")
     from torchcam.methods import LayerCAM
 
     classes = [0, 1, 2]
@@ -252,8 +252,8 @@ def test_torchcam_agrees(net, images):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_pytorch_grad_cam_agrees(net, images):
-    peers = pytest.importorskip("pytorch_grad_cam.metrics.cam_mult_image", exc_type=ImportError)
+def test_pytorch_grad_cam_agrees(net, images, peer):
+    peers = peer("pytorch_grad_cam.metrics.cam_mult_image")
     from pytorch_grad_cam.metrics import arcc
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 

@@ -109,8 +109,8 @@ def test_bad_grids_are_refused():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantus_agrees():
-    peers = pytest.importorskip("quantus", exc_type=ImportError)
+def test_quantus_agrees(peer):
+    peers = peer("quantus")
     generator = torch.Generator().manual_seed(1)
     maps = torch.rand(8, 12, 10, generator=generator)
     masks = torch.rand(8, 12, 10, generator=generator) < 0.4

@@ -174,8 +174,8 @@ def test_percentiles_out_of_range_are_refused(images, maps, percentiles):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_pytorch_grad_cam_agrees(images, maps, monkeypatch):
-    peers = pytest.importorskip("pytorch_grad_cam.metrics.road", exc_type=ImportError)
+def test_pytorch_grad_cam_agrees(images, maps, monkeypatch, peer):
+    peers = peer("pytorch_grad_cam.metrics.road")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # its noise has no seed
@@ -186,8 +186,8 @@ def test_pytorch_grad_cam_agrees(images, maps, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantus_imputes_the_same(images, maps):
-    peers = pytest.importorskip("quantus.functions.perturb_func", exc_type=ImportError)
+def test_quantus_imputes_the_same(images, maps, peer):
+    peers = peer("quantus.functions.perturb_func")
     for b in range(2):
         removed = maps[b] < 0.6
         expected = peers.noisy_linear_imputation(images[b].numpy(), np.flatnonzero(removed), noise=0.0)

@@ -198,8 +198,8 @@ def test_bad_input_is_refused(maps, captured, images, classes):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantus_agrees(images, classes):
-    peers = pytest.importorskip("quantus", exc_type=ImportError)
+def test_quantus_agrees(images, classes, peer):
+    peers = peer("quantus")
     found = max_sensitivity(Brightness(), images, classes, radius=0.05, samples=4, seed=9)
     generator = torch.Generator().manual_seed(9)
     reach = 0.05 * np.ptp(images.flatten(1).numpy(), axis=1)[:, None]

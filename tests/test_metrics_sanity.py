@@ -175,8 +175,8 @@ def test_bad_input_is_refused(net, images, classes):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantus_takes_the_same_steps(net, images, classes):
-    peers = pytest.importorskip("quantus", exc_type=ImportError)
+def test_quantus_takes_the_same_steps(net, images, classes, peer):
+    peers = peer("quantus")
     from quantus.functions.similarity_func import correlation_spearman
     from quantus.helpers.model.pytorch_model import PyTorchModel
 

@@ -76,23 +76,8 @@ def test_a_missing_package_names_the_remedy(monkeypatch, spec, package, distribu
         models.load(spec)
 
 
-@pytest.fixture(scope="session")
-def torchvision():
-    """torchvision, also where its compiled part does not go with this torch: its classifiers need none of it."""
-    try:
-        return pytest.importorskip("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        test_torchvision.library = library  # what it defines goes with it
-        return pytest.importorskip("torchvision")
-
-
-@pytest.mark.usefixtures("torchvision")
-def test_torchvision(tmp_path):
+def test_torchvision(peer, tmp_path):
+    peer("torchvision")
     model = models.load("torchvision:resnet18")
     assert not model.trained
     assert not model.module.training
@@ -109,9 +94,8 @@ def test_torchvision(tmp_path):
         models.load("torchvision:fasterrcnn_resnet50_fpn")
 
 
-@pytest.mark.usefixtures("torchvision")
-def test_timm():
-    pytest.importorskip("timm")
+def test_timm(peer):
+    peer("timm")
     model = models.load("timm:resnet10t")
     assert not model.trained
     assert not model.module.training
