@@ -96,6 +96,16 @@ def explain(
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
     preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    components: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Show the K strongest groups of channels, too: where each sees its evidence, and its share of it, in "
+            "NAME.components.png, components.png (of the first 12) and explanations.jsonl.",
+            show_default="none",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Photographs in one forward.")] = 8,
     out: Annotated[
         Path,
@@ -117,6 +127,7 @@ def explain(
         target=target,
         engine=engine,
         preset=preset.value,
+        components=components,
         batch_size=batch_size,
         out=out,
         overwrite=overwrite,
@@ -129,14 +140,14 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("out/demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")] = False,
 ) -> None:
-    """Explain five photographs that scikit-image and scikit-learn bring along, with EfficientNet-Lite0."""
+    """Explain five photographs of scikit-image and scikit-learn with EfficientNet-Lite0, with their components."""
     from . import photos
 
     try:
         samples = photos.samples()
     except FileNotFoundError as error:
         _refuse(error)
-    _run(paths=samples, out=out, overwrite=overwrite)
+    _run(paths=samples, out=out, overwrite=overwrite, components=4)
 
 
 @app.command()

@@ -176,24 +176,41 @@ def weigh(activations: Array, gradients: Array, labels: Array, config: Config, o
         ReLU(G'_k - floor_k) for G'_k with ``combine="positive"``. ``weights``: w_k, the spatial mean of what multiplies
         A_k (its softmax, if so configured); 0 for channels that take no part.
     """
-    xp = ops.xp
     channels, height, width = activations.shape
+    filtered, weights = _multipliers(gradients, labels, config, ops)
+    if config.combine == "pooled":
+        evidence = (weights @ activations.reshape(channels, -1)).reshape(height, width)
+    else:
+        evidence = (filtered * activations).sum(axis=0)
+    return Weighted(ops.xp.clip(evidence, 0.0, MAX_MAP), weights)
+
+
+def channel_evidence(activations: Array, gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:
+    """What each channel adds to the map of :func:`weigh`, whose ReLU comes after their sum: (C, h, w) float64.
+
+    Parameters
+    ----------
+    activations, gradients, labels, config, ops
+        As for :func:`weigh`.
+    """
+    filtered, weights = _multipliers(gradients, labels, config, ops)
+    return (weights[:, None, None] if config.combine == "pooled" else filtered) * activations
+
+
+def _multipliers(gradients: Array, labels: Array, config: Config, ops: Primitives) -> tuple[Array, Array]:
+    """Steps 3 and 4: filtered gradients (C, h, w), above the noise floor if so configured, and weights (C,)."""
+    xp = ops.xp
     filtered = _filtered(gradients, labels, config, ops)
     if config.combine == "positive":
         floor = _noise_floor(gradients, filtered, labels, config, ops)
         filtered = xp.maximum(filtered - floor[:, None, None], 0.0)
-
-    weights = filtered.reshape(channels, -1).mean(axis=1)
+    weights = filtered.reshape(len(filtered), -1).mean(axis=1)
     if config.weighting == "softmax":
         valid = (labels == DOMINANT) | (labels >= 0)
         shifted = xp.where(valid, weights, -xp.inf)
         weights = xp.exp(shifted - shifted.max())
         weights = weights / weights.sum()
-    if config.combine == "pooled":
-        evidence = (weights @ activations.reshape(channels, -1)).reshape(height, width)
-    else:
-        evidence = (filtered * activations).sum(axis=0)
-    return Weighted(xp.clip(evidence, 0.0, MAX_MAP), weights)
+    return filtered, weights
 
 
 def _filtered(gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:

@@ -1,4 +1,4 @@
-"""A picture of many explanations at a glance: each photograph beside its overlay, with class and probability."""
+"""Pictures of many explanations at a glance: photographs beside their overlays, or beside their components."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from . import render
 
 #: More would make a picture that few viewers open.
 LIMIT = 60
+#: Of a sheet of components, which has a row for each photograph.
+ROWS = 12
 
 TILE = 224
 GAP = 6  # between a photograph and its overlay
@@ -36,6 +38,13 @@ class Entry(NamedTuple):
     label: str
     probability: float | None
     caption: str
+
+
+class Row(NamedTuple):
+    """An entry and the groups of channels of its map: overlay, share of the evidence, number of channels."""
+
+    entry: Entry
+    groups: Sequence[tuple[Image.Image, float, int]]
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -77,6 +86,43 @@ def draw(entries: Sequence[Entry], *, title: str, subtitle: str, alarm: str = ""
         pen.text((x, y), _shortened(pen, entry.label, _font(20, bold=True), room), INK, _font(20, bold=True))
         pen.text((x + width, y), share, INK, _font(20), anchor="ra")
         pen.text((x, y + 28), _shortened(pen, entry.caption, _font(15), width), FAINT, _font(15))
+    return sheet
+
+
+def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: str = "") -> Image.Image:
+    """A sheet with a row for each photograph: itself, its overlay, and the overlays of its groups.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        At least one; images of the size that :func:`thumbnail` gives.
+    title, subtitle, alarm : str
+        As for :func:`draw`.
+
+    Returns
+    -------
+    RGB image
+    """
+    width, height = TILE + GAP, TILE + CAPTION
+    columns = 2 + max(len(row.groups) for row in rows)
+    size = (columns * width - GAP + 2 * SPACE, len(rows) * (height + GAP) + HEADER + SPACE // 2)
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _head(sheet, pen, title, subtitle, alarm)
+    for i, (entry, groups) in enumerate(rows):
+        count = f"{len(groups)} group{'s' * (len(groups) != 1)}"
+        share = "" if entry.probability is None else f"{entry.probability:.1%}, "
+        tiles = [
+            (entry.photograph, entry.label, share + entry.caption),
+            (entry.overlay, "all evidence", f"{sum(group[1] for group in groups):.0%} of it in {count}"),
+            *((overlay, f"{share:.0%}", f"{n} channel{'s' * (n != 1)}") for overlay, share, n in groups),
+        ]
+        for j, (image, says, more) in enumerate(tiles):
+            x, y = SPACE + j * width, HEADER + i * (height + GAP)
+            sheet.paste(image, (x, y))
+            y += TILE + 10
+            pen.text((x, y), _shortened(pen, says, _font(20, bold=True), TILE), INK, _font(20, bold=True))
+            pen.text((x, y + 28), _shortened(pen, more, _font(15), TILE), FAINT, _font(15))
     return sheet
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from . import engines, layers, targets
 from .capture import capture
 from .config import Config
-from .explanation import Explanation
+from .explanation import Explanation, Origin
 from .functional import check_config, compute
 from .guard import check_model
 from .layers import TargetLayer
@@ -148,6 +148,7 @@ class CFCAM:
             layers=plan.layers,
             config=config,
             size=(images.shape[-2], images.shape[-1]),
+            origin=Origin(self.model, targets.Request(captured.indices, request.scores)),
         )
 
     def _choose(self, images: torch.Tensor) -> _Plan:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from . import bridge, export, render
 from .config import Config
 from .layers import TargetLayer
+from .targets import Request
+
+if TYPE_CHECKING:
+    from .components import Component
+
+
+class Origin(NamedTuple):
+    """What it takes to look at the same images again: the model, and what was explained."""
+
+    model: nn.Module
+    request: Request
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +57,8 @@ class Explanation:
         What was computed.
     size : (int, int)
         H and W of the images.
+    origin : Origin or None
+        For :meth:`components`; holds no activations and no images.
     """
 
     raw_maps: torch.Tensor
@@ -56,6 +70,7 @@ class Explanation:
     layers: tuple[TargetLayer, ...]
     config: Config
     size: tuple[int, int]
+    origin: Origin | None = field(default=None, repr=False)
 
     @cached_property
     def maps(self) -> torch.Tensor:
@@ -74,6 +89,15 @@ class Explanation:
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
         """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`."""
         return render.overlay(self.maps, images, alpha=alpha, colormap=colormap)
+
+    def components(self, images: torch.Tensor, top: int = 4) -> list[list[Component]]:
+        """Which groups of channels carry the evidence, and where each sees it, strongest first, for each image.
+
+        `images` are those explained; they go through the model once more. See :func:`cfcam_gpu.components.decompose`.
+        """
+        from . import components  # SciPy and scikit-learn, which not everyone who holds an explanation has loaded
+
+        return components.decompose(self, images, top)
 
     def save(
         self,

@@ -94,10 +94,11 @@ def save(
     return files
 
 
-def file_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
+def file_names(names: Iterable[str], *, taken: Iterable[str] = (), endings: Sequence[str] = ("",)) -> list[str]:
     """Distinct file names, without suffix, that stay in their folder: one for each of `names`, the same every time.
 
-    Distinct without regard to case, as some file systems see it. `taken` are not given out.
+    Distinct without regard to case, as some file systems see it, whichever of `endings` follows. `taken` are not given
+    out.
     """
     used = {name.casefold() for name in taken}
     result = []
@@ -106,10 +107,10 @@ def file_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
         # 150 bytes leave room for a number, a suffix and the temporary name within the usual 255.
         plain = plain.encode()[:150].decode(errors="ignore").strip(".") or "unnamed"
         candidate, count = plain, 1
-        while candidate.casefold() in used:
+        while any((candidate + ending).casefold() in used for ending in endings):
             count += 1
             candidate = f"{plain}-{count}"
-        used.add(candidate.casefold())
+        used.update((candidate + ending).casefold() for ending in endings)
         result.append(candidate)
     return result
 

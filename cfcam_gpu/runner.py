@@ -11,7 +11,8 @@ from typing import NamedTuple, cast
 import torch
 from PIL import Image
 
-from . import contact_sheet, engines, export, models, photos
+from . import contact_sheet, engines, export, models, photos, render
+from .components import REST, Component
 from .config import Config
 from .explainer import CFCAM
 from .explanation import Explanation
@@ -19,6 +20,9 @@ from .layers import TargetLayer
 from .models import Model
 
 SHEET = "contact_sheet.png"
+COMPONENTS = "components.png"
+#: Of the name of a photograph's own picture of its components, before the suffix.
+COMPONENTS_ENDING = ".components"
 
 #: What an explanation of a photograph may fail with: non-finite activations, memory that runs out, a model's own error.
 _FAILURES = (TypeError, ValueError, RuntimeError)
@@ -46,6 +50,8 @@ class Job:
     device : {"auto", "cpu", "cuda"}
     batch_size : int
     overwrite : bool
+    components : int or None
+        How many groups of channels to show of each photograph.
     """
 
     paths: Sequence[Path]
@@ -59,6 +65,7 @@ class Job:
     device: str = "auto"
     batch_size: int = 8
     overwrite: bool = False
+    components: int | None = None
 
 
 class _Photograph(NamedTuple):
@@ -89,6 +96,7 @@ class Run:
     records: list[export.Record] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     entries: list[contact_sheet.Entry] = field(default_factory=list)
+    rows: list[contact_sheet.Row] = field(default_factory=list)
 
     @property
     def where(self) -> str:
@@ -119,6 +127,8 @@ class Run:
         if self.entries:
             with export.replacing(self.sheet) as file:
                 self._draw().save(file, format="PNG")
+        if self.rows:
+            self._save_components(self.rows, self.job.out / COMPONENTS)
 
     def _explain_batch(self, files: Sequence[Path], stems: Sequence[str]) -> None:
         batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
@@ -135,8 +145,8 @@ class Run:
                 found.append((self._explain([photograph]), [photograph]))
             except _FAILURES as error:
                 self.failed.append((photograph.file, str(error)))
-        for result, explained in found:
-            self._write(result, explained)
+        for (result, components), explained in found:
+            self._write(result, components, explained)
 
     def _read(self, file: Path, stem: str) -> _Photograph | None:
         try:
@@ -145,28 +155,69 @@ class Run:
             self.failed.append((file, str(error)))
             return None
 
-    def _explain(self, batch: Sequence[_Photograph]) -> Explanation:
+    def _explain(self, batch: Sequence[_Photograph]) -> tuple[Explanation, list[list[Component]]]:
         pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
-        return self.explain(self.model.preparation.normalize(pixels), self.target)
+        images = self.model.preparation.normalize(pixels)
+        result = self.explain(images, self.target)
+        return result, result.components(images, self.job.components) if self.job.components else []
 
-    def _write(self, result: Explanation, batch: Sequence[_Photograph]) -> None:
+    def _write(
+        self, result: Explanation, components: Sequence[Sequence[Component]], batch: Sequence[_Photograph]
+    ) -> None:
         pixels = torch.stack([photograph.pixels for photograph in batch])
         overlays = result.overlay(pixels.to(self.device)).cpu().numpy()
         stems = [photograph.stem for photograph in batch]
         found = export.write(result, self.job.out, stems, overlays=overlays, class_names=self.class_names)
         about = {"model": self.job.model, "engine": self.engine, "preset": self.job.preset}
-        for photograph, overlay, record in zip(batch, overlays, found):
-            self.records.append({"file": str(photograph.file), **record, **about})
+        for i, (photograph, overlay, record) in enumerate(zip(batch, overlays, found)):
+            entry = contact_sheet.Entry(
+                photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
+                overlay=contact_sheet.thumbnail(overlay),
+                label=record["class"] + (" (empty map)" if record["empty"] else ""),
+                probability=record["probability"],
+                caption=photograph.file.name,
+            )
             if len(self.entries) < contact_sheet.LIMIT:
-                self.entries.append(
-                    contact_sheet.Entry(
-                        photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
-                        overlay=contact_sheet.thumbnail(overlay),
-                        label=record["class"] + (" (empty map)" if record["empty"] else ""),
-                        probability=record["probability"],
-                        caption=photograph.file.name,
-                    )
-                )
+                self.entries.append(entry)
+            if components:
+                record = {**record, **self._write_components(entry, components[i], photograph)}
+            self.records.append({"file": str(photograph.file), **record, **about})
+
+    def _write_components(
+        self, entry: contact_sheet.Entry, components: Sequence[Component], photograph: _Photograph
+    ) -> export.Record:
+        """Draw a photograph's components, and say what they are."""
+        groups = [component for component in components if component.name != REST]
+        drawn = []
+        for component in groups:
+            overlay = render.overlay(component.map[None].cpu(), photograph.pixels[None])[0].numpy()
+            drawn.append((contact_sheet.thumbnail(overlay), component.share, len(component.channels)))
+        row = contact_sheet.Row(entry, drawn)
+        if len(self.rows) < contact_sheet.ROWS:
+            self.rows.append(row)
+        file = f"{photograph.stem}{COMPONENTS_ENDING}.png"
+        self._save_components([row], self.job.out / file)
+        return {
+            "components_overlay": file,
+            "components": [
+                {"name": component.name, "share": component.share, "channels": component.channels.tolist()}
+                for component in components
+            ],
+        }
+
+    def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path) -> None:
+        sheet = contact_sheet.draw_components(
+            rows,
+            title=f"CF-CAM of {self.job.model}, by groups of channels",
+            subtitle=f"{self.job.preset} preset, {self.engine} engine; {self.where}",
+            alarm=self._alarm,
+        )
+        with export.replacing(path) as file:
+            sheet.save(file, format="PNG")
+
+    @property
+    def _alarm(self) -> str:
+        return "" if self.model.trained else "Random weights: these maps mean nothing"
 
     def _draw(self) -> Image.Image:
         shown, there = len(self.entries), len(self.records)
@@ -175,7 +226,7 @@ class Run:
             self.entries,
             title=f"CF-CAM of {self.job.model}",
             subtitle=f"{count}; {self.job.preset} preset, {self.engine} engine; {self.where}",
-            alarm="" if self.model.trained else "Random weights: these maps mean nothing",
+            alarm=self._alarm,
         )
 
 
@@ -192,8 +243,14 @@ def check(job: Job) -> Run:
         If model, weights, layer, target, engine or device can't be what is meant; the message says why.
     """
     files = photos.find(job.paths, skip=job.out)
-    stems = export.file_names((file.stem for file in files), taken=[Path(SHEET).stem])
-    export.check_free([*export.outputs(job.out, stems, overlays=True), job.out / SHEET], overwrite=job.overwrite)
+    sheets, endings = [SHEET], [""]
+    if job.components:
+        sheets, endings = [SHEET, COMPONENTS], ["", COMPONENTS_ENDING]
+    taken = [Path(name).stem for name in sheets]
+    stems = export.file_names((file.stem for file in files), taken=taken, endings=endings)
+    pictures = [f"{stem}{ending}.png" for stem in stems for ending in endings[1:]] + sheets
+    outputs = [*export.outputs(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
+    export.check_free(outputs, overwrite=job.overwrite)
 
     device = _device(job.device)
     engine = cast(ModuleType, engines.choose(job.engine, device)).__name__.rpartition(".")[2]

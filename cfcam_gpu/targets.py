@@ -68,7 +68,7 @@ def read(target: Target, batch: int) -> Request:
     if indices.ndim > 2 or indices.numel() == 0:
         raise ValueError(f"target: expected (B,) or (B, T) class indices; got shape {tuple(indices.shape)}")
     _check_rows(len(indices), batch)
-    return Request(indices=indices.long())
+    return Request(indices=indices.to(torch.int64, copy=True))  # the caller's own may change later
 
 
 def _as_tensor(target: Any) -> torch.Tensor:

@@ -78,9 +78,10 @@ def demo(tmp_path_factory):
 
 def test_the_demo_explains_the_samples_as_the_library_does(demo):
     result, out = demo
-    assert set(contents(out)) == {f"{name}.{kind}" for name in SAMPLES for kind in ("npy", "png")} | {
+    assert set(contents(out)) == {f"{name}.{kind}" for name in SAMPLES for kind in ("npy", "png", "components.png")} | {
         "explanations.jsonl",
         "contact_sheet.png",
+        "components.png",
     }
     names, images = photographs()
     chosen = images[[names.index(name) for name in SAMPLES]]
