@@ -150,7 +150,7 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
     return [_apportioned(channels, raw) for channels, raw in zip(signed, explanation.raw_maps.cpu().double().numpy())]
 
 
-def group(parts: Floats, config: Config) -> NDArray[np.int64]:
+def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArray[np.int64]:
     """The number of each channel's group, 0 the one of most evidence; -1 for channels without evidence.
 
     Parameters
@@ -159,6 +159,8 @@ def group(parts: Floats, config: Config) -> NDArray[np.int64]:
         From :func:`evidence`.
     config : Config
         Its filter is used.
+    likeness : float in [0, 1]
+        The mean cosine similarity within groups.
 
     Returns
     -------
@@ -173,14 +175,14 @@ def group(parts: Floats, config: Config) -> NDArray[np.int64]:
     if config.sigma > 0:
         patterns = cast(Floats, PRIMITIVES.gaussian(patterns, config.sigma, config.boundary))
     patterns = patterns.reshape(members.size, -1)
-    found = _alike(patterns / np.linalg.norm(patterns, axis=1, keepdims=True))
+    found = _alike(patterns / np.linalg.norm(patterns, axis=1, keepdims=True), likeness)
     # `minlength` has no say, and sums in the channels' order, so equal shares keep the order of their first channels.
     order = np.argsort(-np.bincount(found, shares[members]), kind="stable")
     numbers[members] = np.argsort(order)[found]
     return numbers
 
 
-def _alike(patterns: Floats) -> NDArray[np.int64]:
+def _alike(patterns: Floats, likeness: float) -> NDArray[np.int64]:
     """Numbers of the groups of (N, D) unit vectors, in the order of their first members."""
     count = len(patterns)
     if count == 1:
@@ -189,7 +191,7 @@ def _alike(patterns: Floats) -> NDArray[np.int64]:
     # A merge at height t adds t^2 / 2 to the squared distances from the groups' means. Of unit vectors these are on
     # average 1 minus the cosine similarity within a group, each vector's with itself included.
     apart = np.cumsum(tree[:, 2] ** 2 / 2) / count
-    merges = np.searchsorted(apart, 1 - LIKENESS, side="right")
+    merges = np.searchsorted(apart, 1 - likeness, side="right")
     found = hierarchy.cut_tree(tree, n_clusters=count - merges)[:, 0]
     return np.unique(found, return_inverse=True)[1]
 

@@ -111,9 +111,9 @@ def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: st
     _head(sheet, pen, title, subtitle, alarm)
     for i, (entry, groups) in enumerate(rows):
         count = f"{len(groups)} group{'s' * (len(groups) != 1)}"
-        share = "" if entry.probability is None else f"{entry.probability:.1%}, "
+        probability = "" if entry.probability is None else f"{entry.probability:.1%}, "
         tiles = [
-            (entry.photograph, entry.label, share + entry.caption),
+            (entry.photograph, entry.label, probability + entry.caption),
             (entry.overlay, "all evidence", f"{sum(group[1] for group in groups):.0%} of it in {count}"),
             *((overlay, f"{share:.0%}", f"{n} channel{'s' * (n != 1)}") for overlay, share, n in groups),
         ]

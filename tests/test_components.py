@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from cfcam_gpu import CFCAM, Config, components, contact_sheet
+from cfcam_gpu import CFCAM, Config, components, contact_sheet, render
 from cfcam_gpu.cli import app
 from cfcam_gpu.cluster_filter import channel_evidence, weigh
 from cfcam_gpu.engines.cpu import PRIMITIVES
@@ -129,7 +129,8 @@ def test_components_are_ordered_and_drawn_as_maps_are(images, explained):
         assert shares == sorted(shares, reverse=True)
         for component in one:
             assert component.raw_map.shape == result.raw_maps.shape[1:]
-            assert component.map.shape == result.maps.shape[1:]
+            shown = render.upsample(component.raw_map, (224, 224), saturation=0.3)
+            assert torch.equal(component.map, shown)
             assert component.map.dtype == component.raw_map.dtype == torch.float32
             assert 0 <= component.map.min() <= component.map.max() == 1
             assert component.overlay.shape == (*result.maps.shape[1:], 3)
@@ -314,5 +315,6 @@ def test_photographs_called_like_pictures_of_components_stay_apart(album, tmp_pa
     assert run("explain", album, "--model", "tests.albums:small", "--out", out, "--components", 1).exit_code == 0
     lines = [json.loads(line) for line in (out / "explanations.jsonl").read_text().splitlines()]
     files = [line[kind] for line in lines for kind in ("map", "overlay", "components_overlay")]
-    assert len(set(files)) == len(files) == 18
-    assert set(contents(out)) == {*files, "explanations.jsonl", "contact_sheet.png", "components.png"}
+    others = ["explanations.jsonl", "contact_sheet.png", "components.png"]
+    assert len({*files, *others}) == 18 + 3
+    assert set(contents(out)) == {*files, *others}

@@ -96,3 +96,10 @@ def test_classes_need_a_row_of_logits_for_each_image():
 def test_a_callable_without_a_scalar_is_refused(score, error, message):
     with pytest.raises(error, match=message):
         targets.resolve(targets.read(score, 2), LOGITS)
+
+
+def test_what_the_caller_does_to_a_tensor_later_changes_nothing():
+    chosen = torch.tensor([1, 2])
+    request = targets.read(chosen, 2)
+    chosen[:] = 0
+    assert request.indices.tolist() == [1, 2]
