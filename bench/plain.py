@@ -16,18 +16,8 @@ from cfcam_gpu import Config
 
 Floats = NDArray[np.float64]
 
-#: What this derivation covers beside `dead_threshold` and `weighting`, the two that the presets set differently.
-_COVERED = {
-    "importance": "activation",
-    "dominant_percentile": 75.0,
-    "distance": "euclidean",
-    "eps_rule": "pair_percentile",
-    "eps_percentile": 25.0,
-    "min_samples": 0.05,
-    "sigma": 1.0,
-    "boundary": "reflect",
-    "combine": "pooled",
-}
+#: What this derivation covers: what the presets set, and of that only the options they differ in vary.
+_PRESETS = (Config(), Config.paper(), Config.two_level())
 
 
 class Plain(NamedTuple):
@@ -45,33 +35,24 @@ def grad_cam(activations: Floats, gradients: Floats) -> Floats:
 
 
 def cf_cam(activations: Floats, gradients: Floats, config: Config) -> Plain:
-    """The five steps of arXiv:2504.00060 for one image, (C, h, w).
+    """The five steps of arXiv:2504.00060 for one image, (C, h, w), or of two levels' finer one.
 
     Raises
     ------
     NotImplementedError
-        If `config` asks for what is not written out here: a gate must not pass on something else.
+        If `config` is no preset: a gate must not pass on something else.
     """
-    for name, value in _COVERED.items():
-        if getattr(config, name) != value:
-            raise NotImplementedError(f"bench.plain covers {name}={value!r} only; got {getattr(config, name)!r}")
-    if config.dead_threshold not in (None, 0.0):
-        raise NotImplementedError(f"bench.plain covers dead_threshold None and 0; got {config.dead_threshold!r}")
-
-    channels = len(activations)
-    points = activations.reshape(channels, -1)
-    labels = np.full(channels, -3)
-    norms = np.sqrt(np.square(points).sum(axis=1))
-    alive = np.arange(channels) if config.dead_threshold is None else np.flatnonzero(norms)
-    dominant = norms[alive] >= _percentile(np.sort(norms[alive]), 75.0)
-    labels[alive[dominant]] = -2
-    rest = alive[~dominant]
-    labels[rest], eps = _dbscan(points[rest], max(2, int(0.05 * len(rest))))
+    if config not in _PRESETS:
+        raise NotImplementedError(f"bench.plain covers the presets only; got {config}")
+    labels, eps = _labels(activations, gradients, config)
+    if config.levels == 2:
+        evidence = _above_noise(gradients, labels, config) * activations
+        return Plain(evidence.sum(axis=0), labels, eps)
 
     filtered = np.zeros_like(gradients)
     filtered[labels == -2] = gradients[labels == -2]
     for cluster in range(labels.max() + 1):
-        filtered[labels == cluster] = _smooth(gradients[labels == cluster].mean(axis=0))
+        filtered[labels == cluster] = _smooth(gradients[labels == cluster].mean(axis=0), config.sigma, "symmetric")
     weights = filtered.mean(axis=(1, 2))
     if config.weighting == "softmax":
         valid = (labels == -2) | (labels >= 0)
@@ -80,19 +61,49 @@ def cf_cam(activations: Floats, gradients: Floats, config: Config) -> Plain:
     return Plain(np.maximum((weights[:, None, None] * activations).sum(axis=0), 0.0), labels, eps)
 
 
-def _dbscan(points: Floats, min_samples: int) -> tuple[NDArray[np.int64], float]:
-    """Labels of `points` (N, D) and the radius: the 25th percentile of the distances of all ordered pairs i != j."""
-    count = len(points)
-    distances = np.zeros((count, count))
-    for i in range(count):
-        distances[i, i + 1 :] = np.sqrt(np.square(points[i + 1 :] - points[i]).sum(axis=1))
-    pairs = np.sort(distances[np.triu_indices(count, 1)])
-    eps = max(_percentile(np.repeat(pairs, 2), 25.0), 1e-5)
-    near = distances + distances.T <= eps
-    core = near.sum(axis=1) >= min_samples
-    labels = np.full(count, -1)
+def gate(fine: Floats, coarse: Floats, constant: float) -> Floats:
+    """Maps (B, h, w) of the finer layer where Grad-CAM of the coarser one (B, h', w') sees the target, too."""
+    seen = scale(resize(scale(coarse, from_minimum=False), fine.shape[1:]), from_minimum=False)
+    return fine * seen**2 / (seen**2 + constant)
+
+
+def _labels(activations: Floats, gradients: Floats, config: Config) -> tuple[NDArray[np.int64], float]:
+    channels = len(activations)
+    points = activations.reshape(channels, -1)
+    labels = np.full(channels, -3)
+    norms = np.sqrt(np.square(points).sum(axis=1))
+    least = -1.0 if config.dead_threshold is None else config.dead_threshold * norms.max()
+    alive = np.flatnonzero(norms > least)
+    importance = norms[alive]
+    if config.importance == "contribution":
+        importance = importance * np.abs(gradients[alive].mean(axis=(1, 2)))
+    dominant = importance >= _percentile(np.sort(importance), config.dominant_percentile)
+    labels[alive[dominant]] = -2
+    rest = alive[~dominant]
+    points = points[rest] / norms[rest, None] if config.distance == "unit_norm" else points[rest]
+    distances = np.zeros((len(rest), len(rest)))
+    for i, point in enumerate(points):
+        distances[i, i + 1 :] = np.sqrt(np.square(points[i + 1 :] - point).sum(axis=1))
+    distances += distances.T
+    if config.eps_rule == "pair_percentile":
+        # Of all ordered pairs, in which every distance stands twice.
+        pairs = np.sort(distances[np.triu_indices(len(rest), 1)])
+        eps = _percentile(np.repeat(pairs, 2), config.eps_percentile)
+        least_near = max(2, int(config.min_samples * len(rest)))
+    else:
+        eps = float(np.median(np.sort(distances, axis=1)[:, config.eps_neighbor - 1]))
+        least_near = int(config.min_samples)
+    eps = max(eps, 1e-5)
+    labels[rest] = _dbscan(distances <= eps, least_near)
+    return labels, eps
+
+
+def _dbscan(near: NDArray[np.bool_], least: int) -> NDArray[np.int64]:
+    """Clusters of points (N,), given which are near each other, themselves included."""
+    core = near.sum(axis=1) >= least
+    labels = np.full(len(near), -1)
     cluster = 0
-    for seed in range(count):
+    for seed in range(len(near)):
         if labels[seed] >= 0 or not core[seed]:
             continue
         labels[seed] = cluster
@@ -103,7 +114,22 @@ def _dbscan(points: Floats, min_samples: int) -> tuple[NDArray[np.int64], float]
                 if core[j]:
                     queue.append(j)
         cluster += 1
-    return labels, eps
+    return labels
+
+
+def _above_noise(gradients: Floats, labels: NDArray[np.int64], config: Config) -> Floats:
+    """What of the smoothed gradients (C, h, w) exceeds the noise left in them, told by cluster from the residual."""
+    taps = _taps(config.sigma)
+    squares, centre = np.square(taps).sum() ** 2, taps.max() ** 2
+    smooth = np.stack([_smooth(gradient, config.sigma, "constant") for gradient in gradients])
+    inside = _smooth(np.ones(gradients.shape[1:]), config.sigma, "constant")
+    left = np.square(gradients - smooth / inside).mean(axis=(1, 2)) * squares / (1 - 2 * centre + squares)
+    for label in range(-1, labels.max() + 1):
+        if (labels == label).any():
+            left[labels == label] = left[labels == label].mean()
+    above = np.maximum(smooth - config.noise_floor * np.sqrt(left)[:, None, None], 0.0)
+    above[labels == -3] = 0.0
+    return above
 
 
 def _percentile(ascending: Floats, percent: float) -> float:
@@ -113,12 +139,18 @@ def _percentile(ascending: Floats, percent: float) -> float:
     return float(ascending[low] + (ascending[high] - ascending[low]) * (rank - low))
 
 
-def _smooth(image: Floats) -> Floats:
-    """A Gaussian of one pixel, taps out to 4, the image mirrored at its borders; rows, then columns."""
-    taps = np.exp(-0.5 * np.square(np.arange(-4.0, 5.0)))
-    taps /= taps.sum()
+def _taps(sigma: float) -> Floats:
+    reach = int(4 * sigma + 0.5)
+    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma))
+    return taps / taps.sum()
+
+
+def _smooth(image: Floats, sigma: float, beyond: str) -> Floats:
+    """A Gaussian, taps out to 4 sigma; `beyond` the borders as ``numpy.pad`` has it. Rows, then columns."""
+    taps = _taps(sigma)
+    reach = len(taps) // 2
     for _ in range(2):
-        wide = np.pad(image, ((4, 4), (0, 0)), mode="symmetric")
+        wide = np.pad(image, ((reach, reach), (0, 0)), mode=beyond)
         image = sum(tap * wide[k : k + len(image)] for k, tap in enumerate(taps)).T
     return image
 
