@@ -168,22 +168,21 @@ def _table(evaluation: Evaluation) -> dict[str, Any]:
     lines = {(line.metric, line.method): line for line in evaluation.table}
     metrics = evaluation.metrics
     better = {line.metric: line.better for line in evaluation.table}
+    # A method that a metric doesn't apply to has none.
+    images = {name: max(lines[name, method].images for method in evaluation.methods) for name in metrics}
     return {
         "suite": evaluation.suite,
         "question": words.SUITES.get(evaluation.suite, ""),
         "reference": words.NAMES.get(evaluation.reference, evaluation.reference),
-        "images": max(line.images for line in evaluation.table),
         "failed": any(line.errors for line in evaluation.table),
         "rows_file": evaluation.path.with_suffix(".parquet").name,
-        "metrics": [{"words": words.metric(name), "better": better[name]} for name in metrics],
+        "metrics": [{"words": words.metric(name), "better": better[name], "images": images[name]} for name in metrics],
         "methods": [
             {
                 "name": name,
                 "reference": name == evaluation.reference,
                 "layers": " and ".join(layers),
-                "cells": [
-                    cell(lines[metric, name]) if (metric, name) in lines else Cell(None, "") for metric in metrics
-                ],
+                "cells": [cell(lines[metric, name]) for metric in metrics],
             }
             for name, layers in evaluation.methods.items()
         ],

@@ -169,9 +169,13 @@ def _check_distinct(evaluations: Sequence[Evaluation]) -> None:
 
 def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
     methods = {name: tuple(map(_text, layers)) for name, layers in content["methods"].items()}
-    table = tuple(_summary(line, methods) for line in content["table"])
-    if not table:
-        raise ValueError("its table is empty")
+    table = tuple(_summary(line) for line in content["table"])
+    if not methods or not table:
+        raise ValueError("its methods or its table are empty")
+    lines = [(line.metric, line.method) for line in table]
+    wanted = {(line.metric, name) for line in table for name in methods}
+    if len(lines) != len(wanted) or set(lines) != wanted:
+        raise ValueError("its table has not one line for each metric and method")
     fractions = tuple(map(_number, content.get("fractions", ())))
     curves = {
         metric: {name: None if ys is None else tuple(map(_number, ys)) for name, ys in by_method.items()}
@@ -197,15 +201,13 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
     )
 
 
-def _summary(line: Mapping[str, Any], methods: Mapping[str, Any]) -> Summary:
+def _summary(line: Mapping[str, Any]) -> Summary:
     if line["better"] not in ("high", "low"):
         raise ValueError(f"better: expected high or low; got {line['better']!r}")
-    if line["method"] not in methods:
-        raise ValueError(f"method: {line['method']!r} is not among its methods")
     return Summary(
         _text(line["metric"]),
         line["better"],
-        line["method"],
+        _text(line["method"]),
         int(_number(line["images"])),
         int(_number(line["errors"])),
         _interval(line["mean"]),
