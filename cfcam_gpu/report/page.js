@@ -89,6 +89,17 @@ function plain(model, name) {
   return new DOMParser().parseFromString(model.styles[name].label, "text/html").documentElement.textContent;
 }
 
+// Text in lines of at most so many letters, broken between words.
+function wrapped(text, letters) {
+  const lines = [];
+  for (const word of text.split(" ")) {
+    const last = lines.length - 1;
+    if (last >= 0 && lines[last].length + 1 + word.length <= letters) lines[last] += " " + word;
+    else lines.push(word);
+  }
+  return lines.join("<br>");
+}
+
 // A point for each of `points` {key, markup, style, ours, hollow}, at x.values[key] and y.values[key], each [value, low, high].
 function scatter(canvas, points, hidden, x, y) {
   const bars = (values, color) => ({
@@ -106,9 +117,10 @@ function scatter(canvas, points, hidden, x, y) {
     xref: "paper", yref: "paper", x: right ? 1 : 0, y: top ? 1 : 0, ax: right ? -34 : 34, ay: top ? 34 : -34,
     text: "better", arrowhead: 2, arrowcolor: colour("--faint"), font: { color: colour("--faint") },
   };
-  const told = (given) =>
-    given.axis + (canvas.clientWidth < 500 ? "<br>(" : " (") + (given.better === "high" ? "higher" : "lower") + " is better)";
-  draw(canvas, traces, axis(told(x)), axis(told(y)), { annotations: [corner] });
+  // A letter takes about 8 pixels; the labels of the other axis about 60.
+  const told = (given, room) =>
+    wrapped(given.axis + " (" + (given.better === "high" ? "higher" : "lower") + " is better)", (room - 60) / 8);
+  draw(canvas, traces, axis(told(x, canvas.clientWidth)), axis(told(y, canvas.clientHeight)), { annotations: [corner] });
 }
 
 function against(plot, model, across) {
