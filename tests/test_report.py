@@ -435,7 +435,8 @@ def drawn(plot, selector):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_draws_it(visit, made, width):
     tab = visit(made / "page.html", width=width)
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # A phone's innerWidth grows with what overflows.
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("[...document.images].map(x => x.naturalWidth)") == [224] * 3 * (1 + len(METHODS))
     curves, metrics, by_latency = tab.locator(".plot").all()
     assert drawn(curves, ".scatterlayer .js-line") == 2 * len(METHODS)
@@ -525,5 +526,5 @@ def test_a_browser_shows_hostile_names_as_text(visit, hostile):
     plot = tab.locator(".plot[data-kind=metrics]")
     plot.locator("select[data-axis=across]").select_option(HOSTILE + "m")
     assert "</script><img src=x" in plot.locator(".xtitle").text_content()
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.evaluate("document.images.length") == 4
