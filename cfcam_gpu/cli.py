@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``demo``, ``info`` and ``bench``.
+"""The command line: ``cfcam-gpu explain``, ``demo``, ``info``, ``bench`` and ``report``.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from .evaluation.command import bench
+from .report.command import report
 
 if TYPE_CHECKING:
     from .runner import Run
@@ -173,6 +174,9 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
 
 app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work.")(
     bench
+)
+app.command(epilog="Exit status: 0 all drawn; 1 some maps failed, each named; 2 bad usage, found before any work.")(
+    report
 )
 
 

@@ -239,6 +239,16 @@ def test_faithfulness_is_that_of_the_metrics(folder, tmp_path):
         found = list(values(rows, "layercam-fine", metric).values())
         assert found == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-3), metric
     assert summary["options"]["step"] == 8000
+    fractions = summary["fractions"]
+    assert fractions == [*(8000 * i / 224**2 for i in range(7)), 1]
+    for metric, given in (("insertion", metrics.insertion), ("deletion", metrics.deletion)):
+        curve = given(model, images, maps, classes[:, 0], step=8000).scores.mean(dim=0)
+        found = summary["curves"][f"{metric}_auc"]
+        assert list(found) == ["gradcam", "layercam-fine"]
+        assert found["layercam-fine"] == pytest.approx((100 * curve).tolist(), rel=1e-3, abs=1e-3)
+        for line in (one for one in summary["table"] if one["metric"] == f"{metric}_auc"):
+            area = np.trapezoid(found[line["method"]], fractions)
+            assert area == pytest.approx(line["mean"]["mean"], abs=1e-3)
     assert set(summary["versions"]) >= {"torch", "torchmetrics", "pyarrow", "cfcam_gpu"}
 
 
@@ -317,6 +327,15 @@ def test_a_value_that_is_no_number_is_an_error(folder, tmp_path):
     infinite = suites.Measure({"x": "low"}, lambda case: (torch.tensor([math.inf]),))
     case = suites.Case(run.model.module, run.candidates[0], None, None, 0, 0, 1)
     assert run._values(infinite, case) == ["the value is inf"]
+
+
+def test_a_method_that_failed_on_an_image_has_no_mean_curve():
+    curve = metrics.Curve(torch.tensor([1.0]), torch.tensor([[0.0, 3.0]]), torch.tensor([0.0, 1.0]))
+    other = curve._replace(scores=torch.tensor([[2.0, 4.0]]))
+    outcomes = {"a": (curve, other), "b": (curve, "broken")}
+    rows = [table.Row.of(name, str(i), "m", one) for name, pair in outcomes.items() for i, one in enumerate(pair)]
+    assert table.mean_curves(rows) == {"fractions": [0.0, 1.0], "curves": {"m": {"a": [1.0, 3.5], "b": None}}}
+    assert table.mean_curves([table.Row.of("a", "0", "n", 1.0)]) == {}
 
 
 def test_a_summary_by_hand():

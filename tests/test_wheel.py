@@ -57,7 +57,8 @@ def test_what_is_in_it(wheel):
         classes = archive.read("cfcam_gpu/data/imagenet_classes.txt").decode()
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cfcam_gpu").rglob("*.py")}
     inside = {name for name in found if ".dist-info/" not in name}
-    assert inside >= sources | {"cfcam_gpu/py.typed", "cfcam_gpu/data/imagenet_classes.txt"}
+    page = {f"cfcam_gpu/report/{name}" for name in ("template.html", "page.css", "page.js")}
+    assert inside >= sources | page | {"cfcam_gpu/py.typed", "cfcam_gpu/data/imagenet_classes.txt"}
     assert {name.partition("/")[0] for name in inside} == {"cfcam_gpu"}
     assert not [name for name in inside if "__pycache__" in name or "test" in name]
     assert any(name.endswith("/licenses/LICENSE") for name in found)

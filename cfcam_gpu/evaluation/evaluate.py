@@ -16,13 +16,14 @@ import torch
 from .. import export, models
 from ..environment import describe
 from ..guard import logits_of
+from ..metrics import Curve
 from ..models import Model
 from . import data
 from .candidates import Candidate
 from .candidates import find as find_candidates
 from .data import Grid, Sample
 from .suites import CONSTANTS, SUITES, Case, Measure, Subject
-from .table import Row, Summary, summarise, write_rows
+from .table import Row, Summary, mean_curves, summarise, write_rows
 
 #: What the extra "bench" brings.
 PACKAGES = ("pyarrow", "torchmetrics")
@@ -135,7 +136,7 @@ class Run:
         maps = self._maps(candidate, samples) if asks else [None] * len(samples)
         for (subject, _), sample, own, measures in zip(batch, samples, maps, wanted):
             for measure in measures:
-                values: list[float | str]
+                values: Sequence[float | str | Curve]
                 if isinstance(sample, str):
                     values = [sample] * len(measure.metrics)
                 elif isinstance(own, str):
@@ -168,16 +169,23 @@ class Run:
         images, classes = (torch.stack(values) for values in list(zip(*samples))[:2])
         return candidate.maps(self.model.module, images, classes, samples[0].size)
 
-    def _values(self, measure: Measure, case: Case) -> list[float | str]:
+    def _values(self, measure: Measure, case: Case) -> Sequence[float | str | Curve]:
         try:
-            values = [float(value) for value in measure.run(case)]
+            return [_checked(found) for found in measure.run(case)]
         except _FAILURES as error:
             return [_told(error)] * len(measure.metrics)
-        return [value if math.isfinite(value) else f"the value is {value}" for value in values]
+
+
+def _checked(found: torch.Tensor | Curve) -> float | str | Curve:
+    """What a measure found, on the host; a message where it is not finite."""
+    value = float(found.auc if isinstance(found, Curve) else found)
+    if not math.isfinite(value):
+        return f"the value is {value}"
+    return Curve(*(part.cpu() for part in found)) if isinstance(found, Curve) else value
 
 
 def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
-    """Write what :meth:`Run.execute` found: rows as Parquet, their summaries and how they came about as JSON.
+    """Write what :meth:`Run.execute` found: rows as Parquet; summaries, mean curves and how they came about as JSON.
 
     Raises
     ------
@@ -198,6 +206,7 @@ def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
         "methods": {candidate.name: list(candidate.layers) for candidate in run.candidates},
         "reference": job.reference,
         "table": [summary.as_json() for summary in summaries],
+        **mean_curves(rows),
     }
     parquet, summary_file = outputs(job)
     write_rows(parquet, rows)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import metrics
+from ..metrics import Curve
 from ..metrics.robustness import add_gradient_noise
 from .candidates import Candidate
 from .data import Album, Grid, Photograph, Sample
@@ -78,7 +79,7 @@ class Measure:
     metrics : mapping of str
         What `run` returns, in its order, and whether high or low is better.
     run : callable
-        Gets a :class:`Case`; returns one (1,) tensor for each metric.
+        Gets a :class:`Case`; returns for each metric a (1,) tensor, or the curve of one image that it is the area of.
     subjects : callable
         The images of an album that it is measured on.
     needs_maps : bool
@@ -88,7 +89,7 @@ class Measure:
     """
 
     metrics: Mapping[str, Better]
-    run: Callable[[Case], Sequence[torch.Tensor]]
+    run: Callable[[Case], Sequence[torch.Tensor | Curve]]
     subjects: Callable[[Album], Sequence[Subject]] = field(default=_photographs)
     needs_maps: bool = True
     needs_render: bool = False
@@ -99,12 +100,16 @@ def _drop(case: Case) -> Sequence[torch.Tensor]:
     return metrics.confidence_change(*case.given)
 
 
-def _insertion(case: Case) -> Sequence[torch.Tensor]:
-    return (100 * metrics.insertion(*case.given, step=case.step).auc,)
+def _insertion(case: Case) -> Sequence[Curve]:
+    return (_percent(metrics.insertion(*case.given, step=case.step)),)
 
 
-def _deletion(case: Case) -> Sequence[torch.Tensor]:
-    return (100 * metrics.deletion(*case.given, step=case.step).auc,)
+def _deletion(case: Case) -> Sequence[Curve]:
+    return (_percent(metrics.deletion(*case.given, step=case.step)),)
+
+
+def _percent(curve: Curve) -> Curve:
+    return curve._replace(auc=100 * curve.auc, scores=100 * curve.scores)
 
 
 def _adcc(case: Case) -> Sequence[torch.Tensor]:

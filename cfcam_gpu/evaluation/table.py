@@ -11,24 +11,27 @@ import torch
 from rich.table import Table
 
 from .. import export, metrics
-from ..metrics import Interval
+from ..metrics import Curve, Interval
 from .suites import Better
 
 
 class Row(NamedTuple):
-    """One measurement: a value, or why there is none."""
+    """One measurement: a value, or why there is none; and the curve of one image where the value is its area."""
 
     method: str
     image: str
     metric: str
     value: float | None
     error: str | None
+    curve: Curve | None = None
 
     @classmethod
-    def of(cls, method: str, image: str, metric: str, outcome: float | str) -> Row:
-        """A row of what came out: a number, or a message."""
+    def of(cls, method: str, image: str, metric: str, outcome: float | str | Curve) -> Row:
+        """A row of what came out: a number, a curve, or a message."""
         if isinstance(outcome, str):
             return cls(method, image, metric, None, outcome)
+        if isinstance(outcome, Curve):
+            return cls(method, image, metric, float(outcome.auc), None, outcome)
         return cls(method, image, metric, outcome, None)
 
 
@@ -100,6 +103,35 @@ def _whole(values: Mapping[str, float | None]) -> dict[str, float]:
     return there if len(there) == len(values) else {}
 
 
+def mean_curves(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean curves over images, as JSON takes them.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+
+    Returns
+    -------
+    dict
+        ``fractions``: S + 1 shares of pixels changed. ``curves``: for each metric that has curves and each method the
+        mean of its S + 1 scores, to four decimals; None where an image failed. Without curves an empty dict.
+    """
+    found: dict[str, dict[str, list[Curve | None]]] = {row.metric: {} for row in rows if row.curve is not None}
+    for row in rows:
+        if row.metric in found:
+            found[row.metric].setdefault(row.method, []).append(row.curve)
+    curves = {metric: {name: _mean(given) for name, given in by.items()} for metric, by in found.items()}
+    fractions = next((row.curve.fractions.tolist() for row in rows if row.curve is not None), None)
+    return {} if fractions is None else {"fractions": fractions, "curves": curves}
+
+
+def _mean(curves: Sequence[Curve | None]) -> list[float] | None:
+    whole = [curve.scores[0] for curve in curves if curve is not None]
+    if len(whole) < len(curves):
+        return None
+    return [round(value, 4) for value in torch.stack(whole).mean(dim=0).tolist()]
+
+
 def draw(summaries: Sequence[Summary], reference: str) -> Iterator[Table]:
     """The summaries for people, a table for each metric."""
     for (metric, better), group in groupby(summaries, key=lambda one: (one.metric, one.better)):
@@ -122,7 +154,7 @@ def _told(interval: Interval | None, *, sign: str = "") -> tuple[str, str]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as Parquet, a column for each of their fields."""
+    """Write rows as Parquet, a column for each of their fields but the curve, which is left out."""
     import pyarrow
     from pyarrow import parquet
 

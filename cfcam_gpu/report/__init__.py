@@ -1,0 +1,1 @@
+"""One HTML page from files of results: what ``cfcam-gpu report`` makes."""

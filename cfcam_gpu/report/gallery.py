@@ -1,0 +1,164 @@
+"""Photographs beside the maps of all methods, made when the page is."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import models, photos, render
+from ..evaluation.candidates import Candidate
+from ..evaluation.candidates import find as find_candidates
+from ..guard import logits_of
+from ..models import Model
+
+#: Photographs that a page can hold: more would make one that few browsers open.
+LIMIT = 60
+#: Side of an image on the page, in pixels: enough for a phone's screen, a few kilobytes as WebP.
+SIDE = 256
+QUALITY = 80
+
+#: What a map may fail with: not finite, memory that runs out.
+_FAILURES = (TypeError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An overlay, as a data URI; or why there is none. ``empty``: the map has no evidence for the class."""
+
+    method: str
+    source: str | None
+    empty: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photograph as the model sees it, what the model says it is, and the overlays.
+
+    Another kind of row, the clusters that carry the evidence, would stand beside this one, and its part of the template
+    beside that of ``row.tiles``.
+    """
+
+    file: str
+    label: str
+    probability: float
+    source: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A model, its photographs and its methods, ready to be drawn. ``unknown`` are methods that have no map here."""
+
+    model: Model
+    device: torch.device
+    photographs: Sequence[tuple[Path, torch.Tensor]]
+    candidates: Sequence[Candidate]
+    unknown: Sequence[str]
+
+    @property
+    def steps(self) -> int:
+        """How many photographs :meth:`draw` goes through."""
+        return len(self.photographs)
+
+    def draw(self, done: Callable[[int], None]) -> list[Row]:
+        """Explain the predicted class of each photograph; `done` hears of each."""
+        rows = []
+        for path, pixels in self.photographs:
+            rows.append(self._row(path, pixels.to(self.device)))
+            done(1)
+        return rows
+
+    def _row(self, path: Path, pixels: torch.Tensor) -> Row:
+        images = self.model.preparation.normalize(pixels[None])
+        with torch.no_grad():
+            probabilities = logits_of(self.model.module(images)).float().softmax(dim=1)
+        index = int(probabilities.argmax())
+        tiles = tuple(self._tile(candidate, images, pixels, index) for candidate in self.candidates)
+        label = models.class_names(probabilities.shape[1])[index]
+        return Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles)
+
+    def _tile(self, candidate: Candidate, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Tile:
+        classes = torch.tensor([[index]], device=self.device)
+        size = (images.shape[-2], images.shape[-1])
+        try:
+            maps = candidate.maps(self.model.module, images, classes, size)[:, 0]
+        except _FAILURES as error:
+            return Tile(candidate.name, None, error=str(error) or type(error).__name__)
+        return Tile(candidate.name, _uri(render.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
+
+
+def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:
+    """Load a model and photographs, and find whatever keeps them from being explained.
+
+    Parameters
+    ----------
+    spec : str
+        See :func:`cfcam_gpu.models.load`.
+    methods : sequence of str
+        Names of :func:`cfcam_gpu.evaluation.candidates.find`; others become ``unknown``.
+    files : sequence of Path
+        Photographs.
+
+    Raises
+    ------
+    ImportError, TypeError, ValueError, RuntimeError
+        If the model can't be had, has no layers to choose, or a photograph can't be read.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.load(spec)
+    model.module.to(device)
+    photographs = [(path, _pixels(path, model)) for path in files]
+    blank = torch.zeros_like(photographs[0][1], device=device)
+    there: Mapping[str, Candidate] = find_candidates(model.module, model.preparation.normalize(blank[None]))
+    return Gallery(
+        model,
+        device,
+        photographs,
+        [there[name] for name in methods if name in there],
+        [name for name in methods if name not in there],
+    )
+
+
+def find(given: Sequence[Path], *, skip: Path) -> list[Path]:
+    """The photographs of `given`, of the demonstration if none; `skip` is a folder that is not searched.
+
+    Raises
+    ------
+    FileNotFoundError, OSError, ValueError
+        If there are none, or more than :data:`LIMIT`.
+    """
+    if not given:
+        try:
+            return photos.samples()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}, or give --gallery") from None
+    files = photos.find(given, skip=skip)
+    if len(files) > LIMIT:
+        raise ValueError(f"gallery: expected at most {LIMIT} photographs; got {len(files)}")
+    return files
+
+
+def _pixels(path: Path, model: Model) -> torch.Tensor:
+    try:
+        return model.preparation.pixels(photos.read(path))
+    except photos.UnreadableError as error:
+        raise ValueError(f"gallery: {path}: {error}") from None
+
+
+def _uri(pixels: torch.Tensor) -> str:
+    """(H, W, 3) uint8 as a WebP in a data URI."""
+    array: NDArray[np.uint8] = pixels.cpu().numpy()
+    image = Image.fromarray(array)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, format="WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

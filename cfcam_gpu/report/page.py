@@ -1,0 +1,241 @@
+"""The page: checked first, then drawn and written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import __version__, export
+from ..evaluation.table import Summary
+from . import gallery, plots, words
+from .gallery import Gallery
+from .results import Evaluation, Latency, Results, Spread, read
+
+#: What the extra "report" brings.
+PACKAGES = ("jinja2", "plotly")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Parameters
+    ----------
+    results : sequence of Path
+        See :func:`cfcam_gpu.report.results.read`.
+    out : Path
+        The page.
+    photographs : sequence of Path
+        Photographs and folders of them; none is those of the demonstration.
+    title : str
+    overwrite : bool
+    """
+
+    results: Sequence[Path]
+    out: Path
+    photographs: Sequence[Path] = ()
+    title: str = "Class activation maps, measured"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """A job that was found sound, ready to be drawn."""
+
+    job: Job
+    results: Results
+    galleries: tuple[Gallery, ...]
+
+    @property
+    def steps(self) -> int:
+        """How many photographs there are to explain, over all models."""
+        return sum(one.steps for one in self.galleries)
+
+    def write(self, done: Callable[[int], None]) -> list[str]:
+        """Draw and write the page; `done` hears of each photograph.
+
+        Returns
+        -------
+        list of str
+            What failed: the page says it too.
+
+        Raises
+        ------
+        OSError
+            If the page can't be written.
+        """
+        models, failed = [], []
+        for i, (model, found) in enumerate(zip(self.results.models, self.galleries)):
+            rows = found.draw(done)
+            failed += [f"{row.file}: {tile.method}: {tile.error}" for row in rows for tile in row.tiles if tile.error]
+            models.append(_model(f"model-{i + 1}", self.results, model, found, rows))
+        text = _render(self.job.title, self.results, models)
+        self.job.out.parent.mkdir(parents=True, exist_ok=True)
+        with export.replacing(self.job.out) as file:
+            file.write(text.encode())
+        return failed
+
+
+def check(job: Job) -> Report:
+    """Find whatever is wrong with a job before any of it is done.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, OSError
+        If results or photographs are missing, or the page is there already.
+    ImportError, TypeError, ValueError, RuntimeError
+        If a package is not installed, or results, photographs or the models named by results can't be what is meant;
+        the message says why.
+    """
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[report]'")
+    if job.out.is_dir():
+        raise IsADirectoryError(f"out: expected a file; {job.out} is a folder")
+    export.check_free([job.out], overwrite=job.overwrite)
+    results = read(job.results)
+    if job.photographs and not results.models:
+        raise ValueError("gallery: the results are of latency only, so there is no model to explain photographs with")
+    photographs = gallery.find(job.photographs, skip=job.out) if results.models else []
+    galleries = (
+        gallery.check(
+            model, list(dict.fromkeys(name for one in results.of(model) for name in one.methods)), photographs
+        )
+        for model in results.models
+    )
+    return Report(job, results, tuple(galleries))
+
+
+class Cell(NamedTuple):
+    """A method in a metric, in print.
+
+    ``value`` sorts; ``verdict``, against the reference, is "better", "worse" or "".
+    """
+
+    value: float | None
+    mean: str
+    interval: str = ""
+    difference: str = ""
+    verdict: str = ""
+    failed: bool = False
+
+
+def cell(line: Summary) -> Cell:
+    """A line of the table, in print."""
+    if not line.images:
+        return Cell(None, "does not apply")
+    if line.mean is None:
+        return Cell(None, f"{line.errors} of {line.images} failed", failed=True)
+    decimals = words.metric(line.metric).decimals
+    mean, low, high = (_number(value, decimals) for value in line.mean)
+    if line.difference is None:
+        return Cell(line.mean.mean, mean, f"[{low}, {high}]")
+    by, least, most = (_number(value, decimals, sign="+") for value in line.difference)
+    verdict = ""
+    # What rounds to nothing is nothing: some methods are the same but for the last digits of float32.
+    if (line.difference.low > 0 or line.difference.high < 0) and round(line.difference.mean, decimals):
+        verdict = "better" if (line.difference.low > 0) == (line.better == "high") else "worse"
+    return Cell(line.mean.mean, mean, f"[{low}, {high}]", f"{by} [{least}, {most}]", verdict)
+
+
+def _number(value: float, decimals: int, *, sign: str = "") -> str:
+    # Adding 0 makes -0.0 a 0.0.
+    value = round(value, decimals) + 0.0
+    return f"{value:{sign if value else ''}.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _model(identity: str, results: Results, model: str, found: Gallery, rows: Sequence[gallery.Row]) -> dict[str, Any]:
+    evaluations = results.of(model)
+    drawn = plots.of_model(results, model)
+    return {
+        "id": identity,
+        "name": words.MODELS.get(model, model),
+        "trained": all(one.trained for one in evaluations),
+        "rows": rows,
+        "unknown": found.unknown,
+        "device": str(found.device),
+        "tables": [_table(one) for one in evaluations],
+        "plots": drawn,
+        "chosen": plots.chosen(drawn["metrics"]) if drawn["metrics"] else None,
+    }
+
+
+def _table(evaluation: Evaluation) -> dict[str, Any]:
+    lines = {(line.metric, line.method): line for line in evaluation.table}
+    metrics = evaluation.metrics
+    better = {line.metric: line.better for line in evaluation.table}
+    # A method that a metric doesn't apply to has none.
+    images = {name: max(lines[name, method].images for method in evaluation.methods) for name in metrics}
+    return {
+        "suite": evaluation.suite,
+        "question": words.SUITES.get(evaluation.suite, ""),
+        "reference": words.NAMES.get(evaluation.reference, evaluation.reference),
+        "failed": any(line.errors for line in evaluation.table),
+        "rows_file": evaluation.path.with_suffix(".parquet").name,
+        "metrics": [{"words": words.metric(name), "better": better[name], "images": images[name]} for name in metrics],
+        "methods": [
+            {
+                "name": name,
+                "reference": name == evaluation.reference,
+                "layers": " and ".join(layers),
+                "cells": [cell(lines[metric, name]) for metric in metrics],
+            }
+            for name, layers in evaluation.methods.items()
+        ],
+    }
+
+
+def _latency(record: Latency) -> dict[str, Any]:
+    rows = []
+    for name, timing in record.timings.items():
+        known = words.TIMED.get(name, words.Timed(name))
+        memory = "" if timing.memory_mib is None else f"{timing.memory_mib:.0f}"
+        missing = "its maps failed their check" if timing.failed else "not measured"
+        rows.append(
+            {
+                "name": known.name,
+                "missing": missing if timing.milliseconds is None else "",
+                "numbers": (_spread(timing.milliseconds, 0), _spread(timing.over_forward, 2), (memory, "")),
+            }
+        )
+    return {"record": record, "network": words.network(record.network), "rows": rows}
+
+
+def _spread(found: Spread | None, decimals: int) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    median, low, high = (_number(value, decimals) for value in found)
+    return median, f"[{low}, {high}]"
+
+
+def _render(title: str, results: Results, models: Sequence[dict[str, Any]]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=PackageLoader("cfcam_gpu.report", ""),
+    )
+    # Methods keep their order.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    environment.globals["label"] = lambda name: words.NAMES.get(name, name)
+    room = files(__package__)
+    return environment.get_template("template.html").render(
+        title=title,
+        style=Markup(room.joinpath("page.css").read_text(encoding="utf-8")),
+        script=Markup(room.joinpath("page.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()) if models else "",
+        models=models,
+        data={model["id"]: model["plots"] for model in models},
+        latencies=[_latency(record) for record in results.latencies],
+        evaluations=results.evaluations,
+        version=__version__,
+    )

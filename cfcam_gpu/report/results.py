@@ -1,0 +1,266 @@
+"""Files of results: found, read and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from ..evaluation.table import Summary
+from ..metrics import Interval
+
+EXPECTED = "expected a summary that 'cfcam-gpu bench' wrote (SUITE-MODEL.json) or a latency record (*-latency.json)"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A suite on a model: the summary that ``cfcam-gpu bench`` writes.
+
+    ``methods`` has the layers of each; ``curves`` for a metric and a method the mean score at each of ``fractions``.
+    """
+
+    path: Path
+    suite: str
+    model: str
+    trained: bool
+    device: str
+    version: str
+    seed: int
+    reference: str
+    methods: Mapping[str, Sequence[str]]
+    table: Sequence[Summary]
+    fractions: Sequence[float]
+    curves: Mapping[str, Mapping[str, Sequence[float] | None]]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those measured, in their order."""
+        return tuple(dict.fromkeys(line.metric for line in self.table))
+
+
+class Spread(NamedTuple):
+    """Median and quartiles of the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Timing(NamedTuple):
+    """A candidate in a latency record. None where it was not measured: it failed its check, or there was no peer."""
+
+    milliseconds: Spread | None
+    over_forward: Spread | None
+    memory_mib: float | None
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A network in a latency record: what each candidate took of one machine."""
+
+    path: Path
+    network: str
+    layer: str
+    machine: str
+    date: str
+    version: str
+    batch: int
+    timings: Mapping[str, Timing]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was read."""
+
+    evaluations: tuple[Evaluation, ...]
+    latencies: tuple[Latency, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models that were evaluated, in the files' order."""
+        return tuple(dict.fromkeys(one.model for one in self.evaluations))
+
+    def of(self, model: str) -> tuple[Evaluation, ...]:
+        """The evaluations of a model."""
+        return tuple(one for one in self.evaluations if one.model == model)
+
+
+def read(paths: Sequence[Path]) -> Results:
+    """Read files of results.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files, and folders of them. A folder is searched with its sub-folders, in alphabetical order; JSON files of
+        other kinds in it, and what is hidden, are passed over.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of `paths` does not exist.
+    OSError
+        If one can't be read.
+    ValueError
+        If a file is not what is expected, a folder has no results, or two files have a metric of one model.
+    """
+    evaluations: list[Evaluation] = []
+    latencies: list[Latency] = []
+    files: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        found = [file for file in _search(path) if _kind(_load(file))] if path.is_dir() else [path]
+        if not found:
+            raise ValueError(f"{path}: no results in this folder; {EXPECTED}")
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    for file in files.values():
+        content = _load(file)
+        kind = _kind(content)
+        if kind is None:
+            _refuse(file, "it is another kind of JSON")
+        try:
+            if kind == "evaluation":
+                evaluations.append(_evaluation(file, content))
+            else:
+                latencies.extend(_latencies(file, content))
+        except KeyError as error:
+            _refuse(file, f"{error} is not there")
+        except (AttributeError, TypeError, ValueError) as error:
+            _refuse(file, str(error))
+    _check_distinct(evaluations)
+    return Results(tuple(evaluations), tuple(latencies))
+
+
+def _refuse(file: Path, why: str) -> NoReturn:
+    raise ValueError(f"{file}: {EXPECTED}; {why}") from None
+
+
+def _search(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*.json") if path.is_file())
+    return sorted(path for path in found if not any(x.startswith(".") for x in path.relative_to(folder).parts))
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes(), parse_constant=float)
+    except ValueError as error:
+        _refuse(file, f"it is no JSON ({error})")
+
+
+def _kind(content: Any) -> str | None:
+    if isinstance(content, dict) and content.get("benchmark") == "latency":
+        return "latency"
+    return "evaluation" if isinstance(content, dict) and {"suite", "model", "table"} <= set(content) else None
+
+
+def _check_distinct(evaluations: Sequence[Evaluation]) -> None:
+    seen: dict[tuple[str, str], Path] = {}
+    for one in evaluations:
+        for metric in one.metrics:
+            other = seen.setdefault((one.model, metric), one.path)
+            if other != one.path:
+                raise ValueError(f"{one.path} and {other} both have {metric} of {one.model}; give one of them")
+
+
+def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
+    methods = {name: tuple(map(_text, layers)) for name, layers in content["methods"].items()}
+    table = tuple(_summary(line) for line in content["table"])
+    if not methods or not table:
+        raise ValueError("its methods or its table are empty")
+    lines = [(line.metric, line.method) for line in table]
+    wanted = {(line.metric, name) for line in table for name in methods}
+    if len(lines) != len(wanted) or set(lines) != wanted:
+        raise ValueError("its table has not one line for each metric and method")
+    fractions = tuple(map(_number, content.get("fractions", ())))
+    curves = {
+        metric: {name: None if ys is None else tuple(map(_number, ys)) for name, ys in by_method.items()}
+        for metric, by_method in content.get("curves", {}).items()
+    }
+    for metric, by_method in curves.items():
+        for name, ys in by_method.items():
+            if name not in methods or (ys is not None and len(ys) != len(fractions)):
+                raise ValueError(f"the curve of {name!r} in {metric!r} fits neither methods nor fractions")
+    return Evaluation(
+        path=path,
+        suite=_text(content["suite"]),
+        model=_text(content["model"]),
+        trained=bool(content["trained"]),
+        device=_text(content["device"]),
+        version=_text(content["versions"]["cfcam_gpu"]),
+        seed=int(_number(content["seed"])),
+        reference=_text(content["reference"]),
+        methods=methods,
+        table=table,
+        fractions=fractions,
+        curves=curves,
+    )
+
+
+def _summary(line: Mapping[str, Any]) -> Summary:
+    if line["better"] not in ("high", "low"):
+        raise ValueError(f"better: expected high or low; got {line['better']!r}")
+    return Summary(
+        _text(line["metric"]),
+        line["better"],
+        _text(line["method"]),
+        int(_number(line["images"])),
+        int(_number(line["errors"])),
+        _interval(line["mean"]),
+        _interval(line["difference"]),
+    )
+
+
+def _interval(found: Mapping[str, Any] | None) -> Interval | None:
+    return None if found is None else Interval(*(_number(found[key]) for key in Interval._fields))
+
+
+def _latencies(path: Path, content: Mapping[str, Any]) -> list[Latency]:
+    machine = content["machine"]
+    where = f"{_text(machine['cpu'])}, {int(_number(machine['cores']))} cores"
+    batch = int(_number(content["settings"]["batch"]))
+    version = _text(content["versions"]["cfcam_gpu"])
+    return [
+        Latency(path, name, _text(found["layer"]), where, _text(content["date"]), version, batch, _timings(found))
+        for name, found in content["networks"].items()
+    ]
+
+
+def _timings(network: Mapping[str, Any]) -> dict[str, Timing]:
+    ratios = network["ratios"]["latency_ms"]
+    return {
+        name: Timing(
+            _spread(network["latency_ms"].get(name)),
+            _spread(ratios.get(f"{name} / forward")),
+            _median(network["memory_mib"].get(name)),
+            not all(check["passed"] for check in network["gates"].get(name, [])),
+        )
+        for name in map(_text, network["candidates"])
+    }
+
+
+def _spread(found: Mapping[str, Any] | None) -> Spread | None:
+    if found is None:
+        return None
+    low, high = found["quartiles"]
+    return Spread(_number(found["median"]), _number(low), _number(high))
+
+
+def _median(found: Mapping[str, Any] | None) -> float | None:
+    return None if found is None else _number(found["median"])
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"expected a finite number; got {value!r:.80}")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text; got {value!r:.80}")
+    return value

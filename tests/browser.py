@@ -1,0 +1,31 @@
+"""Headless Chromium, to see what a page draws: Debian's, or the one that CFCAM_BROWSER names."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+#: No sandbox, since CI runs as root; nothing that reaches for the network of its own accord.
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@contextmanager
+def chromium():
+    """The browser; where there is none the test is skipped, or failed where CFCAM_REQUIRE_BROWSER=1 asks for one."""
+    path = os.environ.get("CFCAM_BROWSER") or shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CFCAM_REQUIRE_BROWSER") == "1":
+            pytest.fail("CFCAM_REQUIRE_BROWSER=1, but there is no chromium", pytrace=False)
+        pytest.skip("there is no chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
