@@ -45,7 +45,7 @@ def capture(
     request: Request,
     *,
     coarse: TargetLayer | None = None,
-    contrast: bool = False,
+    contrast: float = 0.0,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
 
@@ -62,7 +62,7 @@ def capture(
     request : Request
     coarse : TargetLayer, optional
         A second layer, which runs after the first.
-    contrast : bool
+    contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
 
     Raises

@@ -63,9 +63,9 @@ class Config:
     gate : float or None
         None is one level. A number is two: the map of the finer layer times c^2 / (c^2 + gate), where c is the coarser
         layer's Grad-CAM map over its maximum.
-    contrast : bool
-        Explain a class against its rivals: the score is its logit minus the log-sum-exp of all others, whose gradient
-        is that of the class's log-odds. Callables are taken as they are.
+    contrast : float
+        Explain a class against its rivals: the score is its logit minus this share of the log-sum-exp of all others. At
+        0 that is the logit, at 1 the class's log-odds. Callables are taken as they are.
     saturation : float or None
         With a number s, a normalised map x is shown as x (1 + s) / (x + s): the order of the positions stays, what is
         strong is seen whole. None shows x.
@@ -95,7 +95,7 @@ class Config:
     noise_floor: float = 0.0
     weighting: Weighting = "linear"
     gate: float | None = None
-    contrast: bool = False
+    contrast: float = 0.0
     saturation: float | None = None
 
     @classmethod
@@ -122,9 +122,9 @@ class Config:
             boundary="zero",
             combine="positive",
             noise_floor=1.0,
-            gate=0.05,
-            contrast=True,
-            saturation=0.3,
+            gate=0.07,
+            contrast=0.75,
+            saturation=0.25,
         )
 
     @property
@@ -157,7 +157,7 @@ class Config:
         for name in ("gate", "saturation"):
             if getattr(self, name) is not None:
                 _check_number(name, 1e-6, 1e6, self, expected="None or a number in [1e-06, 1e+06]")
-        _check("contrast", isinstance(self.contrast, bool), "True or False", self)
+        _check_number("contrast", 0.0, 1.0, self)
 
     def min_samples_for(self, channels: int) -> int:
         """DBSCAN's ``min_samples`` when `channels` channels are clustered."""

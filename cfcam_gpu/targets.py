@@ -87,7 +87,7 @@ def _check_rows(rows: int, batch: int) -> None:
 
 
 def resolve(
-    request: Request, logits: torch.Tensor, *, contrast: bool = False
+    request: Request, logits: torch.Tensor, *, contrast: float = 0.0
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """The class indices that are explained and, for each of T targets, the scores (B,) to differentiate.
 
@@ -95,9 +95,9 @@ def resolve(
     ----------
     request : Request
     logits : (B, K) floating; with callables any (B, ...)
-    contrast : bool
-        Score a class by its logit minus the log-sum-exp of its K - 1 rivals; a single logit has none. Callables are
-        taken as they are.
+    contrast : float
+        Score a class by its logit minus this share of the log-sum-exp of its K - 1 rivals; a single logit has none.
+        Callables are taken as they are.
 
     Returns
     -------
@@ -137,7 +137,8 @@ def resolve(
     if contrast and logits.shape[1] > 1:
         wide = logits.float()
         scores = [
-            score - wide.scatter(1, column, -torch.inf).logsumexp(dim=1) for score, column in zip(scores, columns)
+            score - contrast * wide.scatter(1, column, -torch.inf).logsumexp(dim=1)
+            for score, column in zip(scores, columns)
         ]
     return indices, scores
 

@@ -170,7 +170,7 @@ def test_plain_resize_is_bilinear():
 
 
 def test_plain_derivation_refuses_what_it_does_not_cover():
-    with pytest.raises(NotImplementedError, match="sigma=1"):
+    with pytest.raises(NotImplementedError, match="the presets only"):
         plain.cf_cam(np.ones((4, 2, 2)), np.ones((4, 2, 2)), Config(sigma=2.0))
 
 

@@ -129,7 +129,7 @@ def test_components_are_ordered_and_drawn_as_maps_are(images, explained):
         assert shares == sorted(shares, reverse=True)
         for component in one:
             assert component.raw_map.shape == result.raw_maps.shape[1:]
-            shown = render.upsample(component.raw_map, (224, 224), saturation=0.3)
+            shown = render.upsample(component.raw_map, (224, 224), saturation=result.config.saturation)
             assert torch.equal(component.map, shown)
             assert component.map.dtype == component.raw_map.dtype == torch.float32
             assert 0 <= component.map.min() <= component.map.max() == 1
@@ -209,7 +209,7 @@ def test_the_explained_target_is_pinned(images):
 
 
 def _rivals(row, index):
-    return torch.cat([row[:index], row[index + 1 :]]).logsumexp(0)
+    return 0.75 * torch.cat([row[:index], row[index + 1 :]]).logsumexp(0)
 
 
 def test_only_the_explained_images_are_taken(images, explained):

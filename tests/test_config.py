@@ -37,6 +37,7 @@ def test_the_paper_preset_differs_in_dead_channels_and_softmax_only():
         ("gradient", "mean"),
         ("noise_floor", -1),
         ("gate", 0.0),
+        ("contrast", 1.5),
         ("saturation", 0),
     ],
 )
@@ -49,6 +50,7 @@ def test_a_value_out_of_range_is_refused_by_name(option, value):
     ("option", "value"),
     [
         ("contrast", None),
+        ("contrast", True),
         ("sigma", None),
         ("min_samples", None),
         ("min_samples", True),

@@ -32,14 +32,21 @@ def test_class_indices(target, indices, scores):
     assert request.several == (np.ndim(indices) == 2)
 
 
-def test_contrast_is_the_log_odds_of_a_class_against_its_rivals():
-    _, scores = targets.resolve(targets.read([[0, 1], [2, 0]], 2), LOGITS, contrast=True)
+def test_whole_contrast_is_the_log_odds_of_a_class_against_its_rivals():
+    _, scores = targets.resolve(targets.read([[0, 1], [2, 0]], 2), LOGITS, contrast=1.0)
     odds = LOGITS.softmax(1) / (1 - LOGITS.softmax(1))
     torch.testing.assert_close(torch.stack(scores, 1), odds.log()[[[0], [1]], [[0, 1], [2, 0]]])
     single = torch.tensor([[3.0], [1.0]], requires_grad=True)
-    assert targets.resolve(targets.read(0, 2), single, contrast=True)[1][0].tolist() == [3, 1]
-    _, scores = targets.resolve(targets.read(lambda row: row[1], 2), LOGITS, contrast=True)
+    assert targets.resolve(targets.read(0, 2), single, contrast=1.0)[1][0].tolist() == [3, 1]
+    _, scores = targets.resolve(targets.read(lambda row: row[1], 2), LOGITS, contrast=1.0)
     assert scores[0].tolist() == [3, 1]
+
+
+def test_contrast_takes_off_its_share_of_the_rivals():
+    request = targets.read([0, 2], 2)
+    (none,), (half,), (whole,) = (targets.resolve(request, LOGITS, contrast=share)[1] for share in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(half, (none + whole) / 2)
+    assert (none - whole).abs().min() > 0.1
 
 
 def test_callables_get_one_images_logits():

@@ -38,7 +38,7 @@ def by_whole_backward(images, target):
     ]
     logits = model(images.clone().requires_grad_())
     rivals = [j for j in range(1000) if j != target]
-    (logits[:, target] - logits[:, rivals].logsumexp(1)).sum().backward()
+    (logits[:, target] - 0.75 * logits[:, rivals].logsumexp(1)).sum().backward()
     for handle in handles:
         handle.remove()
     model.zero_grad()
@@ -56,11 +56,11 @@ def test_the_map_is_the_derived_one(images):
     gradcam = np.maximum((coarse_slopes[0].mean((1, 2))[:, None, None] * coarse[0]).sum(0).numpy(), 0)
     larger = functional.interpolate(torch.tensor(gradcam)[None, None], size=(14, 14), mode="bilinear")[0, 0].numpy()
     c = larger / larger.max()
-    raw = evidence * c**2 / (c**2 + 0.05)
+    raw = evidence * c**2 / (c**2 + 0.07)
     np.testing.assert_allclose(result.raw_maps[0], raw, atol=1e-5)
     x = functional.interpolate(torch.tensor(raw)[None, None], size=(224, 224), mode="bilinear")[0, 0].numpy()
     x = x / x.max()
-    np.testing.assert_allclose(result.maps[0], x * 1.3 / (x + 0.3), atol=1e-4)
+    np.testing.assert_allclose(result.maps[0], x * 1.25 / (x + 0.25), atol=1e-4)
 
 
 def test_without_layers_two_are_chosen_and_told(images):

@@ -34,14 +34,14 @@ class Candidate:
         Names of target layers, the finest first: names, so that they fit a copy of the model too.
     render : callable or None
         Makes maps from what was captured; with it a candidate can be given gradients that are not the model's own.
-    contrast : bool
-        Whether its gradients are those of the class against its rivals.
+    contrast : float
+        How far its gradients are those of the class against its rivals. See :class:`cfcam_gpu.Config`.
     """
 
     name: str
     layers: tuple[str, ...]
     render: Render | None = None
-    contrast: bool = False
+    contrast: float = 0.0
 
     def captured(
         self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor
