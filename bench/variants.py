@@ -1,0 +1,166 @@
+"""The two-level default beside every variant of it that was tried: what each choice gains, and what it costs.
+
+``python -m bench.variants --data DIR`` measures all of them as ``cfcam-gpu bench`` measures methods, writes
+variants-<model>.json and draws the frontier, frontier-<model>.png. DIR is as for ``cfcam-gpu bench``. The variants name
+layers of EfficientNet-Lite0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from cfcam_gpu import Config, export
+from cfcam_gpu.evaluation import data, evaluate
+from cfcam_gpu.evaluation.table import Summary, summarise
+
+from .latency import versions
+from .variant_maps import FINE, LAST, Variant, variants
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Metrics of each suite that variants are judged by, and on which share of the images: randomising takes longest.
+SUITES = {
+    "localisation": (["energy", "pointing", "iou", "grid2"], 1),
+    "faithfulness": (["drop"], 1),
+    "robustness": (["gradient-noise"], 1),
+    "sanity": (["classifier"], 4),
+}
+#: Columns of the printed table: metric and title.
+COLUMNS = {
+    "energy_pointing_game": "energy",
+    "pointing_game": "pointing",
+    "best_iou": "IoU",
+    "grid_2x2": "grid 2 x 2",
+    "average_drop": "drop",
+    "average_increase": "increase",
+    "gradient_noise_ssim": "noise",
+    "classifier_randomisation_ssim": "random",
+}
+REFERENCES = ["gradcam", "cfcam"]
+
+
+def measure(folder: Path, tried: list[Variant], limit: int | None) -> tuple[list[Summary], list[Summary]]:
+    """Every variant in every metric: paired with Grad-CAM, and paired with the default."""
+    paired: tuple[list[Summary], list[Summary]] = ([], [])
+    for suite, (metrics, share) in SUITES.items():
+        there = len(data.read(folder).photographs)
+        job = evaluate.Job(
+            suite=suite,
+            data=folder,
+            out=Path("unused"),
+            methods=REFERENCES,
+            metrics=metrics,
+            limit=min(limit or there, there // share),
+            overwrite=True,
+        )
+        run = evaluate.check(job)
+        run = replace(run, candidates=(*run.candidates, *tried))
+        with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
+            task = progress.add_task(suite, total=run.steps)
+            rows = run.execute(lambda count, progress=progress, task=task: progress.advance(task, count))
+        print(f"{suite}: {len(rows)} measurements", file=sys.stderr, flush=True)
+        measured = {name: better for one, _ in run.plan for name, better in one.metrics.items()}
+        names = [candidate.name for candidate in run.candidates]
+        for reference, found in zip(REFERENCES, paired):
+            found.extend(summarise(rows, measured, names, reference))
+    return paired
+
+
+def record(paired: tuple[list[Summary], list[Summary]], tried: list[Variant]) -> dict[str, Any]:
+    """What is kept: for each variant what it is, and its means and paired differences."""
+    told = {"gradcam": "Grad-CAM, last layer", "cfcam": "the default"} | {one.name: one.what for one in tried}
+    table: dict[str, Any] = {name: {"what": what, "metrics": {}} for name, what in told.items()}
+    for against_gradcam, against_default in zip(*paired):
+        mean = against_gradcam.mean
+        table[against_gradcam.method]["metrics"][against_gradcam.metric] = {
+            "mean": None if mean is None else [round(value, 3) for value in mean],
+            **{
+                f"minus {name}": None if one.difference is None else [round(value, 3) for value in one.difference]
+                for name, one in zip(REFERENCES, (against_gradcam, against_default))
+            },
+            "errors": against_gradcam.errors,
+        }
+    return {
+        "model": "lite0",
+        "layers": [FINE, LAST],
+        "default": repr(Config.two_level()),
+        "commit": versions([])["commit"],
+    } | {
+        "intervals": "mean, low and high end of the 95% bootstrap interval",
+        "variants": table,
+    }
+
+
+def show(found: dict[str, Any]) -> Table:
+    """The means, a row for each variant."""
+    table = Table("variant", *COLUMNS.values(), box=None)
+    for name, one in found["variants"].items():
+        values = [one["metrics"].get(metric, {}).get("mean") for metric in COLUMNS]
+        table.add_row(name, *("-" if value is None else f"{value[0]:.1f}" for value in values))
+    return table
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Average Drop, IoU and noise SSIM against energy in the mask, a point for each variant."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(16, 5.6), layout="constrained")
+    for axis, metric in zip(axes, ("average_drop", "best_iou", "gradient_noise_ssim")):
+        for name, one in found["variants"].items():
+            x, y = (one["metrics"][key]["mean"] for key in ("energy_pointing_game", metric))
+            if x is None or y is None:
+                continue
+            special = {"gradcam": "tab:red", "cfcam": "tab:blue"}.get(name)
+            axis.plot(x[0], y[0], "o", color=special or "0.65", markersize=8 if special else 4)
+            label = {"gradcam": "Grad-CAM", "cfcam": "default"}.get(name, name)
+            axis.annotate(
+                label, (x[0], y[0]), xytext=(4, 3), textcoords="offset points", fontsize=9 if special else 6, alpha=0.9
+            )
+        axis.set_xlabel("energy in the mask, % (more is better)")
+        axis.set_ylabel(f"{COLUMNS[metric]}, % ({'less' if metric == 'average_drop' else 'more'} is better)")
+    with export.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 1 where a measurement failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.variants", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "evaluation")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some variants; the record is not replaced")
+    parser.add_argument("--limit", type=int, metavar="N", help="images; the record is not replaced")
+    options = parser.parse_args(arguments)
+    tried = variants()
+    unknown = set(options.only or ()) - {one.name for one in tried}
+    if unknown:
+        parser.error(f"--only: no variant {', '.join(sorted(unknown))}; there are {', '.join(v.name for v in tried)}")
+    tried = [one for one in tried if not options.only or one.name in options.only]
+    with torch.inference_mode(False):
+        found = record(measure(options.data, tried, options.limit), tried)
+    console = Console()
+    console.width = max(console.width, 130)
+    console.print(show(found))
+    if not options.only and options.limit is None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with export.replacing(options.out / "variants-lite0.json") as file:
+            file.write(json.dumps(found, indent=1).encode() + b"\n")
+        draw(found, options.out / "frontier-lite0.png")
+        console.print(f"written to {options.out}")
+    failed = any(value["errors"] for one in found["variants"].values() for value in one["metrics"].values())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
