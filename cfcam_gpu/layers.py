@@ -98,7 +98,8 @@ def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...
     The coarse one is that of :func:`choose`. The fine one has about twice its resolution; of several, one that is
     hardly negative (behind a ReLU or its like) comes before others, then the one with the shortest dotted name, which
     is a stage's output before a block's inner layer, then the last: ResNet's layer3, what enters EfficientNet-Lite's
-    last depthwise convolution of stride 2.
+    last depthwise convolution of stride 2. A model of one scale has no such layer: there the fine one is of the same
+    resolution, of the same kind, halfway to the coarse one (bench/NOTES.md has what that gains).
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...
     Returns
     -------
     tuple of TargetLayer
-        (fine, coarse), or (coarse,) where no layer has about twice its resolution.
+        (fine, coarse), or (coarse,) where there are not two layers before it to choose from.
     """
     watch = _watch(model, images)
     coarse, fine = watch.last(), watch.finer()
@@ -216,16 +217,27 @@ class _Watch:
         return found
 
     def finer(self) -> TargetLayer | None:
+        found = self.ranked(1.5, 2.5, "an activation of twice the last one's resolution", least=1)
+        if found:
+            return found[-1]
+        found = self.ranked(1.0, 1.0, "of this model's one scale, halfway to the last spatial activation", least=2)
+        return found[len(found) // 2] if found else None
+
+    def ranked(self, low: float, high: float, what: str, *, least: int) -> list[TargetLayer]:
+        """Layers at `low` to `high` times the last resolution, before it: of the best kind, in the model's order.
+
+        Of a kind are those that are hardly negative, or not, and have names of one depth; there are `least` of them.
+        """
         height, width = self.seen[-1].shape[2:]
-        best: tuple[tuple[bool, int, int], TargetLayer] | None = None
-        for turn, seen in enumerate(self.seen):
-            if not all(1.5 * n <= m <= 2.5 * n for n, m in zip((height, width), seen.shape[2:])):
+        kinds: dict[tuple[bool, int], list[TargetLayer]] = {}
+        for seen in self.seen[:-1]:
+            alike = all(low * n <= m <= high * n for n, m in zip((height, width), seen.shape[2:]))
+            # As many channels as the image: it is the image, maybe normalised.
+            if not alike or seen.shape[1] == self.seen[0].shape[1]:
                 continue
-            found = self.layer(seen, "an activation of twice the last one's resolution")
-            if found is None:
-                continue
-            depth = found.name.removesuffix(INPUT_SUFFIX).count(".") if found.takes_input else found.name.count(".")
-            rank = (seen.negative < 0.25, -depth, turn)
-            if best is None or rank > best[0]:
-                best = rank, found
-        return None if best is None else best[1]
+            found = self.layer(seen, what)
+            if found is not None:
+                depth = found.name.removesuffix(INPUT_SUFFIX).count(".") if found.takes_input else found.name.count(".")
+                kinds.setdefault((seen.negative < 0.25, -depth), []).append(found)
+        enough = [kind for kind, members in kinds.items() if len(members) >= least]
+        return kinds[max(enough)] if enough else []

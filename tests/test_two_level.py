@@ -73,7 +73,40 @@ def test_without_layers_two_are_chosen_and_told(images):
     assert [layer.name for layer in layers.choose_two(resnet50(), images[:1])] == ["layer3", "layer4"]
 
 
-def test_one_scale_is_explained_at_one_level(images):
+class Mixer(nn.Module):
+    """Six residual blocks of one resolution behind a stem of patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 16, 16)
+        self.blocks = nn.Sequential(*[Block() for _ in range(6)])
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(8, 8, 3, padding=1)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return x + self.act(self.mix(x))
+
+
+def test_one_scale_has_its_fine_layer_halfway(images):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Mixer().eval()
+    result = CFCAM(model)(images[:1])
+    assert [layer.name for layer in result.layers] == ["blocks.3", "blocks"]
+    assert "one scale, halfway to the last" in result.layers[0].reason
+    assert result.config == Config.two_level()
+
+
+def test_one_activation_is_explained_at_one_level(images):
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     )
