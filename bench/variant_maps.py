@@ -25,7 +25,11 @@ LAST = "_avg_pooling.input"
 FINE = "_blocks.11._depthwise_conv.input"
 FINER = "_blocks.5._depthwise_conv.input"  # 240 x 28 x 28
 BESIDE = "_blocks.10._depthwise_conv.input"  # 672 x 14 x 14, one block before FINE
-COARSE_BLOCKS = ("_blocks.15._depthwise_conv.input", "_blocks.13._depthwise_conv.input")  # 1152 x 7 x 7
+COARSE_BLOCKS = (
+    "_blocks.15._depthwise_conv.input",
+    "_blocks.13._project_conv.input",
+    "_blocks.12._depthwise_conv.input",
+)
 
 DEFAULT = Config.two_level()
 
