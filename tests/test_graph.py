@@ -1,0 +1,459 @@
+"""Captured explanations without a GPU: a recorder in the place of CUDA graphs, the CPU engine in that of the fused."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cfcam_gpu import CFCAM, Config, engines, functional, graph, targets
+from cfcam_gpu.engines import EngineResult, cpu
+from cfcam_gpu.graph import CapturedCFCAM, CapturedExplanation
+
+from . import recorder
+
+CLASSES = 5
+CONFIGS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
+LAYERS = {"default": "late", "paper": "late", "two-level": ("early", "late")}
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.early = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(inplace=True))
+        self.late = nn.Sequential(nn.Conv2d(24, 32, 3, stride=2), nn.ReLU(inplace=True))
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, images):
+        return self.head(self.late(self.early(images)).mean(dim=(2, 3)))
+
+
+@torch.library.custom_op("cfcam_test::engine", mutates_args=())
+def _engine(
+    activations: torch.Tensor, gradients: torch.Tensor, name: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tuple(cpu.run(activations.nan_to_num(), gradients.nan_to_num(), CONFIGS[name]))
+
+
+FUSED = SimpleNamespace(
+    ASYNCHRONOUS=True,
+    why_missing=lambda: None,
+    why_not=lambda config, shape: None,
+    run=lambda activations, gradients, config: EngineResult(
+        *_engine(activations, gradients, next(name for name in CONFIGS if CONFIGS[name] == config))
+    ),
+)
+
+
+def draw(seed, *, batch=3):
+    return torch.randn(batch, 3, 12, 10, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model():
+    return Network().eval()
+
+
+@pytest.fixture
+def captured(monkeypatch, model):
+    """Captures on the host, with the explainer's own plan."""
+    recorder.install(monkeypatch)
+
+    def make(target=None, *, config="default", overlay=False, engine=FUSED, images=None, using=model):
+        explain = CFCAM(using, LAYERS[config], config=CONFIGS[config])
+        images = draw(0) if images is None else images
+        request = targets.read(target, len(images))
+        plan = explain._planned(images)
+        return CapturedCFCAM(using, plan, engine, images, request, overlay=overlay), explain
+
+    return make
+
+
+def assert_same(found, expected, *, but=()):
+    for name in ("raw_maps", "maps", "target", "logits", "labels", "weights", "eps", "empty"):
+        if name not in but:
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+# What is computed
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("target", [None, 4, [0, 4, 1], [[0, 1], [2, 3], [4, 0]]], ids=str)
+def test_a_replay_gives_the_calls_bytes(captured, config, target):
+    replay, explain = captured(target, config=config, overlay=True)
+    for seed in (0, 1, 2):
+        images = draw(seed)
+        found, expected = replay(images), explain(images, target)
+        assert isinstance(found, CapturedExplanation)
+        assert_same(found, expected)
+        assert bool(found.maps.any())
+        assert torch.equal(found.overlays, expected.overlay(images))
+        assert found.finite.tolist() == [True] * 3
+        assert (found.layers, found.config, found.size) == (expected.layers, expected.config, expected.size)
+
+
+def test_classes_may_differ_by_replay_and_none_are_those_of_the_capture(captured):
+    replay, explain = captured([0, 1, 2])
+    images = draw(1)
+    for target in ([4, 3, 2], torch.tensor([1, 1, 0]), 3):
+        assert_same(replay(images, target), explain(images, target))
+    assert_same(replay(images), explain(images, [0, 1, 2]))
+
+
+def test_the_callers_tensor_of_classes_is_not_the_graphs(captured):
+    classes = torch.tensor([0, 1, 2])
+    replay, explain = captured(classes)
+    replay(draw(1), [4, 4, 4])
+    assert classes.tolist() == [0, 1, 2]
+    classes.fill_(3)
+    assert_same(replay(draw(1)), explain(draw(1), [0, 1, 2]))
+
+
+def test_a_callable_is_captured(captured):
+    replay, explain = captured(lambda logits: logits[1] - logits[2])
+    assert_same(replay(draw(1)), explain(draw(1), lambda logits: logits[1] - logits[2]), but=["target"])
+    assert replay(draw(1)).target is None
+
+
+def test_weights_changed_in_place_are_seen(captured, model):
+    replay, explain = captured()
+    before = replay(draw(1))
+    with torch.no_grad():
+        model.head.weight.mul_(-1)
+    assert_same(replay(draw(1)), explain(draw(1)))
+    assert not torch.equal(replay(draw(1)).logits, before.logits)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_images_that_are_not_finite_get_zero_maps(captured, config, bad):
+    replay, explain = captured(4, config=config, overlay=True)
+    images = draw(1)
+    images[1, 0, 5, 5] = bad
+    found = replay(images)
+    assert found.finite.tolist() == [True, False, True]
+    assert found.empty[1]
+    for maps in (found.raw_maps, found.maps):
+        assert bool((maps[1] == 0).all())
+    expected = explain(draw(1), 4)
+    for b in (0, 2):
+        torch.testing.assert_close(found.maps[b], expected.maps[b])
+        assert bool(found.maps[b].any())
+
+
+# Where it is written
+
+
+def test_results_are_copies(captured):
+    replay, explain = captured(overlay=True)
+    first = replay(draw(1))
+    replay(draw(2))
+    assert_same(first, explain(draw(1)))
+    addresses = {tensor.data_ptr() for tensor in replay.static.tensors().values()}
+    assert addresses.isdisjoint(tensor.data_ptr() for tensor in first.tensors().values())
+
+
+def test_out_is_written_and_returned(captured):
+    replay, explain = captured([0, 1, 2], overlay=True)
+    first = replay(draw(1))
+    addresses = {name: tensor.data_ptr() for name, tensor in first.tensors().items()}
+    assert set(addresses) >= {"raw_maps", "target", "logits", "labels", "weights", "eps", "finite", "overlays", "maps"}
+    assert replay(draw(2), [3, 3, 3], out=first) is first
+    assert {name: tensor.data_ptr() for name, tensor in first.tensors().items()} == addresses
+    assert_same(first, explain(draw(2), [3, 3, 3]), but=["empty"])
+    assert replay(draw(3), out=replay.static) is replay.static
+    assert_same(replay.static, explain(draw(3), [0, 1, 2]), but=["empty"])
+
+
+def test_the_static_images_can_be_filled_directly(captured):
+    replay, explain = captured()
+    replay.images.copy_(draw(4))
+    assert_same(replay(replay.images), explain(draw(4)))
+
+
+def test_memory_layout_and_inference_mode(captured, model):
+    with torch.inference_mode():
+        replay, explain = captured(0, images=draw(0).contiguous(memory_format=torch.channels_last), using=model)
+        assert replay.images.is_contiguous(memory_format=torch.channels_last)
+        found = replay(draw(1))
+    assert not found.maps.is_inference()
+    torch.testing.assert_close(found.maps, explain(draw(1), 0).maps)
+
+
+# What is left as it was
+
+
+def test_the_model_is_untouched(captured, model):
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    replay, _ = captured([0, 1, 2])
+    replay(draw(1))
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+def test_the_callers_tensors_are_untouched(captured):
+    images = draw(0).requires_grad_()
+    replay, _ = captured()
+    kept = images.detach().clone()
+    found = replay(images)
+    assert torch.equal(images, kept)
+    assert not found.maps.requires_grad
+
+
+def test_replays_take_turns(captured):
+    """Without the lock one thread's images would be explained in another's result."""
+    replay, explain = captured()
+    expected = [explain(draw(seed)) for seed in range(4)]
+    found = {}
+
+    def work(seed):
+        found[seed] = [replay(draw(seed)) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, results in found.items():
+        for result in results:
+            assert_same(result, expected[seed])
+
+
+def test_a_replay_waits_on_the_device_for_the_one_before(captured):
+    replay, _ = captured()
+    before = recorder.CURRENT.waited
+    replay(draw(1))
+    assert recorder.CURRENT.waited == before + 1
+
+
+def test_autocasts_cache_is_off(captured, monkeypatch):
+    """It frees the casts of the weights when the caller's block ends; the graph would read freed memory."""
+    seen = []
+    run = FUSED.run
+
+    def spying(*arguments):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+        return run(*arguments)
+
+    engine = SimpleNamespace(**{**vars(FUSED), "run": spying})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        replay, _ = captured(0, engine=engine)
+        assert torch.is_autocast_cache_enabled()
+    assert set(seen) == {(True, False)}
+    assert replay(draw(1)).logits.dtype == torch.bfloat16
+    seen.clear()
+    captured(0, engine=engine)
+    assert set(seen) == {(False, False)}
+
+
+# No host
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses a tensor on the host: with all on the meta device, which has no values, nothing is read or brought."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for tensor in recorder.tensors([args, kwargs, found]):
+            assert tensor.device.type == "meta", f"{function} touches a tensor on the host"
+        return found
+
+
+def _meta_engine(activations, gradients, config):
+    batch, several, channels, height, width = gradients.shape
+
+    def empty(*shape, dtype):
+        return torch.empty((batch, several, *shape), dtype=dtype, device="meta")
+
+    return EngineResult(
+        empty(height, width, dtype=torch.float32),
+        empty(channels, dtype=torch.int64),
+        empty(channels, dtype=torch.float32),
+        empty(dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
+def test_nothing_is_read_by_the_host_or_copied_from_it(model, config, several):
+    model = model.to("meta")
+    images = draw(0).to("meta")
+    plan = CFCAM(model, LAYERS[config], config=CONFIGS[config])._planned(images)
+    engine = SimpleNamespace(**{**vars(FUSED), "run": _meta_engine})
+    request = targets.Request()
+    if several:
+        request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
+
+    def work():
+        return graph._explain(model, plan, engine, images, request, overlay=True)
+
+    work()  # as the warm-up does: tables that are brought once
+    with OnDevice():
+        found = work()
+    assert found.maps.shape == (3, *(several or ())[1:], 12, 10)
+    assert found.finite.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "reads", [lambda x: bool(x.any()), lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.ones(())]
+)
+def test_the_guard_above_sees_what_it_is_for(reads):
+    with OnDevice(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        reads(torch.empty(3, device="meta"))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatch, late):
+    """So that the host waits while the device works; and once, whatever the number of tensors."""
+    done = []
+
+    def run(activations, gradients, config):
+        done.append("run")
+        return cpu.run(activations.nan_to_num(), gradients.nan_to_num(), config)
+
+    monkeypatch.setattr(engines, "choose", lambda name, device: SimpleNamespace(ASYNCHRONOUS=late, run=run))
+    activations, gradients = torch.ones(2, 4, 3, 3), torch.ones(2, 1, 4, 3, 3)
+    gradients[1, 0, 2, 2, 2] = torch.nan
+    with pytest.raises(ValueError, match="gradients: expected finite numbers within float32; image 1 has NaN"):
+        functional.compute(activations, gradients, Config(), "auto")
+    assert done == ["run"] * late
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_finite_by_image(dtype, bad):
+    tensor = torch.randn(4, 3, 5, 7).to(dtype).contiguous(memory_format=torch.channels_last)
+    tensor[0, 0, 0, 0], tensor[2, 1, 4, 6] = torch.inf, torch.nan
+    assert functional.are_finite(tensor).tolist() == [False, True, False, True]
+    tensor[3, 2, 0, 1] = bad
+    assert functional.are_finite(tensor[:, None]).tolist() == [False, True, False, False]
+
+
+def test_finite_means_in_float32():
+    assert functional.are_finite(torch.tensor([[1e300], [3e38]], dtype=torch.float64)).tolist() == [False, True]
+
+
+# Refusals
+
+
+def fused_there(monkeypatch):
+    monkeypatch.setattr(engines, "choose", lambda name, device: FUSED)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_model_on_the_host_is_refused(model):
+    with pytest.raises(ValueError, match="capture: needs a CUDA device; got cpu"):
+        CFCAM(model, "late").capture(draw(0))
+
+
+def test_images_and_target_are_refused_first(model):
+    with pytest.raises(TypeError, match="images: expected a torch tensor"):
+        CFCAM(model, "late").capture([1])
+    with pytest.raises(ValueError, match="one for each of the 3 images; got 2"):
+        CFCAM(model, "late").capture(draw(0), [0, 1])
+
+
+@pytest.mark.parametrize("engine", ["cpu", "rapids"])
+def test_other_engines_are_refused(model, engine):
+    with pytest.raises(ValueError, match=f"needs engine='fused'; this explainer's is '{engine}'"):
+        graph.check(model, torch.device("cuda"), engine)
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+def test_auto_is_fused(model, monkeypatch, engine):
+    fused_there(monkeypatch)
+    assert graph.check(model, torch.device("cuda"), engine) is FUSED
+
+
+def test_training_mode_is_refused_by_the_modules_name(model, monkeypatch):
+    fused_there(monkeypatch)
+    model.early[1].train()
+    with pytest.raises(ValueError, match=r"early\.1 is in training mode"):
+        graph.check(model, torch.device("cuda"), "auto")
+    with pytest.raises(ValueError, match="it is in training mode"):
+        graph.check(model.train(), torch.device("cuda"), "auto")
+
+
+def test_a_configuration_that_fused_does_not_cover_is_refused(captured):
+    seen = []
+
+    def why_not(config, shape):
+        seen.append(shape)
+        return "eps_rule='pair_percentile' is too much"
+
+    with pytest.raises(ValueError, match="does not cover this: eps_rule='pair_percentile' is too much"):
+        captured(engine=SimpleNamespace(**{**vars(FUSED), "why_not": why_not}))
+    assert seen == [(3, 32, 5, 4)]
+
+
+def test_what_a_graph_cant_hold_is_said(captured, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    with pytest.raises(RuntimeError, match=r"can't hold, such as reading a value .*stream is capturing more"):
+        captured()
+
+
+def test_running_out_of_memory_is_not_blamed_on_the_model(captured, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "graph", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory"):
+        captured()
+
+
+WRONG_IMAGES = {
+    "shape": (draw(0, batch=2), r"captured for \(3, 3, 12, 10\).*got \(2, 3, 12, 10\)"),
+    "dtype": (draw(0).half(), "captured for .*float32.*got .*float16"),
+    "device": (draw(0).to("meta"), "captured for .* on 'cpu'; got .*on 'meta'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_IMAGES)
+def test_other_images_are_refused(captured, wrong):
+    replay, _ = captured()
+    images, message = WRONG_IMAGES[wrong]
+    with pytest.raises(ValueError, match=f"images: this graph was {message}"):
+        replay(images)
+    with pytest.raises(TypeError, match="images: expected a torch tensor; got list"):
+        replay([1])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (5, r"class 5 is out of range for 5 classes"),
+        ([0, -1, 0], r"class -1 is out of range"),
+        ([0, 1], r"one for each of the 3 images; got 2"),
+        ([[0], [1], [2]], r"captured with class indices of shape \(3,\); got shape \(3, 1\)"),
+        (lambda logits: logits[0], r"captured with class indices of shape \(3,\); got callables"),
+    ],
+)
+def test_other_targets_are_refused(captured, target, message):
+    replay, _ = captured(0)
+    with pytest.raises(ValueError, match=message):
+        replay(draw(1), target)
+
+
+@pytest.mark.parametrize("captured_with", [None, lambda logits: logits[0]])
+def test_a_graph_without_classes_takes_none(captured, captured_with):
+    replay, _ = captured(captured_with)
+    with pytest.raises(ValueError, match="explains the predicted class, or callables"):
+        replay(draw(1), 2)
+
+
+def test_another_out_is_refused(captured):
+    replay, explain = captured()
+    with pytest.raises(TypeError, match="out: expected a result of this graph, or its `static`; got Explanation"):
+        replay(draw(1), out=explain(draw(1)))
+    other, _ = captured(overlay=True)
+    with pytest.raises(ValueError, match="out: expected a result of this graph; got one of another"):
+        replay(draw(1), out=other(draw(1)))
