@@ -225,13 +225,27 @@ def machine() -> dict[str, Any]:
 
 
 def versions(candidates: list[Candidate]) -> dict[str, str]:
-    """Of all that takes part in the figures; `commit` ends in -dirty where files differed from it."""
+    """Of all that takes part in the figures."""
     names = ["torch", "numpy", "scipy", "scikit-learn", *(one.package for one in candidates if one.package)]
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = {name: importlib.metadata.version(name) for name in names}
-    ours = {"cfcam_gpu": __version__, "commit": done.stdout.strip() or "unknown"}
+    found = {name: _version(name) for name in names}
+    ours = {"cfcam_gpu": __version__, "commit": commit()}
     return {**ours, "python": platform.python_version(), **found}
+
+
+def commit() -> str:
+    """This checkout's; ends in -dirty where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:  # no git here
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def show(record: dict[str, Any], console: Console) -> None:

@@ -225,13 +225,10 @@ def check(model: nn.Module, device: torch.device, engine: str) -> engines.Engine
 
 
 def _explain(
-    model: nn.Module, plan: Plan, engine: Any, images: torch.Tensor, request: Request, *, overlay: bool
+    model: nn.Module, plan: Plan, engine: engines.Engine, images: torch.Tensor, request: Request, *, overlay: bool
 ) -> CapturedExplanation:
     """What the graph does: the explainer's steps, with the check of the values left to who reads `finite`."""
     captured = plan.capture(model, images, request)
-    reason = engine.why_not(plan.config, tuple(captured.activations.shape))
-    if reason is not None:
-        raise ValueError(f"capture: engine 'fused' does not cover this: {reason}")
     taken = [captured.activations, captured.gradients, *(captured.coarse or ())]
     finite = torch.stack([functional.are_finite(tensor) for tensor in taken]).all(dim=0)
     found = functional.launch(engine, captured.activations, captured.gradients, plan.config, coarse=captured.coarse)

@@ -41,7 +41,6 @@ def _engine(
 FUSED = SimpleNamespace(
     ASYNCHRONOUS=True,
     why_missing=lambda: None,
-    why_not=lambda config, shape: None,
     run=lambda activations, gradients, config: EngineResult(
         *_engine(activations, gradients, next(name for name in CONFIGS if CONFIGS[name] == config))
     ),
@@ -380,16 +379,12 @@ def test_training_mode_is_refused_by_the_modules_name(model, monkeypatch):
         graph.check(model.train(), torch.device("cuda"), "auto")
 
 
-def test_a_configuration_that_fused_does_not_cover_is_refused(captured):
-    seen = []
+def test_what_fused_does_not_cover_is_refused_by_it(captured):
+    def refuses(activations, gradients, config):
+        raise ValueError("engine: 'fused' takes at most 4096 channels; got 5000")
 
-    def why_not(config, shape):
-        seen.append(shape)
-        return "eps_rule='pair_percentile' is too much"
-
-    with pytest.raises(ValueError, match="does not cover this: eps_rule='pair_percentile' is too much"):
-        captured(engine=SimpleNamespace(**{**vars(FUSED), "why_not": why_not}))
-    assert seen == [(3, 32, 5, 4)]
+    with pytest.raises(ValueError, match="'fused' takes at most 4096 channels"):
+        captured(engine=SimpleNamespace(**{**vars(FUSED), "run": refuses}))
 
 
 def test_what_a_graph_cant_hold_is_said(captured, monkeypatch):
