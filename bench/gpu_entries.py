@@ -7,12 +7,12 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from cfcam_gpu import Config, engines, functional, layers, render, targets
+from cfcam_gpu import Config, engines, functional, graph, layers, render, targets
 from cfcam_gpu.capture import Captured
 from cfcam_gpu.engines import EngineResult
 from cfcam_gpu.plan import Plan
@@ -147,32 +147,15 @@ def forward(scene: Scene) -> Call:
 
 def forward_captured(scene: Scene) -> Call:
     """The prediction alone, as a CUDA graph; it copies the images in as our captured call does."""
-    static, stream = scene.images.clone(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), uncached_autocast(), torch.cuda.stream(stream):
-        for _ in range(3):
-            scene.model(static)
-        with torch.cuda.graph(graph, stream=stream):
-            logits = scene.model(static)
-    torch.cuda.current_stream().wait_stream(stream)
+    static, work = scene.images.clone(), forward(scene)
+    replay, logits = graph.record(static.device, lambda: work(static), lambda: work(static))
 
     def call(images: torch.Tensor) -> torch.Tensor:
         static.copy_(images)
-        graph.replay()
+        replay.replay()
         return logits
 
     return call
-
-
-def uncached_autocast() -> Any:
-    """Autocast as it is, without its cache; see :mod:`cfcam_gpu.graph`."""
-    return torch.autocast(
-        "cuda",
-        dtype=torch.get_autocast_dtype("cuda"),
-        enabled=torch.is_autocast_enabled("cuda"),
-        cache_enabled=False,
-    )
 
 
 def check_forward(call: Call, scene: Scene) -> list[Check]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +17,9 @@ from .explanation import Explanation
 from .plan import Plan
 from .targets import Request, Target
 
-#: Runs before the capture: cuDNN chooses its algorithms, kernels are compiled, libraries take their workspaces.
+T = TypeVar("T")
+
+#: As torch's own documentation has it.
 WARM_UPS = 3
 
 #: One at a time: a capture begins by waiting for the device, which would break another one.
@@ -87,32 +90,15 @@ class CapturedCFCAM:
         def work(request: Request) -> CapturedExplanation:
             return _explain(model, plan, engine, self.images, request, overlay=overlay)
 
-        with _capturing, _outside_autograd(), torch.cuda.device(device), _uncached_autocast(device):
+        def warm_up() -> None:
+            self._classes = work(request).logits.shape[-1]  # of a request that is checked against them
+
+        with _outside_autograd(), torch.cuda.device(device):
             self.images = torch.empty_like(images).copy_(images)
             self._given = None if request.indices is None else request.indices.to(device, copy=True)
             self._indices = None if self._given is None else self._given.clone()
-            caller = torch.cuda.current_stream()
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(caller)
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
-                    warm = work(request)
-            caller.wait_stream(stream)
-            self._classes = warm.logits.shape[1] if self._given is not None else None
-            del warm
             still = replace(request, indices=self._indices, checked=True)
-            self._graph = torch.cuda.CUDAGraph()
-            try:
-                # Of other threads' work nothing is asked: they may allocate memory while this one captures.
-                with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                    self.static = work(still)
-            except torch.cuda.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise RuntimeError(
-                    "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on "
-                    f"the host or copying from it ({' '.join(str(error).split())[:300]})"
-                ) from error
+            self._graph, self.static = record(device, warm_up, lambda: work(still))
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
@@ -173,7 +159,7 @@ class CapturedCFCAM:
         """The class indices of a replay; None where the graph takes none."""
         if target is None:
             return self._given
-        if self._indices is None or self._classes is None:
+        if self._indices is None:
             raise ValueError(
                 "target: this graph explains the predicted class, or callables; capture one with class indices to name "
                 "them at a replay"
@@ -196,6 +182,51 @@ class CapturedCFCAM:
         )
         if got != wanted:
             raise ValueError("out: expected a result of this graph; got one of another")
+
+
+def record(
+    device: torch.device, warm_up: Callable[[], object], work: Callable[[], T]
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A CUDA graph of `work` on the current device, and what `work` returned: the memory that a replay writes.
+
+    Parameters
+    ----------
+    device : torch.device
+        The current one.
+    warm_up : callable
+        Runs before, several times and on the stream of the capture: cuDNN chooses its algorithms, kernels are compiled,
+        libraries take their workspaces.
+    work : callable
+        Runs once, and does nothing yet.
+
+    Raises
+    ------
+    RuntimeError
+        If `work` does what no CUDA graph can hold.
+    """
+    # Autocast as the caller has it, without its cache: that frees the weights it has cast, and the graph reads them.
+    kind = device.type
+    lower = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    with _capturing, torch.autocast(kind, *lower, cache_enabled=False):
+        caller, stream = torch.cuda.current_stream(), _capture_stream(device)
+        stream.wait_stream(caller)
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                warm_up()
+        caller.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Of other threads' work nothing is asked: they may allocate memory while this one captures.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                found = work()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
+                f"host or copying from it ({' '.join(str(error).split())[:300]})"
+            ) from error
+    return graph, found
 
 
 def check(model: nn.Module, device: torch.device, engine: str) -> engines.Engine:
@@ -242,18 +273,13 @@ def _explain(
     return whole
 
 
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: torch keeps workspaces for each stream that a library has worked on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def _outside_autograd() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def _uncached_autocast(device: torch.device) -> Any:
-    """Autocast as the caller has it, without its cache: that frees the weights it has cast, and a graph reads them."""
-    kind = device.type
-    return torch.autocast(
-        kind,
-        dtype=torch.get_autocast_dtype(kind),
-        enabled=torch.is_autocast_enabled(kind),
-        cache_enabled=False,
-    )

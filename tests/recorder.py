@@ -1,19 +1,26 @@
 """CUDA graphs without a GPU: what a capture dispatches is kept, and a replay does it again on the same tensors.
 
 As on a GPU, nothing is run again that Python did: a value that was read on the host, or made from one, stays as it was.
+`FUSED` is the CPU engine in the place of the fused one, as one operator, so that a replay runs it, too.
 """
 
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from cfcam_gpu.engines import EngineResult, cpu
+
+from .small import CONFIGS
 
 
 class CUDAGraph:
     def __init__(self):
         self.calls = []
 
+    @torch.no_grad()
     def replay(self):
         for function, args, kwargs, kept in self.calls:
             found = function(*args, **kwargs)
@@ -70,10 +77,26 @@ def install(monkeypatch):
     for name, value in {
         "CUDAGraph": CUDAGraph,
         "graph": graph,
-        "Stream": lambda: SIDE,
+        "Stream": lambda device: SIDE,
         "current_stream": lambda: CURRENT,
         "stream": lambda stream: nullcontext(),
         "device": lambda device: nullcontext(),
         "Event": Event,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+
+
+@torch.library.custom_op("cfcam_test::engine", mutates_args=())
+def _engine(
+    activations: torch.Tensor, gradients: torch.Tensor, name: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tuple(cpu.run(activations.nan_to_num(), gradients.nan_to_num(), CONFIGS[name]))
+
+
+FUSED = SimpleNamespace(
+    ASYNCHRONOUS=True,
+    why_missing=lambda: None,
+    run=lambda activations, gradients, config: EngineResult(
+        *_engine(activations, gradients, next(name for name in CONFIGS if CONFIGS[name] == config))
+    ),
+)

@@ -11,7 +11,10 @@ import torch
 from bench import gpu_check, gpu_entries, gpu_latency, torchvision_shim
 from bench.gpu_entries import BARS, CANDIDATES, CELLS, NETWORKS, Bar, Candidate, Cell
 from bench.stages import Meter
+from cfcam_gpu import graph
 from cfcam_gpu.engines import cpu
+
+from . import recorder
 
 CPU = torch.device("cpu")
 CELL = Cell("tiny", 2, "float32")
@@ -102,6 +105,14 @@ def test_what_breaks_is_left_out_by_name_and_the_others_are_measured(capsys):
     assert set(cell["latency_ms"]) == {"forward"}
     assert not measure(candidates=[HERE[0], ours])["cells"][CELL.name]["passed"]
     assert "no such engine" in capsys.readouterr().err
+
+
+def test_captured_candidates(monkeypatch):
+    recorder.install(monkeypatch)
+    monkeypatch.setattr(graph, "check", lambda model, device, engine: recorder.FUSED)
+    found = measure(candidates=[one for one in CANDIDATES if not one.full])["cells"][CELL.name]
+    assert found["passed"], found["left_out"]
+    assert {"forward-captured", "cfcam-captured", "two-level-captured"} <= set(found["latency_ms"])
 
 
 def test_peers_run_in_full_cells_only():

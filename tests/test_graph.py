@@ -5,50 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from cfcam_gpu import CFCAM, Config, engines, functional, graph, targets
-from cfcam_gpu.engines import EngineResult, cpu
+from cfcam_gpu import CFCAM, engines, graph, targets
 from cfcam_gpu.graph import CapturedCFCAM, CapturedExplanation
 
 from . import recorder
-
-CLASSES = 5
-CONFIGS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
-LAYERS = {"default": "late", "paper": "late", "two-level": ("early", "late")}
-
-
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.early = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(inplace=True))
-        self.late = nn.Sequential(nn.Conv2d(24, 32, 3, stride=2), nn.ReLU(inplace=True))
-        self.head = nn.Linear(32, CLASSES)
-
-    def forward(self, images):
-        return self.head(self.late(self.early(images)).mean(dim=(2, 3)))
-
-
-@torch.library.custom_op("cfcam_test::engine", mutates_args=())
-def _engine(
-    activations: torch.Tensor, gradients: torch.Tensor, name: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return tuple(cpu.run(activations.nan_to_num(), gradients.nan_to_num(), CONFIGS[name]))
-
-
-FUSED = SimpleNamespace(
-    ASYNCHRONOUS=True,
-    why_missing=lambda: None,
-    run=lambda activations, gradients, config: EngineResult(
-        *_engine(activations, gradients, next(name for name in CONFIGS if CONFIGS[name] == config))
-    ),
-)
-
-
-def draw(seed, *, batch=3):
-    return torch.randn(batch, 3, 12, 10, generator=torch.Generator().manual_seed(seed))
+from .recorder import FUSED
+from .small import CONFIGS, LAYERS, Network, assert_same, draw
 
 
 @pytest.fixture
@@ -69,12 +32,6 @@ def captured(monkeypatch, model):
         return CapturedCFCAM(using, plan, engine, images, request, overlay=overlay), explain
 
     return make
-
-
-def assert_same(found, expected, *, but=()):
-    for name in ("raw_maps", "maps", "target", "logits", "labels", "weights", "eps", "empty"):
-        if name not in but:
-            assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
 # What is computed
@@ -249,93 +206,6 @@ def test_autocasts_cache_is_off(captured, monkeypatch):
     seen.clear()
     captured(0, engine=engine)
     assert set(seen) == {(False, False)}
-
-
-# No host
-
-
-class OnDevice(TorchDispatchMode):
-    """Refuses a tensor on the host: with all on the meta device, which has no values, nothing is read or brought."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        for tensor in recorder.tensors([args, kwargs, found]):
-            assert tensor.device.type == "meta", f"{function} touches a tensor on the host"
-        return found
-
-
-def _meta_engine(activations, gradients, config):
-    batch, several, channels, height, width = gradients.shape
-
-    def empty(*shape, dtype):
-        return torch.empty((batch, several, *shape), dtype=dtype, device="meta")
-
-    return EngineResult(
-        empty(height, width, dtype=torch.float32),
-        empty(channels, dtype=torch.int64),
-        empty(channels, dtype=torch.float32),
-        empty(dtype=torch.float64),
-    )
-
-
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
-def test_nothing_is_read_by_the_host_or_copied_from_it(model, config, several):
-    model = model.to("meta")
-    images = draw(0).to("meta")
-    plan = CFCAM(model, LAYERS[config], config=CONFIGS[config])._planned(images)
-    engine = SimpleNamespace(**{**vars(FUSED), "run": _meta_engine})
-    request = targets.Request()
-    if several:
-        request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
-
-    def work():
-        return graph._explain(model, plan, engine, images, request, overlay=True)
-
-    work()  # as the warm-up does: tables that are brought once
-    with OnDevice():
-        found = work()
-    assert found.maps.shape == (3, *(several or ())[1:], 12, 10)
-    assert found.finite.shape == (3,)
-
-
-@pytest.mark.parametrize(
-    "reads", [lambda x: bool(x.any()), lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.ones(())]
-)
-def test_the_guard_above_sees_what_it_is_for(reads):
-    with OnDevice(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
-        reads(torch.empty(3, device="meta"))
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatch, late):
-    """So that the host waits while the device works; and once, whatever the number of tensors."""
-    done = []
-
-    def run(activations, gradients, config):
-        done.append("run")
-        return cpu.run(activations.nan_to_num(), gradients.nan_to_num(), config)
-
-    monkeypatch.setattr(engines, "choose", lambda name, device: SimpleNamespace(ASYNCHRONOUS=late, run=run))
-    activations, gradients = torch.ones(2, 4, 3, 3), torch.ones(2, 1, 4, 3, 3)
-    gradients[1, 0, 2, 2, 2] = torch.nan
-    with pytest.raises(ValueError, match="gradients: expected finite numbers within float32; image 1 has NaN"):
-        functional.compute(activations, gradients, Config(), "auto")
-    assert done == ["run"] * late
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_finite_by_image(dtype, bad):
-    tensor = torch.randn(4, 3, 5, 7).to(dtype).contiguous(memory_format=torch.channels_last)
-    tensor[0, 0, 0, 0], tensor[2, 1, 4, 6] = torch.inf, torch.nan
-    assert functional.are_finite(tensor).tolist() == [False, True, False, True]
-    tensor[3, 2, 0, 1] = bad
-    assert functional.are_finite(tensor[:, None]).tolist() == [False, True, False, False]
-
-
-def test_finite_means_in_float32():
-    assert functional.are_finite(torch.tensor([[1e300], [3e38]], dtype=torch.float64)).tolist() == [False, True]
 
 
 # Refusals

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from cfcam_gpu import engines
 from cfcam_gpu.engines import rapids
 
 from ..conftest import unavailable
@@ -31,8 +32,17 @@ def cupy(imported):
 def engine(imported):
     """The engine, or the end of the test where this machine lacks it."""
     if imported is not None:
-        unavailable(f"rapids is missing: {imported}")
+        unavailable(f"rapids is missing: {imported}", "RAPIDS")
     return rapids
+
+
+@pytest.fixture
+def fused():
+    """The fused engine, or the end of the test where this machine lacks it."""
+    found = engines.load("fused")
+    if found.why_missing() is not None:
+        unavailable(f"fused is missing: {found.why_missing()}")
+    return found
 
 
 @pytest.fixture
