@@ -33,7 +33,7 @@ class CFCAM:
     config : Config, optional
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
         method as published.
-    engine : {"auto", "cpu", "rapids"}
+    engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
 
     Raises

@@ -21,7 +21,7 @@ def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | Non
         Gradients of the target's score with respect to them.
     config : Config, optional
         Defaults to ``Config()``; ``Config.paper()`` is the method as published.
-    engine : {"auto", "cpu", "rapids"}
+    engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
 
     Returns
