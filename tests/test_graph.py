@@ -1,6 +1,5 @@
 """Captured explanations without a GPU: a recorder in the place of CUDA graphs, the CPU engine in that of the fused."""
 
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +11,7 @@ from cfcam_gpu.graph import CapturedCFCAM, CapturedExplanation
 from . import recorder
 from .recorder import FUSED
 from .small import CONFIGS, LAYERS, Network, assert_same, draw
+from .threads import in_threads
 
 
 @pytest.fixture
@@ -166,17 +166,7 @@ def test_replays_take_turns(captured):
     """Without the lock one thread's images would be explained in another's result."""
     replay, explain = captured()
     expected = [explain(draw(seed)) for seed in range(4)]
-    found = {}
-
-    def work(seed):
-        found[seed] = [replay(draw(seed)) for _ in range(5)]
-
-    threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed, results in found.items():
+    for seed, results in enumerate(in_threads(lambda seed: [replay(draw(seed)) for _ in range(5)], 4)):
         for result in results:
             assert_same(result, expected[seed])
 

@@ -29,7 +29,7 @@ class EngineResult(NamedTuple):
 
 
 class Engine(Protocol):
-    """An engine is a module with these two functions."""
+    """An engine is a module with these two functions, and ``ASYNCHRONOUS = True`` where `run` lets no host wait."""
 
     def run(self, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
         """CF-CAM of ``activations`` (B, C, h, w) and ``gradients`` (B, T, C, h, w), any floating dtype, finite."""

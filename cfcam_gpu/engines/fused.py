@@ -27,6 +27,9 @@ MAX_NEIGHBOR = 16
 #: Bytes that the workspace of one chunk of images may take: 256 MiB.
 MEMORY = 1 << 28
 
+#: The host does not wait for what `run` starts.
+ASYNCHRONOUS = True
+
 _MAX_GRID = 65535  # along y
 # As in kernels/common.cuh.
 _TILE, _PASSES, _BINS = 32, 7, 4096

@@ -1,7 +1,5 @@
 """The fused engine on a GPU, against the CPU engine and rapids; its streams, memory, copies and threads."""
 
-import threading
-
 import pytest
 import torch
 
@@ -14,6 +12,7 @@ from ..cases import CASES, CONFIGS, draw
 from ..small import CONFIGS as PRESETS
 from ..small import LAYERS, Network
 from ..small import draw as images
+from ..threads import on_streams
 
 pytestmark = pytest.mark.gpu
 
@@ -48,6 +47,9 @@ def assert_right(activations, gradients, config, found):
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("case", CASES)
 def test_labels_eps_and_map_are_the_cpu_engines(fused, case, config):
+    if fused.why_not(CONFIGS[config], (1, 1, 1)):
+        assert config == "far neighbor"
+        return
     activations, gradients = (torch.from_numpy(array)[None].cuda() for array in draw(case))
     found = fused.run(activations, gradients[:, None], CONFIGS[config])
     assert_right(activations, gradients[:, None], CONFIGS[config], found)
@@ -133,19 +135,7 @@ def test_threads_with_streams_of_their_own(layer, fused):
     configs = [*PRESETS.values(), CONFIGS["most of them"]]
     expected = [fused.run(*layer, config) for config in configs]
     torch.cuda.synchronize()
-    found = {}
-
-    def work(index):
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            found[index] = [fused.run(*layer, configs[index]) for _ in range(5)]
-        stream.synchronize()
-
-    threads = [threading.Thread(target=work, args=[index]) for index in range(len(configs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = on_streams(lambda index: [fused.run(*layer, configs[index]) for _ in range(5)], len(configs))
     for index, result in enumerate(expected):
         for again in found[index]:
             assert_equal(again, result)

@@ -12,6 +12,7 @@ from bench.trace import copies_to_host
 from cfcam_gpu import CFCAM, Config
 
 from ..small import CLASSES, CONFIGS, LAYERS, Network, assert_same, draw
+from ..threads import on_streams
 
 pytestmark = pytest.mark.gpu
 
@@ -156,24 +157,11 @@ def test_on_a_side_stream(explain):
 def test_threads_with_streams_of_their_own_take_turns_on_the_device(explain):
     replay = explain.capture(images(0))
     expected = [replay(images(seed)) for seed in range(4)]
+    batches = [images(seed) for seed in range(4)]
     torch.cuda.synchronize()
-    found = {}
-
-    def work(seed):
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            batch = images(seed)
-            found[seed] = [replay(batch) for _ in range(10)]
-        stream.synchronize()
-
-    threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed, results in found.items():
+    for results, one in zip(on_streams(lambda seed: [replay(batches[seed]) for _ in range(10)], 4), expected):
         for result in results:
-            assert_all_same(result, expected[seed])
+            assert_all_same(result, one)
 
 
 def test_other_threads_may_work_while_one_captures(explain):

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from cfcam_gpu import CFCAM, Config, cluster_filter_cam
 from cfcam_gpu.engines import cpu
 
 from ..cases import CASES, CONFIGS, draw
+from ..threads import on_streams
 
 pytestmark = pytest.mark.gpu
 
@@ -150,19 +150,7 @@ def test_threads_with_streams_of_their_own(layer, engine):
     configs = [Config(), Config.paper(), CONFIGS["most of them"], CONFIGS["a fifth"]]
     expected = [engine.run(*layer, config) for config in configs]
     torch.cuda.synchronize()
-    found = {}
-
-    def work(index):
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            found[index] = [engine.run(*layer, configs[index]) for _ in range(5)]
-        stream.synchronize()
-
-    threads = [threading.Thread(target=work, args=[index]) for index in range(len(configs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = on_streams(lambda index: [engine.run(*layer, configs[index]) for _ in range(5)], len(configs))
     for index, result in enumerate(expected):
         for again in found[index]:
             assert_equal(again, result)
