@@ -9,6 +9,7 @@ from cfcam_gpu import engines
 from cfcam_gpu.engines import rapids
 
 from ..conftest import unavailable
+from .layers import random
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,3 +49,9 @@ def fused():
 @pytest.fixture
 def device():
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def layer():
+    """Activations (3, 200, 9, 7) with dead channels and gradients of two targets, on the GPU."""
+    return random(0, 3, 2, 200, 9, 7)

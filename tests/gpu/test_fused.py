@@ -1,74 +1,27 @@
-"""The fused engine on a GPU, against the CPU engine and rapids; its streams, memory, copies and threads."""
+"""The fused engine on a GPU: its limits, its bytes, and that no host waits for it."""
 
 import pytest
 import torch
 
-from bench.parity import MAP_TOLERANCE, compare
+from bench.parity import MAP_TOLERANCE
 from bench.trace import copies_to_host
 from cfcam_gpu import CFCAM, Config
-from cfcam_gpu.engines import cpu
 
-from ..cases import CASES, CONFIGS, draw
 from ..small import CONFIGS as PRESETS
 from ..small import LAYERS, Network
 from ..small import draw as images
-from ..threads import on_streams
+from .layers import assert_equal, assert_right, random
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture
-def layer(fused):
-    """Activations (3, 200, 9, 7) with dead channels and gradients of two targets, on the GPU."""
-    return random(0, 3, 2, 200, 9, 7)
-
-
-def random(seed, batch, several, channels, height, width):
-    generator = torch.Generator().manual_seed(seed)
-    activations = torch.randn(batch, channels, height, width, generator=generator).relu()
-    activations *= torch.rand(batch, channels, 1, 1, generator=generator) > 0.3
-    return activations.cuda(), torch.randn(batch, several, channels, height, width, generator=generator).cuda()
-
-
-def assert_equal(found, expected):
-    for name, ours, theirs in zip(found._fields, found, expected):
-        assert torch.equal(ours, theirs), name
-
-
-def assert_right(activations, gradients, config, found):
-    report = compare(activations, gradients[:, 0], config, found)
-    assert report["passed"], report
-    assert report["labels_equal"] == len(activations), report
 
 
 # What it computes
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("case", CASES)
-def test_labels_eps_and_map_are_the_cpu_engines(fused, case, config):
-    if fused.why_not(CONFIGS[config], (1, 1, 1)):
-        assert config == "far neighbor"
-        return
-    activations, gradients = (torch.from_numpy(array)[None].cuda() for array in draw(case))
-    found = fused.run(activations, gradients[:, None], CONFIGS[config])
-    assert_right(activations, gradients[:, None], CONFIGS[config], found)
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("config", PRESETS)
-def test_random_activations_of_random_shapes(fused, seed, config):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (int(torch.randint(1, high, (), generator=generator)) for high in (600, 15, 15))
-    given = random(seed, 2, 1, *shape)
-    assert_right(*given, PRESETS[config], fused.run(*given, PRESETS[config]))
-
-
 @pytest.mark.parametrize("shape", [(4096, 2, 2), (7, 64, 64), (1, 1, 1), (2048, 7, 7)])
 @pytest.mark.parametrize("config", PRESETS)
 def test_the_largest_shapes_and_the_smallest(fused, shape, config):
-    given = random(1, 1, 1, *shape)
-    assert_right(*given, PRESETS[config], fused.run(*given, PRESETS[config]))
+    assert_right(fused, *random(1, 1, 1, *shape), PRESETS[config])
 
 
 @pytest.mark.parametrize("config", PRESETS)
@@ -79,25 +32,7 @@ def test_rapids_gives_the_same(layer, fused, engine, config):
     assert bool(((found.raw_maps - expected.raw_maps).abs() <= MAP_TOLERANCE * scale).all())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_dtypes_layouts_and_targets(layer, fused, dtype, memory_format):
-    activations, gradients = layer[0].to(dtype).contiguous(memory_format=memory_format), layer[1].to(dtype)
-    found = fused.run(activations, gradients, Config())
-    expected = cpu.run(activations, gradients, Config())
-    for name, ours, theirs in zip(found._fields, found, expected):
-        assert (ours.dtype, ours.shape, ours.device) == (theirs.dtype, theirs.shape, theirs.device), name
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
 # The same bytes
-
-
-@pytest.mark.parametrize("config", PRESETS)
-def test_the_same_input_gives_the_same_bytes(layer, fused, config):
-    first = fused.run(*layer, PRESETS[config])
-    for _ in range(10):
-        assert_equal(fused.run(*layer, PRESETS[config]), first)
 
 
 @pytest.mark.parametrize("config", PRESETS)
@@ -114,31 +49,6 @@ def test_what_was_in_its_memory_does_not_matter(layer, fused, config):
     poison = [torch.full((size,), torch.nan, device="cuda") for size in [1 << n for n in range(7, 24)] * 3]
     del poison  # torch hands it out again
     assert_equal(fused.run(*layer, PRESETS[config]), expected)
-
-
-@pytest.mark.parametrize("config", PRESETS)
-def test_on_a_side_stream(layer, fused, config):
-    expected = fused.run(*layer, PRESETS[config])
-    late = [torch.zeros_like(tensor) for tensor in layer]
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(200_000_000)  # whoever does not wait for this stream reads zeros
-        for tensor, values in zip(late, layer):
-            tensor.copy_(values)
-        found = fused.run(*late, PRESETS[config])
-    stream.synchronize()
-    assert_equal(found, expected)
-
-
-def test_threads_with_streams_of_their_own(layer, fused):
-    configs = [*PRESETS.values(), CONFIGS["most of them"]]
-    expected = [fused.run(*layer, config) for config in configs]
-    torch.cuda.synchronize()
-    found = on_streams(lambda index: [fused.run(*layer, configs[index]) for _ in range(5)], len(configs))
-    for index, result in enumerate(expected):
-        for again in found[index]:
-            assert_equal(again, result)
 
 
 # No host
