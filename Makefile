@@ -29,10 +29,11 @@ clean:
 	rm -rf $(VENV) build dist out
 
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.
+# ARGS="--only latency", say; ARGS=--help lists what there is.
 .PHONY: gpu-check
 OUT ?= bench/results
 gpu-check:
-	$(PYTHON) -m bench.gpu_check $(OUT)
+	$(PYTHON) -m bench.gpu_check $(OUT) $(ARGS)
 
 # Ours beside pytorch-grad-cam and torch-cam, in an environment of its own. Their dependencies are left out, so that
 # none of them replaces torch; bench/torchvision_shim.py has why torchvision is content with that.
