@@ -140,13 +140,15 @@ class CapturedCFCAM:
             if self._indices is not None and indices is not None:
                 self._indices.copy_(indices, non_blocking=True)
             self._graph.replay()
-            result = self.static.copy() if out is None else out
-            if out is not None:
+            if out is None:
+                out = self.static.copy()
+            else:
                 into = out.tensors()
                 for name, tensor in self.static.tensors().items():
                     into[name].copy_(tensor)
+                vars(out).pop("empty", None)  # it was of the maps before
             self._done.record(stream)
-        return result
+        return out
 
     def _check_images(self, images: object) -> None:
         if not isinstance(images, torch.Tensor):

@@ -115,6 +115,19 @@ def test_captured_candidates(monkeypatch):
     assert {"forward-captured", "cfcam-captured", "two-level-captured"} <= set(found["latency_ms"])
 
 
+def test_what_takes_no_memory_has_no_figure_of_it():
+    peaks = iter([1 << 20, 0])
+    meter = Meter(milliseconds=milliseconds, peak_bytes=lambda work: next(peaks))
+    forward = HERE[0]._replace(name="forward")
+    other = HERE[0]._replace(name="forward-captured")
+    found = gpu_latency.measure(
+        CPU, meter, lambda record: None, engine="cpu", cells=[CELL], candidates=[forward, other]
+    )
+    cell = found["cells"][CELL.name]
+    assert set(cell["memory_mib"]) == {"forward"}
+    assert set(cell["latency_ms"]) == {"forward", "forward-captured"}
+
+
 def test_peers_run_in_full_cells_only():
     peer = Candidate("peer", lambda scene: lambda images: None, full=True)
     assert set(measure(candidates=[HERE[0], peer])["cells"][CELL.name]["latency_ms"]) == {"forward"}
