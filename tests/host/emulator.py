@@ -58,7 +58,7 @@ def compiled(name, definitions):
     )
     flags = [*FLAGS, *definitions]
     if SANITIZER:
-        flags += ["-g", f"-fsanitize={SANITIZER}", "-DCUDA_ON_HOST_THREADS"]
+        flags += ["-g", "-O1", f"-fsanitize={SANITIZER}", "-DCUDA_ON_HOST_THREADS"]
     digest = hashlib.sha256("\n".join([text, HEADER.read_text(), *flags]).encode()).hexdigest()[:16]
     path = BUILD / f"{name}-{digest}.so"
     if not path.exists():
