@@ -28,7 +28,8 @@ def run(rapids: bool, *, seconds: float = 300.0) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``passed``; ``files``: outcomes counted; ``failed``: names; ``recorded``: what tests recorded of themselves.
+        ``passed``; ``outcomes``: counted for each test function of each file; ``failed``: names, with parameters;
+        ``recorded``: what tests recorded of themselves.
     """
     if importlib.util.find_spec("pytest") is None:
         return {"passed": False, "reason": "no test ran, because pytest is not installed: pip install pytest"}
@@ -48,16 +49,16 @@ def run(rapids: bool, *, seconds: float = 300.0) -> dict[str, Any]:
 
 def read(text: str) -> dict[str, Any]:
     """Outcomes, failures and recorded properties from pytest's JUnit file."""
-    files: dict[str, Counter[str]] = defaultdict(Counter)
+    outcomes: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     failed: list[str] = []
     recorded: dict[str, dict[str, str]] = {}
     for case in ElementTree.fromstring(text).iter("testcase"):
-        name = f"{case.get('classname')}.{case.get('name')}"
+        file, name = str(case.get("classname")), str(case.get("name"))
         outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
-        files[str(case.get("classname"))][outcome] += 1
+        outcomes[file][name.partition("[")[0]][outcome] += 1
         if outcome in ("failure", "error"):
-            failed.append(name)
+            failed.append(f"{file}.{name}")
         properties = {str(one.get("name")): str(one.get("value")) for one in case.iter("property")}
         if properties:
-            recorded[name] = properties
-    return {"files": {name: dict(counts) for name, counts in files.items()}, "failed": failed, "recorded": recorded}
+            recorded[f"{file}.{name}"] = properties
+    return {"outcomes": outcomes, "failed": failed, "recorded": recorded}

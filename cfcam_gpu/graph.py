@@ -224,9 +224,10 @@ def record(
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            cause = error.__context__ or error  # ending a broken capture is an error of its own
             raise RuntimeError(
                 "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
-                f"host or copying from it ({' '.join(str(error).split())[:300]})"
+                f"host or copying from it ({' '.join(str(cause).split())[:300]})"
             ) from error
     return graph, found
 

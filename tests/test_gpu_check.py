@@ -374,21 +374,24 @@ def test_gpu_tests_fail_without_a_gpu_where_one_is_required(monkeypatch, capfd):
     found = gpu_tests.run(rapids=True)
     assert not found["passed"]
     assert found["failed"]
-    assert "tests.gpu.test_bridge" in found["files"]
+    assert set(found["outcomes"]["tests.gpu.test_bridge"]["test_inside_memory_is_torchs"]) <= {"failure", "error"}
     assert "CFCAM_REQUIRE_GPU=1, but torch finds no CUDA device" in capfd.readouterr().out
 
 
-def test_outcomes_of_tests_are_counted_by_file_and_what_they_recorded_is_kept():
+def test_outcomes_of_tests_are_counted_by_test_and_what_they_recorded_is_kept():
     text = """<testsuites><testsuite>
     <testcase classname="tests.gpu.test_a" name="test_x[1]"/>
-    <testcase classname="tests.gpu.test_a" name="test_y"><failure message="no">why</failure></testcase>
+    <testcase classname="tests.gpu.test_a" name="test_x[2]"><failure message="no">why</failure></testcase>
     <testcase classname="tests.gpu.test_b" name="test_z"><skipped message="rapids"/></testcase>
     <testcase classname="tests.gpu.test_b" name="test_w">
     <properties><property name="copies" value="3"/></properties></testcase>
     </testsuite></testsuites>"""
     assert gpu_tests.read(text) == {
-        "files": {"tests.gpu.test_a": {"passed": 1, "failure": 1}, "tests.gpu.test_b": {"skipped": 1, "passed": 1}},
-        "failed": ["tests.gpu.test_a.test_y"],
+        "outcomes": {
+            "tests.gpu.test_a": {"test_x": {"passed": 1, "failure": 1}},
+            "tests.gpu.test_b": {"test_z": {"skipped": 1}, "test_w": {"passed": 1}},
+        },
+        "failed": ["tests.gpu.test_a.test_x[2]"],
         "recorded": {"tests.gpu.test_b.test_w": {"copies": "3"}},
     }
 
