@@ -197,9 +197,9 @@ def test_a_replay_allocates_nothing_and_copies_nothing_to_the_host(explain, reco
     copies = copies_to_host(lambda: replay(batch, [1, 2, 3]))
     record_property("copies to the host", len(copies))
     assert copies == []
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    before = torch.cuda.memory_stats()["allocated_bytes.all.allocated"]
     replay(batch, out=replay.static)
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    assert torch.cuda.memory_stats()["allocated_bytes.all.allocated"] == before
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
