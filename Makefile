@@ -28,6 +28,15 @@ lint: $(VENV)/ready
 clean:
 	rm -rf $(VENV) build dist out
 
+# The kernels on the CPU under AddressSanitizer and ThreadSanitizer, each CUDA thread a thread of the system; minutes.
+# An error ends the run with the sanitizer's report, which names the kernel's line.
+.PHONY: sanitize
+SANITIZE = LD_PRELOAD=$$(g++ -print-file-name=lib$(1)san.so) CFCAM_SANITIZE=$(2) \
+	$(BIN)/python -m pytest tests/host -q -s -k "(dbscan and sparse) or (every_case and ties)"
+sanitize: $(VENV)/ready
+	ASAN_OPTIONS=detect_leaks=0 $(call SANITIZE,a,address)
+	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)
+
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.
 # ARGS="--only latency", say; ARGS=--help lists what there is.
 .PHONY: gpu-check

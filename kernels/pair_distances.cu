@@ -11,7 +11,7 @@
 #include "common.cuh"
 
 #ifndef DEPTH
-#define DEPTH 8  // positions staged at once
+#define DEPTH 7  // positions staged at once: 7 x 7 and 14 x 14 maps are whole multiples
 #endif
 
 // 0 for distance 0, the ends for what lies beyond, else 64 bins an octave below the bound.
