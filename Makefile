@@ -37,6 +37,15 @@ lint: $(VENV)/ready-to-test
 clean:
 	rm -rf $(VENV) build dist out
 
+# The kernels on the CPU under AddressSanitizer and ThreadSanitizer, each CUDA thread a thread of the system; minutes.
+# An error ends the run with the sanitizer's report, which names the kernel's line.
+.PHONY: sanitize
+SANITIZE = LD_PRELOAD=$$(g++ -print-file-name=lib$(1)san.so) CFCAM_SANITIZE=$(2) \
+	$(BIN)/python -m pytest tests/host -q -s -k "(dbscan and sparse) or (every_case and ties)"
+sanitize: $(VENV)/ready-to-test
+	ASAN_OPTIONS=detect_leaks=0 $(call SANITIZE,a,address)
+	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)
+
 # Every table and picture that the README and the documentation quote, from the photographs in DATA.
 .PHONY: bench bench-variants
 DATA ?= ../shared/data
@@ -65,10 +74,11 @@ bench-variants: $(VENV)/ready-to-test
 	$(BIN)/python -m bench.variants --data $(DATA) --out $(RESULTS)
 
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.
+# ARGS="--only latency", say; ARGS=--help lists what there is.
 .PHONY: gpu-check
 OUT ?= bench/results
 gpu-check:
-	$(PYTHON) -m bench.gpu_check $(OUT)
+	$(PYTHON) -m bench.gpu_check $(OUT) $(ARGS)
 
 # Ours beside pytorch-grad-cam and torch-cam, in an environment of its own.
 .PHONY: bench-latency

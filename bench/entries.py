@@ -70,16 +70,17 @@ class Truth(NamedTuple):
     captured_gradients: torch.Tensor
 
 
-def truth(network: Network, images: torch.Tensor) -> Truth:
-    """Scores of the predicted classes, differentiated once by torch alone and once by our capture."""
-    model = network.build()
+def truth(network: Network, images: torch.Tensor, model: nn.Module | None = None) -> Truth:
+    """Scores of the predicted classes, differentiated once by torch alone and once by our capture; on the host."""
+    model = model or network.build()
     kept: list[torch.Tensor] = []
     handle = model.get_submodule(network.module).register_forward_hook(lambda m, args, output: kept.append(output))
     logits = model(images)
     (gradients,) = torch.autograd.grad(logits.amax(dim=1).sum(), kept)
     handle.remove()
     ours = capture(model, find(model, network.layer), images, read(None, len(images)))
-    return Truth(images, logits.detach(), kept[0].detach(), gradients, ours.activations, ours.gradients[:, 0])
+    found = (logits.detach(), kept[0].detach(), gradients, ours.activations, ours.gradients[:, 0])
+    return Truth(images, *(tensor.cpu() for tensor in found))
 
 
 class Check(NamedTuple):
@@ -95,9 +96,9 @@ class Check(NamedTuple):
         return self.difference <= self.tolerance
 
 
-def _apart(ours: torch.Tensor, theirs: torch.Tensor | np.ndarray) -> float:
-    """Largest difference, as a fraction of the largest magnitude."""
-    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+def apart(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:
+    """Largest difference, as a fraction of the largest magnitude; from any device."""
+    first, second = (one.double().cpu().numpy() if isinstance(one, torch.Tensor) else one for one in (ours, theirs))
     return float(np.abs(first - second).max() / max(np.abs(second).max(), np.finfo(np.float64).tiny))
 
 
@@ -112,25 +113,26 @@ def check_cfcam(config: Config) -> Callable[[Call, Truth], list[Check]]:
         maps = plain.scale(plain.resize(maps, true.images.shape[-2:]), from_minimum=False)
         differing = sum(int((row.numpy() != one.labels).sum()) for row, one in zip(found.labels, wanted))
         return [
-            Check("logits, against the bare forward", _apart(found.logits, true.logits), 1e-5),
-            Check("activations, against plain autograd", _apart(true.captured_activations, true.activations), 1e-5),
-            Check("gradients, against plain autograd", _apart(true.captured_gradients, true.gradients), 1e-5),
+            Check("logits, against the bare forward", apart(found.logits, true.logits), 1e-5),
+            Check("activations, against plain autograd", apart(true.captured_activations, true.activations), 1e-5),
+            Check("gradients, against plain autograd", apart(true.captured_gradients, true.gradients), 1e-5),
             Check("labels that differ from the plain derivation's", differing, 0),
-            Check("eps, against the plain derivation", _apart(found.eps, np.array([one.eps for one in wanted])), 1e-9),
-            Check("maps, against the plain derivation", _apart(found.maps, maps), 1e-5),
+            Check("eps, against the plain derivation", apart(found.eps, np.array([one.eps for one in wanted])), 1e-9),
+            Check("maps, against the plain derivation", apart(found.maps, maps), 1e-5),
         ]
 
     return check
 
 
-def check_grad_cam(call: Call, true: Truth) -> list[Check]:
+def check_grad_cam(call: Call, true: Truth, tolerance: float = 1e-4) -> list[Check]:
     """The peer's maps are Grad-CAM of what we captured, resized and normalised as it does."""
     maps = plain.grad_cam(true.captured_activations.double().numpy(), true.captured_gradients.double().numpy())
     maps = plain.resize(plain.scale(maps, from_minimum=True), true.images.shape[-2:])
-    found = np.asarray(call(true.images))
+    found = torch.as_tensor(call(true.images)).double().cpu().numpy()
     # pytorch-grad-cam normalises again at the images' size; both are brought there.
     wanted = plain.scale(maps, from_minimum=True)
-    return [Check("maps, against Grad-CAM of our capture", _apart(plain.scale(found, from_minimum=True), wanted), 1e-4)]
+    difference = apart(plain.scale(found, from_minimum=True), wanted)
+    return [Check("maps, against Grad-CAM of our capture", difference, tolerance)]
 
 
 def setup_forward(network: Network, model: nn.Module) -> Call:
@@ -149,11 +151,16 @@ def setup_capture(network: Network, model: nn.Module) -> Call:
     return lambda images: capture(model, layer, images, read(None, len(images)))
 
 
-def setup_cfcam(config: Config) -> Callable[[Network, nn.Module], Call]:
+def explainer(network: Network, model: nn.Module, config: Config, engine: str) -> CFCAM:
+    """Of the network's layer, or of two that are chosen where `config` takes two."""
+    return CFCAM(model, network.layer if config.levels == 1 else None, config=config, engine=engine)
+
+
+def setup_cfcam(config: Config, engine: str = "cpu") -> Callable[[Network, nn.Module], Call]:
     """The whole of CF-CAM: images to maps in [0, 1] at the images' size."""
 
     def setup(network: Network, model: nn.Module) -> Call:
-        explain = CFCAM(model, network.layer, config=config, engine="cpu")
+        explain = explainer(network, model, config, engine)
 
         def call(images: torch.Tensor) -> Any:
             found = explain(images)

@@ -1,195 +1,240 @@
-"""The check for a machine with a GPU: its tests, the agreement of rapids with cpu, and the time of every stage.
+"""All that only a machine with a GPU can show, part by part, in one record.
 
-``make gpu-check OUT=FOLDER``, or ``python -m bench.gpu_check FOLDER`` in a checkout, writes FOLDER/<device>.json. It
-needs torch, CuPy, cuML and pytest, and nothing installed of this package. The exit status is 0 if everything ran and
-agreed, 1 if anything did not, 2 if there is no GPU; then nothing is written.
+``make gpu-check OUT=FOLDER``, or ``python -m bench.gpu_check FOLDER`` in a checkout, writes FOLDER/<device>.json, anew
+behind each part and each cell of the benchmark, so that a run that is cut off loses nothing. It needs torch, CuPy, cuML
+and pytest, and nothing installed of this package. ``--only`` runs some parts, and the record keeps the others. The exit
+status is 0 if all parts that ran are right, 1 if any is not, 2 if there is no GPU; then nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
 
-from cfcam_gpu import Config, engines, environment, layers, targets
-from cfcam_gpu.capture import capture
+from cfcam_gpu import Config, engines, environment
+from cfcam_gpu.engines import EngineResult
 
-from . import models
+from . import gpu_latency, gpu_tests, kernel_calls, nvidia_tools
+from .entries import NETWORKS, Network
+from .gpu_entries import Scene, taken_by
+from .latency import commit, to_json
+from .models import pictures
 from .parity import compare
 from .stages import Meter, cuda_meter, measure, stages
 
-ROOT = Path(__file__).resolve().parents[1]
-PRESETS = {"default": Config(), "paper": Config.paper()}
+PRESETS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
+#: In the order in which they run; what is needed first comes first.
+PARTS = ("agreement", "tests", "latency", "stages", "sanitizer", "bandwidth")
+ENGINES = ("fused", "rapids")
 
-
-class Subject(NamedTuple):
-    """A network on whose activations the engines are compared."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    layer: str
-    norm: tuple[tuple[float, ...], tuple[float, ...]]
-
-
-LITE0 = Subject("EfficientNet-Lite0, trained", models.lite0, models.LITE0_LAYER, models.LITE0_NORM)
-RESNET50 = Subject("ResNet-50, random weights", models.resnet50, models.RESNET50_LAYER, models.IMAGENET_NORM)
+Report = Callable[[dict[str, Any]], None]
+Part = Callable[[Report], dict[str, Any]]
 
 
 def main(argv: list[str] | None = None) -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(prog="gpu-check", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where <device>.json is written")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument("--only", type=_parts, default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--engines", type=lambda given: given.split(","), default=ENGINES, help="of fused,rapids")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no part is begun after so many (default: 9)")
+    parser.add_argument("--authors-code", type=Path, metavar="FOLDER", help="a checkout of the published code")
+    options = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("gpu-check: torch finds no CUDA device, so there is nothing to check", file=sys.stderr)
         return 2
+    end = time.monotonic() + 60 * options.minutes
+
+    def minutes_left() -> float:
+        return (end - time.monotonic()) / 60
+
     device = torch.device("cuda", torch.cuda.current_device())
     name = torch.cuda.get_device_name(device)
-    record = {
-        "device": name,
-        "driver": driver(),
-        **check("rapids", device, [LITE0, RESNET50], RESNET50, cuda_meter(), batches=(1, 64), repeats=30),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"gpu-check: {'passed' if record['passed'] else 'FAILED'}; {path}")
-    return 0 if record["passed"] else 1
+    path = options.folder / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    record = json.loads(path.read_text()) if path.exists() else {}
+    record |= {"device": name, "driver": driver(), **environment.describe()}
+    chosen = parts(options.engines, device, cuda_meter(), minutes_left, options.authors_code)
+    run({part: chosen[part] for part in PARTS if part in options.only}, record, partial(save, path), minutes_left)
+    passed = all(record[part]["passed"] is not False for part in options.only)
+    print(f"gpu-check: {'passed' if passed else 'FAILED'}; {path}")
+    return 0 if passed else 1
 
 
-def check(
-    engine: str,
+def _parts(given: str) -> list[str]:
+    chosen = given.split(",")
+    unknown = set(chosen) - set(PARTS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
+    return chosen
+
+
+def save(path: Path, record: dict[str, Any]) -> None:
+    """Write the record, in one step: a run may be killed at any time."""
+    new = path.with_suffix(".new")
+    new.write_text(to_json(record))
+    new.replace(path)
+
+
+def parts(
+    names: list[str],
     device: torch.device,
-    compared: list[Subject],
-    timed: Subject,
     meter: Meter,
-    *,
-    batches: tuple[int, ...],
-    repeats: int,
-    test: Callable[[], dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The record of one run, as JSON takes it.
-
-    A part that fails does not stop the others; ``passed`` says that all of them ran and are right. An engine is timed
-    only where it agrees with the CPU's.
+    minutes_left: Callable[[], float],
+    authors: Path | None = None,
+) -> dict[str, Part]:
+    """All parts, ready to run.
 
     Parameters
     ----------
-    engine : str
+    names : list of str
+        Engines; a missing one is a failure.
     device : torch.device
-    compared : list of Subject
-        Left out, and said so, where what they come from is not installed.
-    timed : Subject
     meter : Meter
-    batches : tuple of int
-    repeats : int
-    test : callable, optional
-        Runs the tests; ``run_tests`` by default.
+    minutes_left : callable
+    authors : Path, optional
+        A checkout of the authors' published code.
     """
-    described = environment.describe()
-    missing = described["engines"][engine]
-
-    def agreement() -> dict[str, Any]:
-        if missing:
-            return {"passed": False, "reason": missing}
-        found = dict(agreements(engine, device, compared))
-        return {"passed": all(one.get("passed", True) for one in found.values()), **found}
-
-    agreed = _attempt(agreement)
-
-    def timing() -> dict[str, Any]:
-        model = timed.build().to(device)
-        found = {}
-        for batch in batches:
-            images, kind = pictures(batch, timed.norm)
-            works = stages(model, timed.layer, images.to(device), engine if agreed["passed"] else None)
-            figures = measure(works, meter, warmup=3, repeats=repeats)
-            found[f"batch {batch}"] = {"images": kind, **figures}
-        note = {} if agreed["passed"] else {"reason": f"{engine} is not timed, because it is missing or disagrees"}
-        return {"passed": agreed["passed"], **note, "network": timed.name, "repeats": repeats, **found}
-
-    parts = {"tests": _attempt(test or run_tests), "agreement": agreed, "stages": _attempt(timing)}
+    subjects = [NETWORKS["efficientnet-lite0"], NETWORKS["resnet50"]]
     return {
-        "passed": all(part["passed"] for part in parts.values()),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **described,
-        **parts,
+        "agreement": lambda report: agreement(names, device, subjects, report),
+        "tests": lambda report: gpu_tests.run("rapids" in names, seconds=60 * min(3.0, minutes_left())),
+        "latency": lambda report: gpu_latency.measure(
+            device, meter, report, authors=authors, minutes_left=minutes_left
+        ),
+        "stages": lambda report: timing(names, device, NETWORKS["resnet50"], meter, batches=(1, 64), repeats=15),
+        "sanitizer": lambda report: nvidia_tools.sanitize(60 * min(4.0, minutes_left())),
+        "bandwidth": lambda report: nvidia_tools.bandwidth(60 * min(1.5, minutes_left())),
     }
 
 
-def _attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def run(
+    chosen: dict[str, Part],
+    record: dict[str, Any],
+    keep: Report,
+    minutes_left: Callable[[], float],
+) -> None:
+    """Run parts one after the other, each into its place in `record`, which `keep` gets at every step.
+
+    A part that fails does not stop the others. One that no time is left for keeps what the record has of it.
+    """
+    for name, part in chosen.items():
+        if minutes_left() <= 0:
+            record.setdefault(name, {"passed": False, "reason": "not begun: no time was left"})
+            print(f"gpu-check: {name}: no time left", flush=True)
+        else:
+            print(f"gpu-check: {name}, {minutes_left():.1f} minutes left", flush=True)
+            start = time.monotonic()
+            origin = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
+
+            def report(found: dict[str, Any], name: str = name, origin: dict[str, Any] = origin) -> None:
+                record[name] = {**found, "passed": False, "reason": "cut off", **origin}
+                keep(record)
+
+            report({})
+            found = _attempt(part, report)
+            record[name] = {**found, **origin, "seconds": round(time.monotonic() - start, 1)}
+            word = {True: "passed", False: "FAILED", None: "not run"}[found["passed"]]
+            print(f"gpu-check: {name}: {word} {found.get('reason', '')}", flush=True)
+        record["passed"] = all(record.get(part, {"passed": False})["passed"] is not False for part in PARTS)
+        record["not_run"] = [part for part in PARTS if record.get(part, {"passed": None})["passed"] is None]
+        keep(record)
+
+
+def _attempt(part: Part, report: Report) -> dict[str, Any]:
     try:
-        return part()
+        return part(report)
     except Exception as error:  # whatever it is, the record says so, and has the other parts
         traceback.print_exc()
         return {"passed": False, "reason": f"{type(error).__name__}: {error}"}
 
 
-def agreements(engine: str, device: torch.device, subjects: list[Subject]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each subject's and each preset's comparison, and that of random activations with dead channels."""
-    for subject in subjects:
-        try:
-            model = subject.build().to(device)
-        except ImportError as error:
-            yield subject.name, {"reason": f"left out: {error}"}
-            continue
-        images, kind = pictures(6, subject.norm)
-        layer, request = layers.find(model, subject.layer), targets.read(None, len(images))
-        captured = capture(model, layer, images.to(device), request)
-        yield subject.name, {"images": kind, **_presets(engine, captured.activations, captured.gradients)}
-    generator = torch.Generator().manual_seed(0)
-    activations = torch.randn(4, 512, 14, 14, generator=generator).relu()
-    activations *= torch.rand(4, 512, 1, 1, generator=generator) > 0.3
-    gradients = torch.randn(4, 1, 512, 14, 14, generator=generator)
-    yield "random", _presets(engine, activations.to(device), gradients.to(device))
-
-
-def _presets(engine: str, activations: torch.Tensor, gradients: torch.Tensor) -> dict[str, Any]:
-    running = engines.choose(engine, activations.device)
-    found: dict[str, Any] = {
-        name: compare(activations, gradients[:, 0], config, running.run(activations, gradients, config))
-        for name, config in PRESETS.items()
-    }
+def agreement(names: list[str], device: torch.device, subjects: list[Network], report: Report) -> dict[str, Any]:
+    """Of each engine, whether it gives the CPU's labels and maps on each subject."""
+    found: dict[str, Any] = {}
+    for name in names:
+        missing = engines.load(name).why_missing()
+        if missing:
+            found[name] = {"passed": False, "reason": missing}
+        else:
+            compared = dict(agreements(name, device, subjects))
+            found[name] = {"passed": all(one.get("passed", True) for one in compared.values()), **compared}
+        report(found)
     return {"passed": all(one["passed"] for one in found.values()), **found}
 
 
-def pictures(count: int, norm: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[torch.Tensor, str]:
-    """(count, 3, 224, 224) float32 photographs, or smooth noise where their packages are missing; and which of them."""
-    try:
-        return models.photographs(count, norm), "photographs"
-    except ImportError:
-        noise = torch.randn(count, 3, 14, 14, generator=torch.Generator().manual_seed(0))
-        return functional.interpolate(noise, (224, 224), mode="bicubic"), "smooth noise"
+def agreements(engine: str, device: torch.device, subjects: list[Network]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each subject's comparison by preset and batch, and that of random activations with dead channels."""
+    running = engines.choose(engine, device)
+    for network in subjects:
+        try:
+            model = network.build().to(device)
+        except ImportError as error:
+            yield network.name, {"reason": f"left out: {error}"}
+            continue
+        images, kind = pictures(16, network.norm)
+        scene = Scene(network, model, images.to(device), 0.0, engine, None)
+        found = {}
+        for name, config in PRESETS.items():
+            taken = taken_by(config, scene)
+            for batch in (1, 16):
+                given = taken.activations[:batch], taken.gradients[:batch]
+                found[f"{name}, batch {batch}"] = _compare(running, *given, config)
+        yield network.name, {"passed": all(one["passed"] for one in found.values()), "images": kind, **found}
+    activations, gradients = (tensor.to(device) for tensor in kernel_calls.draw((4, 1, 512, 14, 14)))
+    found = {name: _compare(running, activations, gradients, config) for name, config in PRESETS.items()}
+    yield "random", {"passed": all(one["passed"] for one in found.values()), **found}
 
 
-def run_tests() -> dict[str, Any]:
-    """The tests marked ``gpu``, in a process of their own, where a missing GPU or library is a failure."""
-    if importlib.util.find_spec("pytest") is None:
-        return {"passed": False, "reason": "no test ran, because pytest is not installed: pip install pytest"}
-    # The project's options name plugins that a GPU machine may lack.
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rfEs", "-o", "addopts="]
-    command += ["-W", "ignore::pytest.PytestConfigWarning"]
-    environ = {**os.environ, "CFCAM_REQUIRE_GPU": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    print(done.stdout)
-    lines = done.stdout.strip().splitlines()
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return {"passed": done.returncode == 0, "summary": lines[-1] if lines else "", "failed": failed}
+def _compare(
+    engine: engines.Engine, activations: torch.Tensor, gradients: torch.Tensor, config: Config
+) -> dict[str, Any]:
+    """The engine's result on the default stream, beside the CPU's; and whether a side stream gives the same bytes."""
+    found = engine.run(activations, gradients, config)
+    report = compare(activations, gradients[:, 0], config, found)
+    if activations.device.type == "cuda":
+        same = _same(found, _on_a_side_stream(lambda: engine.run(activations, gradients, config)))
+        report |= {"side_stream_equal": same, "passed": report["passed"] and same}
+    return report
+
+
+def _same(first: EngineResult, second: EngineResult) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second))
+
+
+def _on_a_side_stream(work: Callable[[], EngineResult]) -> EngineResult:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found = work()
+    stream.synchronize()
+    return found
+
+
+def timing(
+    names: list[str], device: torch.device, network: Network, meter: Meter, *, batches: tuple[int, ...], repeats: int
+) -> dict[str, Any]:
+    """The time of every stage of a one-level explanation, by batch and engine."""
+    model = network.build().to(device)
+    found: dict[str, Any] = {}
+    for batch in batches:
+        images, kind = pictures(batch, network.norm)
+        for name in names:
+            works = stages(model, network.layer, images.to(device), name)
+            found[f"batch {batch}, {name}"] = {"images": kind, **measure(works, meter, warmup=3, repeats=repeats)}
+    return {"passed": True, "network": network.name, "repeats": repeats, **found}
 
 
 def driver() -> str | None:

@@ -12,6 +12,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import random
@@ -19,6 +20,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,14 +53,30 @@ def keep_freed_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap is never cut
 
 
-def time_in_turn(calls: dict[str, Call], images: torch.Tensor, rounds: int) -> dict[str, list[float]]:
+def host_clock(call: Call, images: torch.Tensor) -> float:
+    """Milliseconds of a call, on the host's clock."""
+    start = time.perf_counter()
+    call(images)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def time_in_turn(
+    calls: dict[str, Call],
+    images: torch.Tensor,
+    rounds: int,
+    *,
+    clock: Callable[[Call, torch.Tensor], float] = host_clock,
+    budget_ms: float = math.inf,
+) -> dict[str, list[float]]:
     """Milliseconds of each call in each round. A round runs every call once, in an order drawn anew (seeded).
 
-    A fixed order would let each call always inherit the caches and the allocator as one other left them.
+    A fixed order would let each call always inherit the caches and the allocator as one other left them. A call that
+    would take more than `budget_ms` in all is in the first rounds only, in at least three.
     """
-    for call in calls.values():
-        for _ in range(2):
-            call(images)
+    most = {}
+    for name, call in calls.items():
+        call(images)
+        most[name] = max(3.0, budget_ms / clock(call, images))
     draw = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()
@@ -66,9 +84,8 @@ def time_in_turn(calls: dict[str, Call], images: torch.Tensor, rounds: int) -> d
         for _ in range(rounds):
             gc.collect()
             for name in draw.sample(list(calls), len(calls)):
-                start = time.perf_counter()
-                calls[name](images)
-                times[name].append(1e3 * (time.perf_counter() - start))
+                if len(times[name]) < most[name]:
+                    times[name].append(clock(calls[name], images))
     finally:
         gc.enable()
     return times
@@ -143,8 +160,8 @@ def measure(network: Network, candidates: list[Candidate], options: argparse.Nam
         for one in passed:
             memory[one.name].append(_peak_in_child(network, one, options.memory_batch))
     figures = {
-        "latency_ms": {name: _summary(values) for name, values in times.items()},
-        "memory_mib": {name: _summary(values) for name, values in memory.items() if values and None not in values},
+        "latency_ms": {name: summary(values) for name, values in times.items()},
+        "memory_mib": {name: summary(values) for name, values in memory.items() if values and None not in values},
     }
     return {
         "layer": network.layer,
@@ -154,7 +171,7 @@ def measure(network: Network, candidates: list[Candidate], options: argparse.Nam
         "gates": {name: [{**c._asdict(), "passed": c.passed} for c in checks] for name, checks in gates.items()},
         **figures,
         "taken_by_others": disturbed,
-        "ratios": {figure: _ratios(found) for figure, found in figures.items()},
+        "ratios": {figure: ratios(found) for figure, found in figures.items()},
         "bars": judge(figures),
     }
 
@@ -165,19 +182,19 @@ def _peak_in_child(network: Network, candidate: Candidate, batch: int) -> float 
     return json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def _summary(values: list[Any]) -> dict[str, Any]:
+def summary(values: list[Any]) -> dict[str, Any]:
     low, middle, high = (round(float(value), 4) for value in np.percentile(values, [25, 50, 75]))
     return {"median": middle, "quartiles": [low, high], "rounds": [round(value, 4) for value in values]}
 
 
-def _ratios(found: dict[str, Any]) -> dict[str, Any]:
+def ratios(found: dict[str, Any], yardsticks: Sequence[str] = YARDSTICKS) -> dict[str, Any]:
     """Each candidate over each yardstick, round by round.
 
     A candidate that failed its gate has no figures, so no ratio has it above or below.
     """
     return {
-        f"{of} / {over}": _summary([a / b for a, b in zip(found[of]["rounds"], found[over]["rounds"])])
-        for over in YARDSTICKS
+        f"{of} / {over}": summary([a / b for a, b in zip(found[of]["rounds"], found[over]["rounds"])])
+        for over in yardsticks
         for of in found
         if over in found and of != over
     }
@@ -187,7 +204,7 @@ def judge(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """The bars: the median of the paired ratios, its limit, and whether it is met; None where it wasn't measured."""
     bars = []
     for figure, of, over, limit in BARS:
-        found = _ratios(figures[figure]).get(f"{of} / {over}")
+        found = ratios(figures[figure]).get(f"{of} / {over}")
         value = found and found["median"]
         met = None if value is None else value <= limit
         bars.append({"figure": figure, "of": of, "over": over, "limit": limit, "ratio": value, "met": met})
@@ -208,13 +225,27 @@ def machine() -> dict[str, Any]:
 
 
 def versions(candidates: list[Candidate]) -> dict[str, str]:
-    """Of all that takes part in the figures; `commit` ends in -dirty where files differed from it."""
+    """Of all that takes part in the figures."""
     names = ["torch", "numpy", "scipy", "scikit-learn", *(one.package for one in candidates if one.package)]
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = {name: importlib.metadata.version(name) for name in names}
-    ours = {"cfcam_gpu": __version__, "commit": done.stdout.strip() or "unknown"}
+    found = {name: _version(name) for name in names}
+    ours = {"cfcam_gpu": __version__, "commit": commit()}
     return {**ours, "python": platform.python_version(), **found}
+
+
+def commit() -> str:
+    """This checkout's; ends in -dirty where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:  # no git here
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def show(record: dict[str, Any], console: Console) -> None:
@@ -251,7 +282,7 @@ def show(record: dict[str, Any], console: Console) -> None:
                     )
 
 
-def _json(record: dict[str, Any]) -> str:
+def to_json(record: dict[str, Any]) -> str:
     """Indented, but with each list of numbers on one line: twenty rounds would fill a page otherwise."""
     text = json.dumps(record, indent=1)
     return re.sub(r"\[[\d\s.,e+-]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
@@ -324,7 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
     slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
     path = options.out / f"{slug}-latency.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(_json(record))
+    path.write_text(to_json(record))
     show(record, console)
     console.print(f"written to {path}")
     gates = [checks for result in record["networks"].values() for checks in result["gates"].values()]

@@ -8,17 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from cfcam_gpu import Config
+from cfcam_gpu import Config, two_level
 from cfcam_gpu.cluster_filter import Array, Clusters, cluster_channels, weigh
 from cfcam_gpu.engines import EngineResult, cpu
 
 #: Largest difference of two maps, as a share of the map's maximum.
-MAP_TOLERANCE = 1e-4
+MAP_TOLERANCE = 1e-5
 #: Half a unit in float32's last place: what a radius may move by where an engine rounds it.
 EPS_ROUNDING = 2.0**-24
 
 
-def compare(activations: torch.Tensor, gradients: torch.Tensor, config: Config, found: EngineResult) -> dict[str, Any]:
+def compare(
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    found: EngineResult,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> dict[str, Any]:
     """What differs between `found` and the CPU engine's result.
 
     An image's labels are right if they are the CPU's for eps, or for eps moved up or down by float32's rounding: then
@@ -32,6 +39,9 @@ def compare(activations: torch.Tensor, gradients: torch.Tensor, config: Config, 
     config : Config
     found : EngineResult
         With T = 1, on any device.
+    coarse : tuple of two tensors, optional
+        Activations (B, C', h', w') and gradients (B, 1, C', h', w') of the coarse layer, where the maps of a two-level
+        configuration went through the gate.
 
     Returns
     -------
@@ -54,6 +64,10 @@ def compare(activations: torch.Tensor, gradients: torch.Tensor, config: Config, 
         ):
             near += 1
         reference = weigh(points, slopes, labels, config, cpu.PRIMITIVES).map
+        if coarse is not None and config.gate is not None:
+            ungated = torch.from_numpy(reference).float()[None, None]
+            layer = (tensor[b : b + 1].cpu() for tensor in coarse)
+            reference = two_level.gate(ungated, *layer, config.gate)[0, 0].double().numpy()
         map_errors.append(_error(raw, reference))
         eps_errors.append(_error(found.eps[b, 0].item(), expected.eps))
     wrong = len(activations) - same - near

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.cluster import hierarchy
 
 from . import render, two_level
-from .capture import capture
 from .cluster_filter import MAX_MAP, channel_evidence
 from .config import Config
 from .engines.cpu import PRIMITIVES
+from .plan import Plan
+from .targets import Request
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -129,10 +130,8 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
             "each target in a call of its own: explain(images, target[:, t])"
         )
     _check_images(explanation, images)
-    fine, *coarser = explanation.layers
-    captured = capture(
-        origin.model, fine, images, origin.request, coarse=coarser[0] if coarser else None, contrast=config.contrast
-    )
+    request = Request(indices=explanation.target, scores=origin.scores)
+    captured = Plan(explanation.layers, config).capture(origin.model, images, request)
     signed = [
         channel_evidence(activation.double().numpy(), gradient.double().numpy(), labels.numpy(), config, PRIMITIVES)
         for activation, gradient, labels in zip(

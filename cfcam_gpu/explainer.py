@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from . import engines, layers, targets
-from .capture import capture
+from . import engines, graph, layers, targets
 from .config import Config
-from .explanation import Explanation, Origin
+from .explanation import Explanation
 from .functional import check_config, compute
 from .guard import check_model
 from .layers import TargetLayer
+from .plan import Plan
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Target layers, the finest first, and a configuration for as many."""
-
-    layers: tuple[TargetLayer, ...]
-    config: Config
-
-    @classmethod
-    def of(cls, chosen: tuple[TargetLayer, ...], given: Config | None) -> _Plan:
-        config = given or (Config() if len(chosen) == 1 else Config.two_level())
-        if config.levels != len(chosen):
-            names = ", ".join(layer.name for layer in chosen)
-            raise ValueError(
-                f"config: a configuration of {config.levels} level{'s' * (config.levels > 1)} needs as many target "
-                f"layers; got {names}"
-            )
-        return cls(chosen, config)
 
 
 class CFCAM:
@@ -53,7 +33,7 @@ class CFCAM:
     config : Config, optional
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
         method as published.
-    engine : {"auto", "cpu", "rapids"}
+    engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
 
     Raises
@@ -85,12 +65,12 @@ class CFCAM:
         engines.check_name(engine)
         self.engine = engine
         self._given = None if config is None else check_config(config)
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         if target_layer is not None:
             wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [target_layer]
             if len(wanted) not in (1, 2):
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(wanted)}")
-            self._plan = _Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)
+            self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
@@ -129,34 +109,65 @@ class CFCAM:
         self._check_images(images)
         request = targets.read(target, len(images))
         engines.choose(self.engine, images.device)
-        plan = self._plan
-        if plan is None:
-            plan = self._plan = self._choose(images)
-        config, fine = plan.config, plan.layers[0]
-        coarse = plan.layers[1] if len(plan.layers) == 2 else None
-        captured = capture(self.model, fine, images, request, coarse=coarse, contrast=config.contrast)
-        found = compute(captured.activations, captured.gradients, config, self.engine, coarse=captured.coarse)
-        if not request.several:
-            found = engines.EngineResult(*(value[:, 0] for value in found))
-        return Explanation(
-            raw_maps=found.raw_maps,
-            target=captured.indices,
-            logits=captured.logits,
-            labels=found.labels,
-            weights=found.weights,
-            eps=found.eps,
-            layers=plan.layers,
-            config=config,
-            size=(images.shape[-2], images.shape[-1]),
-            origin=Origin(self.model, targets.Request(captured.indices, request.scores)),
-        )
+        plan = self._planned(images)
+        captured = plan.capture(self.model, images, request)
+        found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
+        return plan.explanation(self.model, captured, found, images, request)
 
-    def _choose(self, images: torch.Tensor) -> _Plan:
+    def capture(
+        self, images: torch.Tensor, target: targets.Target = None, *, overlay: bool = False
+    ) -> graph.CapturedCFCAM:
+        """A CUDA graph of the whole call, for batches like this one.
+
+        Forward, head backward, CF-CAM and maps, replayed as one, without the host in between: what a call costs
+        beyond the kernels' own time is gone. The first batch is run a few times on the way.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) floating tensor on a CUDA device
+            An example: shape, dtype, device and memory layout are those of the graph, and the values don't matter.
+        target : None, int, sequence, tensor or callable
+            As in a call. With class indices, (B,) or (B, T), each replay may name others. A callable runs here alone;
+            the graph keeps what it did on the device.
+        overlay : bool
+            Draw the overlays, too.
+
+        Returns
+        -------
+        CapturedCFCAM
+            Call it with images.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in a call; if `images` are not on a CUDA device, the explainer's engine is neither ``"auto"`` nor
+            ``"fused"``, the fused engine does not cover the configuration, or a module is in training mode.
+        RuntimeError
+            If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
+            reads a value on the host, say.
+
+        Notes
+        -----
+        The graph holds the model's parameters and buffers by their addresses: values changed in place are seen
+        (``load_state_dict``), replaced tensors are not (``load_state_dict(assign=True)``, ``.to()``); capture again
+        then. Autocast and the TF32 flags stay as they are now. A graph takes memory of its own until it is dropped.
+        """
+        self._check_images(images)
+        request = targets.read(target, len(images))
+        engine = graph.check(self.model, images.device, self.engine)
+        return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
+
+    def _planned(self, images: torch.Tensor) -> Plan:
+        if self._plan is None:
+            self._plan = self._choose(images)
+        return self._plan
+
+    def _choose(self, images: torch.Tensor) -> Plan:
         if self._given is None or self._given.levels == 2:
             chosen = layers.choose_two(self.model, images)
         else:
             chosen = (layers.choose(self.model, images),)
-        plan = _Plan.of(chosen, self._given)
+        plan = Plan.of(chosen, self._given)
         for layer in chosen:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
         return plan

@@ -17,17 +17,17 @@ from torch import nn
 from . import bridge, export, render
 from .config import Config
 from .layers import TargetLayer
-from .targets import Request
+from .targets import Score
 
 if TYPE_CHECKING:
     from .components import Component
 
 
 class Origin(NamedTuple):
-    """What it takes to look at the same images again: the model, and what was explained."""
+    """What it takes, beside the result, to look at the same images again: the model, and the callables explained."""
 
     model: nn.Module
-    request: Request
+    scores: tuple[Score, ...] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | Non
         Gradients of the target's score with respect to them.
     config : Config, optional
         Defaults to ``Config()``; ``Config.paper()`` is the method as published.
-    engine : {"auto", "cpu", "rapids"}
+    engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
 
     Returns
@@ -90,18 +90,53 @@ def compute(
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
     chosen = engines.choose(engine, activations.device)
-    for name, tensor in (("activations", activations), ("gradients", gradients)) + (
-        (("coarse activations", coarse[0]), ("coarse gradients", coarse[1])) if coarse else ()
-    ):
-        finite = torch.isfinite(tensor if tensor.dtype != torch.float64 else tensor.float())
-        bad = ~finite.flatten(1).all(dim=1)
-        if bool(bad.any()):
-            images = ", ".join(str(int(b)) for b in bad.nonzero()[:10])
-            raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
-    result = chosen.run(activations, gradients, config)
+    finite = {"activations": are_finite(activations), "gradients": are_finite(gradients)}
+    if coarse is not None:
+        finite |= {"coarse activations": are_finite(coarse[0]), "coarse gradients": are_finite(coarse[1])}
+    # Where an engine is only launched, the host waits for the flags while the device works on.
+    late = getattr(chosen, "ASYNCHRONOUS", False)
+    if not late:
+        _check_finite(finite)
+    found = launch(chosen, activations, gradients, config, coarse=coarse)
+    if late:
+        _check_finite(finite)
+    return found
+
+
+def launch(
+    engine: engines.Engine,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> engines.EngineResult:
+    """Run an engine, and the gate of a two-level configuration.
+
+    As :func:`compute`, but nothing is checked, and the host waits for the device only where `engine` makes it.
+    """
+    found = engine.run(activations, gradients, config)
     if coarse is None or config.gate is None:
-        return result
-    return result._replace(raw_maps=two_level.gate(result.raw_maps, *coarse, config.gate))
+        return found
+    return found._replace(raw_maps=two_level.gate(found.raw_maps, *coarse, config.gate))
+
+
+def are_finite(tensor: torch.Tensor) -> torch.Tensor:
+    """(B,) bool: of each image, whether all of (B, ...) is finite in float32.
+
+    One pass: the largest magnitude is NaN where there is a NaN.
+    """
+    largest: torch.Tensor = torch.linalg.vector_norm(tensor, ord=torch.inf, dim=tuple(range(1, tensor.ndim)))
+    return largest.float().isfinite()
+
+
+def _check_finite(finite: dict[str, torch.Tensor]) -> None:
+    """Refuse the images that are not; the host waits once."""
+    flags = torch.stack(list(finite.values())).cpu()
+    for name, flag in zip(finite, flags):
+        if not bool(flag.all()):
+            images = ", ".join(str(int(b)) for b in (~flag).nonzero()[:10])
+            raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
 
 
 def check_config(config: Config | None) -> Config:

@@ -37,7 +37,9 @@ def upsample(raw_maps: torch.Tensor, size: tuple[int, int], *, saturation: float
 def over_maximum(maps: torch.Tensor) -> torch.Tensor:
     """Maps (..., h, w), >= 0, over their own maximum; a map of zeros stays one."""
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return torch.where(peak > 0, maps / torch.where(peak > 0, peak, 1.0), 0.0)
+    # Not torch.where: it may bring its scalar from the host, which makes the host wait and can't be in a CUDA graph.
+    flat = ~(peak > 0)
+    return (maps / peak.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
 
 
 def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
@@ -64,7 +66,7 @@ def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, col
         If the shapes or devices don't match, `alpha` is out of range, or there is no such colormap.
     """
     _check_overlay(maps, images, alpha)
-    colors = _colors(colormap).to(maps.device)[(maps * 255).round().long()]
+    colors = _colors(colormap, maps.device)[(maps * 255).round().long()]
     weight = alpha * maps[..., None]
     background = _unit_range(images).movedim(1, -1)
     if maps.ndim == 4:
@@ -99,8 +101,9 @@ def _unit_range(images: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _colors(name: str) -> torch.Tensor:
+def _colors(name: str, device: torch.device) -> torch.Tensor:
+    """(256, 3) float32; kept on the device, because the host would wait for each copy."""
     if name not in matplotlib.colormaps:
         raise ValueError(f"colormap: matplotlib has none called {name!r}; turbo, inferno and viridis are common")
     table = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
-    return torch.as_tensor(table, dtype=torch.float32)
+    return torch.as_tensor(table, dtype=torch.float32, device=device)

@@ -24,10 +24,13 @@ class Request:
     indices : (B,) or (B, T) int64 tensor or None
         On the device where the caller had it, or on the host.
     scores : tuple of B callables, or None
+    checked : bool
+        The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
     """
 
     indices: torch.Tensor | None = None
     scores: tuple[Score, ...] | None = None
+    checked: bool = False
 
     @property
     def several(self) -> bool:
@@ -122,16 +125,13 @@ def resolve(
     if request.indices is None:
         indices = logits.detach().argmax(dim=1)
     else:
-        indices = request.indices.to(logits.device)
+        if not request.checked:
+            check_range(request.indices, logits.shape[1])
+        # From pageable memory the host goes on once the copy is staged; what is pinned, and the caller may write to
+        # again, is waited for.
+        indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
         if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
             indices = indices.clone()
-        classes = logits.shape[1]
-        # Checked where the indices are: those that came from the host cost no synchronisation.
-        wrong = request.indices[(request.indices < 0) | (request.indices >= classes)]
-        if wrong.numel():
-            raise ValueError(
-                f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})"
-            )
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
     scores = [logits.gather(1, column)[:, 0] for column in columns]
     if contrast and logits.shape[1] > 1:
@@ -141,6 +141,21 @@ def resolve(
             for score, column in zip(scores, columns)
         ]
     return indices, scores
+
+
+def check_range(indices: torch.Tensor, classes: int) -> None:
+    """Refuse class indices outside of [0, classes).
+
+    They are looked at where they are: those on the host make it wait for no device.
+
+    Raises
+    ------
+    ValueError
+        That names the first one.
+    """
+    wrong = indices[(indices < 0) | (indices >= classes)]
+    if wrong.numel():
+        raise ValueError(f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})")
 
 
 def _scalar(score: Score, row: torch.Tensor, image: int) -> torch.Tensor:

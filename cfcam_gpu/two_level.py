@@ -31,8 +31,10 @@ def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Ten
     -------
     (B, T, h, w) float32
     """
-    weights = gradients.float().mean(dim=(-2, -1))
-    coarse = torch.einsum("btc,bchw->bthw", weights, activations.float()).relu()
+    weights, activations = gradients.float().mean(dim=(-2, -1)), activations.float()
+    # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
+    sums = [(weight[..., None, None] * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
+    coarse = torch.stack(sums, dim=1).relu()
     coarse = functional.interpolate(over_maximum(coarse), size=raw_maps.shape[-2:], mode="bilinear")
     squared = over_maximum(coarse).square()
     return raw_maps * (squared / (squared + constant))

@@ -1,7 +1,7 @@
 """What a machine may lack: a GPU, and the libraries that ours is checked against.
 
 A test that needs one is skipped without it, or failed where CFCAM_REQUIRE_GPU=1 or CFCAM_REQUIRE_PEERS=1 says that it
-is there.
+is there. RAPIDS is required with the GPU, unless CFCAM_REQUIRE_RAPIDS=0.
 """
 
 import importlib
@@ -29,10 +29,11 @@ def why_no_gpu():
     return None
 
 
-def unavailable(reason):
-    """End a test that can't run here: skipped, or failed where a GPU is required."""
-    if os.environ.get("CFCAM_REQUIRE_GPU") == "1":
-        pytest.fail(f"CFCAM_REQUIRE_GPU=1, but {reason}", pytrace=False)
+def unavailable(reason, what="GPU"):
+    """End a test that can't run here: skipped, or failed where a GPU, or RAPIDS on it, is required."""
+    required = os.environ.get("CFCAM_REQUIRE_GPU")
+    if os.environ.get(f"CFCAM_REQUIRE_{what}", required) == "1":
+        pytest.fail(f"CFCAM_REQUIRE_{what}=1, but {reason}", pytrace=False)
     pytest.skip(reason)
 
 

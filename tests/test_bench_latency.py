@@ -76,6 +76,14 @@ def test_every_round_runs_each_once_in_changing_order():
     assert gc.isenabled()
 
 
+def test_a_slow_call_is_in_the_first_rounds_only():
+    cost = {"quick": 1.0, "slow": 100.0, "slowest": 1e9}
+    calls = {name: (lambda images, name=name: name) for name in cost}
+    clock = lambda call, images: cost[call(images)]  # noqa: E731
+    times = latency.time_in_turn(calls, torch.empty(0), 10, clock=clock, budget_ms=500)
+    assert {name: len(values) for name, values in times.items()} == {"quick": 10, "slow": 5, "slowest": 3}
+
+
 def test_a_failed_gate_withholds_its_figures(run, monkeypatch, capsys):
     def too_wide(values, k):
         return cpu.order_statistics(values, k) * 1.01
@@ -124,7 +132,7 @@ def test_show_prints_a_record(run, capsys):
 
 def test_ratios_pair_the_rounds():
     found = {"forward": {"rounds": [1.0, 2.0, 4.0]}, "cfcam": {"rounds": [4.0, 2.0, 1.0]}}
-    ratios = latency._ratios(found)
+    ratios = latency.ratios(found)
     assert set(ratios) == {"cfcam / forward"}
     assert ratios["cfcam / forward"] == {"median": 1.0, "quartiles": [0.625, 2.5], "rounds": [4.0, 1.0, 0.25]}
 

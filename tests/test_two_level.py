@@ -174,3 +174,14 @@ def test_nothing_of_the_model_changes(images):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_the_gate_is_float32_whatever_autocast_says():
+    generator = torch.Generator().manual_seed(0)
+    raw, activations = torch.rand(2, 3, 8, 8, generator=generator), torch.rand(2, 16, 4, 4, generator=generator)
+    gradients = torch.randn(2, 3, 16, 4, 4, generator=generator)
+    expected = two_level.gate(raw, activations, gradients, 0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = two_level.gate(raw, activations, gradients, 0.05)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

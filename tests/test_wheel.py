@@ -58,6 +58,9 @@ def test_what_is_in_it(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cfcam_gpu").rglob("*.py")}
     inside = {name for name in found if ".dist-info/" not in name}
     page = {f"cfcam_gpu/report/{name}" for name in ("template.html", "page.css", "page.js")}
+    kernels = {f"cfcam_gpu/kernels/{path.name}" for path in (ROOT / "kernels").iterdir()}
+    assert {name for name in inside if name.startswith("cfcam_gpu/kernels/")} == kernels
+    assert {Path(name).suffix for name in kernels} >= {".cu", ".cuh"}
     assert inside >= sources | page | {"cfcam_gpu/py.typed", "cfcam_gpu/data/imagenet_classes.txt"}
     assert {name.partition("/")[0] for name in inside} == {"cfcam_gpu"}
     assert not [name for name in inside if "__pycache__" in name or "test" in name]
@@ -76,6 +79,9 @@ def test_it_works_away_from_the_checkout(clean, tmp_path):
     python = clean / BIN / Path(sys.executable).name
     where = command(python, "-c", "import cfcam_gpu; print(cfcam_gpu.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(clean)
+    code = "from cfcam_gpu.engines import kernels; print(kernels.folder()); assert kernels.source('components')"
+    kernels = Path(command(python, "-c", code, cwd=tmp_path).strip())
+    assert kernels.is_relative_to(clean)
     script = clean / BIN / "cfcam-gpu"
     assert json.loads(command(script, "info", "--json", cwd=tmp_path))["versions"]["cfcam_gpu"] == __version__
     photograph = command(python, "-c", "from cfcam_gpu import photos; print(photos.samples()[1])", cwd=tmp_path).strip()

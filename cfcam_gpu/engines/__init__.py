@@ -12,7 +12,7 @@ import torch
 
 from ..config import Config
 
-ENGINES = ("cpu", "rapids")
+ENGINES = ("cpu", "rapids", "fused")
 
 
 class EngineResult(NamedTuple):
@@ -29,7 +29,7 @@ class EngineResult(NamedTuple):
 
 
 class Engine(Protocol):
-    """An engine is a module with these two functions."""
+    """An engine is a module with these two functions, and ``ASYNCHRONOUS = True`` where `run` lets no host wait."""
 
     def run(self, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
         """CF-CAM of ``activations`` (B, C, h, w) and ``gradients`` (B, T, C, h, w), any floating dtype, finite."""
@@ -50,7 +50,7 @@ def choose(name: str, device: torch.device) -> Engine:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "rapids"}
+    name : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` for tensors on the host and ``rapids`` for tensors on a CUDA device.
     device : torch.device
         Where the activations are.
@@ -69,9 +69,9 @@ def choose(name: str, device: torch.device) -> Engine:
     check_name(name)
     if name == "auto":
         name = "rapids" if device.type == "cuda" else "cpu"
-    if name == "rapids" and device.type != "cuda":
+    if name != "cpu" and device.type != "cuda":
         raise ValueError(
-            f"engine: 'rapids' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "
+            f"engine: '{name}' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "
             "or use engine='cpu'"
         )
     engine = load(name)

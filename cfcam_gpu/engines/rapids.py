@@ -36,8 +36,11 @@ PAIR_DISTANCE = """
 """
 
 
-def why_missing() -> str | None:
-    """None where this machine has the engine, else the reason and the remedy in one sentence."""
+def why_missing(needed: tuple[str, ...] = ("cupy", "cuml")) -> str | None:
+    """None where this machine has the engine, else the reason and the remedy in one sentence.
+
+    The engine `fused` asks the same for what it needs.
+    """
     if torch.version.cuda is None:
         return "this torch is built without CUDA; install one that is built for CUDA 12 or 13"
     if not torch.cuda.is_available():
@@ -47,6 +50,8 @@ def why_missing() -> str | None:
         ("cuML", "cuml", bridge.import_keeping_allocator),
     )
     for library, module, load in steps:
+        if module not in needed:
+            continue
         try:
             load(module)
         except Exception as error:  # compiled libraries raise all kinds where a driver or a library does not fit

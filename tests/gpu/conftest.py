@@ -5,9 +5,11 @@ import warnings
 import pytest
 import torch
 
+from cfcam_gpu import engines
 from cfcam_gpu.engines import rapids
 
 from ..conftest import unavailable
+from .layers import random
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,10 +33,25 @@ def cupy(imported):
 def engine(imported):
     """The engine, or the end of the test where this machine lacks it."""
     if imported is not None:
-        unavailable(f"rapids is missing: {imported}")
+        unavailable(f"rapids is missing: {imported}", "RAPIDS")
     return rapids
+
+
+@pytest.fixture
+def fused():
+    """The fused engine, or the end of the test where this machine lacks it."""
+    found = engines.load("fused")
+    if found.why_missing() is not None:
+        unavailable(f"fused is missing: {found.why_missing()}")
+    return found
 
 
 @pytest.fixture
 def device():
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def layer():
+    """Activations (3, 200, 9, 7) with dead channels and gradients of two targets, on the GPU."""
+    return random(0, 3, 2, 200, 9, 7)

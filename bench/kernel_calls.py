@@ -1,0 +1,54 @@
+"""Calls of the fused engine for compute-sanitizer and Nsight Compute, which watch a process from outside.
+
+``python -m bench.kernel_calls odd`` takes small odd shapes, ``... layer4`` ResNet-50's last layer at batch 64. The
+profiler is on for the second call of each alone: the first one compiles.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from cfcam_gpu import Config, engines
+
+SHAPES = {
+    # (B, T, C, h, w): no multiple of a warp or a tile; one channel; one position; the most channels; the largest map.
+    "odd": [
+        (2, 1, 97, 7, 5),
+        (1, 3, 33, 9, 9),
+        (2, 1, 1, 3, 3),
+        (1, 1, 64, 1, 1),
+        (1, 1, 4096, 2, 2),
+        (1, 1, 5, 64, 64),
+    ],
+    "layer4": [(64, 1, 2048, 7, 7)],
+}
+CONFIGS = [Config(), Config.paper(), Config.two_level(), Config(combine="elementwise", dominant_percentile=100)]
+
+
+def draw(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations (B, C, h, w), two fifths of the channels dead, and gradients (B, T, C, h, w), on the host."""
+    batch, several, channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    activations = torch.randn(batch, channels, height, width, generator=generator).relu()
+    activations *= torch.rand(batch, channels, 1, 1, generator=generator) > 0.4
+    return activations, torch.randn(batch, several, channels, height, width, generator=generator)
+
+
+def main(which: str) -> None:
+    """Run them."""
+    fused = engines.choose("fused", torch.device("cuda"))
+    for shape in SHAPES[which]:
+        activations, gradients = (tensor.cuda() for tensor in draw(shape))
+        for config in CONFIGS:
+            fused.run(activations, gradients, config)
+            torch.cuda.synchronize()
+            torch.cuda.profiler.start()
+            fused.run(activations, gradients, config)
+            torch.cuda.synchronize()
+            torch.cuda.profiler.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,106 @@
+"""compute-sanitizer and Nsight Compute over the fused engine's kernels, where they are installed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
+#: What Nsight Compute reads of each kernel, and what the record calls it.
+METRICS = {
+    "gpu__time_duration.sum": "ns",
+    "dram__bytes.sum": "dram_bytes",
+    "dram__throughput.avg.pct_of_peak_sustained_elapsed": "dram_percent",
+    "sm__throughput.avg.pct_of_peak_sustained_elapsed": "sm_percent",
+    "launch__registers_per_thread": "registers",
+}
+
+
+def sanitize(seconds: float) -> dict[str, Any]:
+    """Each of compute-sanitizer's tools over small odd shapes; an absent one has not passed, nor failed.
+
+    Parameters
+    ----------
+    seconds : float
+        For all of them.
+
+    Returns
+    -------
+    dict
+        ``passed``: True, False, or None where the tool is not there; for each tool the same, with the last lines.
+    """
+    tool = _find("compute-sanitizer")
+    if tool is None:
+        return {"passed": None, "reason": "compute-sanitizer is not installed"}
+    # Torch's allocator hands out parts of larger blocks, whose ends memcheck does not know.
+    environ = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    found: dict[str, Any] = {}
+    for name in SANITIZERS:
+        print(f"gpu-check: compute-sanitizer {name}", flush=True)
+        command = [tool, "--tool", name, "--error-exitcode", "9"]
+        found[name] = _watched(command, "odd", environ, seconds / len(SANITIZERS))
+    return {"passed": all(one["passed"] for one in found.values()), **found}
+
+
+def bandwidth(seconds: float) -> dict[str, Any]:
+    """Time, memory traffic and registers of each kernel on ResNet-50's last layer at batch 64, by Nsight Compute."""
+    tool = _find("ncu")
+    if tool is None:
+        return {"passed": None, "reason": "ncu is not installed"}
+    command = [tool, "--csv", "--page", "raw", "--print-units", "base", "--clock-control", "none"]
+    command += ["--profile-from-start", "off", "--metrics", ",".join(METRICS)]
+    done = _watched(command, "layer4", dict(os.environ), seconds, keep=True)
+    text = done.pop("output")
+    kernels = parse(text) if done["passed"] else {}
+    if not kernels:  # a driver may keep the counters from ordinary users: no fault of the kernels
+        return {"reason": "ncu could not read the counters", **done, "passed": None}
+    return {"passed": True, "kernels": kernels}
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Of each kernel how often it was launched, and of each metric the mean, from ncu's table."""
+    lines = [line for line in text.splitlines() if line.startswith('"')]
+    rows = list(csv.DictReader(lines))[1:]  # the first has the units
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for metric, name in METRICS.items():
+            if row.get(metric):
+                values[row["Kernel Name"]][name].append(float(row[metric].replace(",", "")))
+    return {
+        kernel: {"launches": len(found["ns"]), **{name: round(sum(v) / len(v), 2) for name, v in found.items()}}
+        for kernel, found in values.items()
+    }
+
+
+def _find(tool: str) -> str | None:
+    folders = [os.environ.get("PATH", ""), *(f"{os.environ.get(name, '')}/bin" for name in ("CUDA_HOME", "CUDA_PATH"))]
+    return shutil.which(tool, path=os.pathsep.join([*folders, "/usr/local/cuda/bin"]))
+
+
+def _watched(
+    command: list[str], calls: str, environ: dict[str, str], seconds: float, *, keep: bool = False
+) -> dict[str, Any]:
+    command = [*command, sys.executable, "-m", "bench.kernel_calls", calls]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"passed": False, "reason": f"not done within {seconds:.0f} s", **({"output": ""} if keep else {})}
+    tail = [line for line in done.stdout.splitlines() if re.search(r"=====|==ERROR==|Error", line)][-8:]
+    return {"passed": done.returncode == 0, "last_lines": tail, **({"output": done.stdout} if keep else {})}

@@ -1,0 +1,33 @@
+// The channels to be clustered as points, position by position; cluster_filter.cluster_channels.
+//
+// activations (B, C, D) INPUT, norms (B, C) float64, members (P, stride) int32, counts (P,) int32
+// points (P, D, stride) float64   A[member], over its norm if unit_norm and the norm is not 0
+//
+// Launch: grid (stride / 32, P), blocks of (32, 8); transposed through shared memory.
+#include "common.cuh"
+
+#ifndef INPUT
+#define INPUT float  // or double
+#endif
+
+extern "C" __global__ __launch_bounds__(256, 4) void gather_points(
+    const INPUT *activations, const double *norms, const int *members, const int *counts, int channels, int positions,
+    int per_image, int unit_norm, int stride, double *points) {
+    __shared__ double staged[32][33];
+    const int p = blockIdx.y, b = p / per_image, first = blockIdx.x * 32, count = counts[p];
+    if (first >= count) return;
+    for (int start = 0; start < positions; start += 32) {
+        for (int i = threadIdx.y; i < 32; i += 8) {
+            const int d = start + threadIdx.x;
+            if (first + i >= count || d >= positions) continue;
+            const size_t c = (size_t)b * channels + members[(size_t)p * stride + first + i];
+            const double norm = unit_norm && norms[c] > 0 ? norms[c] : 1.0;
+            staged[i][threadIdx.x] = widen(activations[c * positions + d]) / norm;
+        }
+        __syncthreads();
+        for (int i = threadIdx.y; i < 32; i += 8)
+            if (start + i < positions && first + threadIdx.x < count)
+                points[((size_t)p * positions + start + i) * stride + first + threadIdx.x] = staged[threadIdx.x][i];
+        __syncthreads();
+    }
+}

@@ -1,0 +1,96 @@
+"""Single kernels where the whole engine would hardly lead them: filters beyond their maps, clusters of any form."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from cfcam_gpu.engines import cpu, fused
+
+from .emulator import launch
+
+SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}
+
+
+@pytest.mark.parametrize("boundary", fused._BOUNDARY)
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.7, 1.5, 9.0, 64.0])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 7), (14, 3)])
+def test_filter_matrix_is_scipys_gaussian(shape, sigma, boundary):
+    height, width = shape
+    sizes = ((height, height), (width, width), shape, shape)
+    rows, columns, profile, inside = tables = [torch.empty(size, dtype=torch.float64) for size in sizes]
+    launch("filter_matrix", (1, 1), (256, 1), height, width, sigma, fused._BOUNDARY[boundary], *tables)
+    field = np.random.default_rng(0).normal(size=shape)
+
+    def smooth(field):
+        return ndimage.gaussian_filter(field, sigma, mode=SCIPY_BOUNDARY[boundary], truncate=4.0) if sigma else field
+
+    expected = smooth(field)
+    np.testing.assert_allclose(rows.numpy().T @ field @ columns.numpy(), expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose((profile.numpy() * field).sum(), expected.sum(), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(inside, smooth(np.ones(shape)), rtol=1e-12)
+
+
+def chain(n, rng):
+    """One long chain through the points in random order."""
+    order = rng.permutation(n)
+    return [(order[i], order[i + 1]) for i in range(n - 1)]
+
+
+GRAPHS = {
+    "a chain": chain,
+    "a chain in order": lambda n, rng: [(i, i + 1) for i in range(n - 1)],
+    "a chain against the order": lambda n, rng: (
+        [(i, n - 1 - i) for i in range(n // 2)] + [(i, i + 1) for i in range(n // 2)]
+    ),
+    "a star": lambda n, rng: [(n - 1, i) for i in range(n - 1)],
+    "pairs": lambda n, rng: [(i, n - 1 - i) for i in range(n // 2)],
+    "no edge": lambda n, rng: [],
+    "all": lambda n, rng: [(i, j) for i in range(n) for j in range(i)],
+    "sparse": lambda n, rng: rng.integers(0, n, size=(n // 2, 2)),
+    "denser": lambda n, rng: rng.integers(0, n, size=(2 * n, 2)),
+}
+
+
+@pytest.mark.parametrize("min_samples", [1, 2, 3, 4])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_dbscan_of_any_graph(graph, min_samples):
+    """scikit-learn's labels, for problems of different sizes side by side."""
+    counts, stride = [190, 33, 64, 2], 192
+    near = torch.full((len(counts), stride, stride // 32), -1, dtype=torch.int32)  # what is beyond is never read
+    members = torch.arange(stride, dtype=torch.int32).expand(len(counts), stride).flip(1).contiguous()
+    labels = torch.full((len(counts), stride), 77, dtype=torch.int32)
+    expected = []
+    for p, n in enumerate(counts):
+        square = np.eye(n, dtype=bool)
+        for i, j in GRAPHS[graph](n, np.random.default_rng(p)):
+            square[i, j] = square[j, i] = True
+        expected.append(cpu.dbscan(square[np.triu_indices(n, 1)], n, min_samples))
+        words = np.zeros((n, -(-n // 32) * 32), dtype=bool)
+        words[:, :n] = square
+        packed = np.packbits(words, axis=1, bitorder="little").view(np.int32)
+        near[p, :n, : packed.shape[1]] = torch.as_tensor(packed)
+    sizes = torch.tensor(counts, dtype=torch.int32)
+    core, parents = torch.full((len(counts), stride // 32), -1, dtype=torch.int32), torch.empty_like(labels)
+    rows = (stride // 32, len(counts))
+    launch("core_points", rows, (256, 1), near, sizes, 0.0, min_samples, stride, core, parents)
+    launch("components", (stride // 8, len(counts)), (256, 1), near, core, sizes, stride, parents)
+    launch("cluster_labels", rows, (256, 1), near, core, sizes, members, stride, stride, parents, labels)
+    for p, n in enumerate(counts):
+        assert labels[p].flip(0)[:n].tolist() == expected[p].tolist()
+        assert (labels[p].flip(0)[n:] == 77).all()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
+def test_order_statistics_by_counting(size, fraction):
+    rng = np.random.default_rng(size)
+    values = torch.as_tensor(rng.integers(0, size, size=(2, size)) / 8.0)
+    counts = torch.tensor([size, max(1, size // 2)], dtype=torch.int32)
+    order, alive = torch.empty((2, 2), dtype=torch.float64), torch.empty(2, dtype=torch.int32)
+    grid = (-(-size // 256), 2)
+    launch("order_statistics", grid, (256, 1), values, None, counts, size, size, 1, -1.0, fraction, order, alive)
+    assert alive.tolist() == counts.tolist()
+    for p, n in enumerate(counts.tolist()):
+        ordered, low = np.sort(values[p, :n]), int(fraction * (n - 1))
+        assert order[p].tolist() == [ordered[low], ordered[min(low + 1, n - 1)]]

@@ -1,0 +1,204 @@
+"""The fused engine's sequence of launches, its kernels run on the CPU, against the CPU engine."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cfcam_gpu import CFCAM, Config, targets
+from cfcam_gpu.capture import capture
+from cfcam_gpu.engines import cpu, fused
+
+from ..cases import CASES, CONFIGS, draw
+from ..networks import lite0, photographs
+from .emulator import launch
+
+PRESETS = {"default": Config(), "paper": Config.paper(), "two levels": Config.two_level()}
+COVERED = {name: config for name, config in CONFIGS.items() if fused.why_not(config, (1, 1, 1)) is None}
+
+
+def explain(activations, gradients, config, **options):
+    return fused.compute(torch.as_tensor(activations), torch.as_tensor(gradients), config, launch, **options)
+
+
+def assert_parity(activations, gradients, config):
+    """Labels and eps are the CPU's, weights and maps within 1e-5 of their largest; (B, C, h, w), (B, T, C, h, w)."""
+    activations, gradients = torch.as_tensor(activations), torch.as_tensor(gradients)
+    found, expected = explain(activations, gradients, config), cpu.run(activations, gradients, config)
+    for name, ours, theirs in zip(found._fields, found, expected):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), name
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.eps, expected.eps, rtol=1e-13)
+    for ours, theirs in ((found.weights, expected.weights), (found.raw_maps, expected.raw_maps)):
+        scale = theirs.double().abs().amax(dim=tuple(range(2, theirs.ndim)), keepdim=True)
+        assert bool(((ours.double() - theirs.double()).abs() <= 1e-5 * scale).all())
+    return found
+
+
+def one(activations, gradients, config):
+    return assert_parity(activations[None], gradients[None, None], config)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_with_every_preset(case, preset):
+    one(*draw(case), PRESETS[preset])
+
+
+@pytest.mark.parametrize("case", ["dead channels", "ties", "groups"])
+@pytest.mark.parametrize("config", COVERED)
+def test_every_option(case, config):
+    one(*draw(case), COVERED[config])
+
+
+def test_all_but_far_neighbors_is_covered():
+    assert set(CONFIGS) - set(COVERED) == {"far neighbor"}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 31, 32, 33, 64, 65, 100])
+@pytest.mark.parametrize("side", [(1, 1), (1, 2), (3, 5), (7, 7), (14, 14)])
+def test_shapes(channels, side):
+    rng = np.random.default_rng(channels)
+    activations = np.maximum(rng.normal(size=(2, channels, *side)), 0).astype(np.float32)
+    activations[1] *= rng.random((channels, 1, 1)) > 0.4  # so that the images have different counts to cluster
+    gradients = rng.normal(size=(2, 1, channels, *side)).astype(np.float32)
+    for config in PRESETS.values():
+        assert_parity(activations, gradients, config)
+
+
+@pytest.mark.parametrize("side", [(64, 64), (64, 1), (1, 64), (17, 23)])
+def test_large_maps(side):
+    rng = np.random.default_rng(0)
+    activations, gradients = rng.normal(size=(2, 9, *side)).astype(np.float32)
+    for config in (*PRESETS.values(), Config(combine="positive", sigma=64.0, noise_floor=0.5, boundary="nearest")):
+        one(activations, gradients, config)
+
+
+@pytest.mark.slow
+def test_the_most_channels():
+    rng = np.random.default_rng(0)
+    activations, gradients = rng.normal(size=(2, fused.MAX_CHANNELS, 1, 2)).astype(np.float32)
+    found = one(activations, gradients, Config(eps_percentile=0.01, min_samples=3, dominant_percentile=100))
+    assert found.labels.max() > 100
+
+
+@pytest.mark.parametrize("importance", ["activation", "contribution"])
+@pytest.mark.parametrize("combine", ["pooled", "positive"])
+def test_several_targets_and_chunks(importance, combine):
+    rng = np.random.default_rng(0)
+    activations = np.maximum(rng.normal(size=(5, 40, 3, 4)), 0).astype(np.float32)
+    gradients = rng.normal(size=(5, 3, 40, 3, 4)).astype(np.float32)
+    for gradient in ("cluster_mean", "own"):
+        floor = 0.7 if combine == "positive" else 0.0
+        config = Config(importance=importance, combine=combine, gradient=gradient, noise_floor=floor)
+        whole = assert_parity(activations, gradients, config)
+        for memory in (1, 400_000):  # an image at a time, and two
+            for ours, theirs in zip(explain(activations, gradients, config, memory=memory), whole):
+                assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-12, 1e12, 1e30, 3e37])
+def test_huge_and_tiny_numbers(scale):
+    activations, gradients = draw("a layer")
+    for preset in ("default", "two levels"):
+        one((activations * scale).astype(np.float32), gradients, PRESETS[preset])
+        one(activations, (gradients * scale).astype(np.float32), PRESETS[preset])
+
+
+def test_what_is_beyond_float32_is_its_largest_number():
+    activations = np.full((3, 2, 2), 3e38, np.float32)
+    assert one(activations, activations, Config()).raw_maps.max() == torch.finfo(torch.float32).max
+
+
+def test_a_wide_spread_of_magnitudes():
+    """Distances far below the first histogram's lowest octave decide about eps."""
+    rng = np.random.default_rng(0)
+    scales = 10.0 ** rng.uniform(-30, 30, size=(90, 1, 1))
+    activations = (rng.normal(size=(90, 3, 3)) * scales).astype(np.float32)
+    gradients = rng.normal(size=activations.shape).astype(np.float32)
+    for percentile in (1, 25, 60, 99):
+        one(activations, gradients, Config(eps_percentile=percentile, dominant_percentile=100))
+
+
+@pytest.mark.parametrize("percentile", [0, 3, 40, 50, 77, 100])
+def test_many_ties_that_are_not_zero(percentile):
+    """More pairs share the decisive distance than there is room for candidates."""
+    rng = np.random.default_rng(0)
+    activations = np.eye(5, 6, dtype=np.float32)[rng.integers(0, 5, 150)].reshape(150, 2, 3)
+    gradients = rng.normal(size=activations.shape).astype(np.float32)
+    one(activations, gradients, Config(eps_percentile=percentile, dominant_percentile=100))
+    one(activations * (1 + 1e-6 * rng.random((150, 1, 1))), gradients, Config(eps_percentile=percentile))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes_and_memory_formats(dtype):
+    torch.manual_seed(0)
+    activations = torch.randn(2, 70, 5, 4).relu().to(dtype).contiguous(memory_format=torch.channels_last)
+    gradients = torch.randn(2, 1, 70, 5, 4).to(dtype).transpose(-1, -2).contiguous().transpose(-1, -2)
+    for config in PRESETS.values():
+        assert_parity(activations, gradients, config)
+
+
+def test_the_same_bytes_on_every_run():
+    activations, gradients = draw("groups")
+    for config in PRESETS.values():
+        first, second = (explain(activations[None], gradients[None, None], config) for _ in range(2))
+        assert all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("config", COVERED)
+def test_nothing_hangs_or_writes_beyond_its_memory_where_numbers_are_not_finite(config, bad):
+    activations, gradients = (values.copy() for values in draw("a layer"))
+    for share in (0.01, 1.0):
+        for values in (activations, gradients):
+            values[np.random.default_rng(0).random(values.shape) < share] = bad
+        explain(activations[None], gradients[None, None], COVERED[config])
+        explain(activations[None], draw("a layer")[1][None, None], COVERED[config])
+
+
+LEVELS = st.floats(0, 100) | st.sampled_from([0.0, 50.0, 100.0])
+
+
+@st.composite
+def configurations(draw):
+    combine = draw(st.sampled_from(["pooled", "elementwise", "positive"]))
+    sigma = draw(st.sampled_from([0.0, 0.3, 1.0, 1.5, 4.0]))
+    return Config(
+        dead_threshold=draw(st.sampled_from([None, 0.0, 1e-3, 0.5])),
+        importance=draw(st.sampled_from(["activation", "contribution"])),
+        dominant_percentile=draw(LEVELS),
+        distance=draw(st.sampled_from(["euclidean", "unit_norm"])),
+        eps_rule=draw(st.sampled_from(["pair_percentile", "neighbor_median"])),
+        eps_percentile=draw(LEVELS),
+        eps_neighbor=draw(st.sampled_from([2, 3, 16])),
+        min_samples=draw(st.integers(1, 5) | st.floats(0.01, 0.5)),
+        gradient=draw(st.sampled_from(["cluster_mean", "own"])),
+        sigma=sigma,
+        boundary=draw(st.sampled_from(["reflect", "zero", "nearest"])),
+        combine=combine,
+        noise_floor=draw(st.sampled_from([0.0, 1.0, 2.5])) if combine == "positive" and sigma > 0.3 else 0.0,
+        weighting="linear",
+    )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(configurations(), st.integers(0, 2**32 - 1))
+def test_random_configurations(config, seed):
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 90)), int(rng.integers(1, 6)), int(rng.integers(1, 6)))
+    make = (rng.normal(size=shape), rng.integers(-1, 2, size=shape), np.maximum(rng.normal(size=shape), 0))
+    activations = make[seed % 3] * (rng.random(shape[0]) > 0.3 * rng.random())[:, None, None]
+    one(activations.astype(np.float32), rng.normal(size=shape).astype(np.float32), config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_trained_network(preset):
+    """1280 x 7 x 7 and 672 x 14 x 14 of EfficientNet-Lite0 on photographs."""
+    explainer, images = CFCAM(lite0()), photographs()[1][:2] * 2 - 1
+    explainer(images)
+    for layer in explainer.layers:
+        found = capture(lite0(), layer, images, targets.read(None, 2))
+        assert_parity(found.activations, found.gradients, PRESETS[preset])

@@ -1,0 +1,32 @@
+"""A small network of two scales, its configurations, and what two explanations have in common."""
+
+import torch
+from torch import nn
+
+from cfcam_gpu import Config
+
+CLASSES = 5
+CONFIGS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
+LAYERS = {"default": "late", "paper": "late", "two-level": ("early", "late")}
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.early = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(inplace=True))
+        self.late = nn.Sequential(nn.Conv2d(24, 32, 3, stride=2), nn.ReLU(inplace=True))
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, images):
+        return self.head(self.late(self.early(images)).mean(dim=(2, 3)))
+
+
+def draw(seed, *, batch=3):
+    return torch.randn(batch, 3, 12, 10, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(found, expected, *, but=()):
+    for name in ("raw_maps", "maps", "target", "logits", "labels", "weights", "eps", "empty"):
+        if name not in but:
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name

@@ -1,0 +1,97 @@
+"""Nothing that a CUDA graph captures makes the host wait, and a call waits once."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cfcam_gpu import CFCAM, Config, engines, functional, graph, targets
+from cfcam_gpu.engines import EngineResult, cpu
+
+from . import recorder
+from .small import CONFIGS, LAYERS, Network, draw
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses a tensor on the host: with all on the meta device, which has no values, nothing is read or brought."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for tensor in recorder.tensors([args, kwargs, found]):
+            assert tensor.device.type == "meta", f"{function} touches a tensor on the host"
+        return found
+
+
+def _meta_engine(activations, gradients, config):
+    batch, several, channels, height, width = gradients.shape
+
+    def empty(*shape, dtype):
+        return torch.empty((batch, several, *shape), dtype=dtype, device="meta")
+
+    return EngineResult(
+        empty(height, width, dtype=torch.float32),
+        empty(channels, dtype=torch.int64),
+        empty(channels, dtype=torch.float32),
+        empty(dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
+def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
+    model = Network().eval().to("meta")
+    images = draw(0).to("meta")
+    plan = CFCAM(model, LAYERS[config], config=CONFIGS[config])._planned(images)
+    engine = SimpleNamespace(run=_meta_engine)
+    request = targets.Request()
+    if several:
+        request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
+
+    def work():
+        return graph._explain(model, plan, engine, images, request, overlay=True)
+
+    work()  # as the warm-up does: tables that are brought once
+    with OnDevice():
+        found = work()
+    assert found.maps.shape == (3, *(several or ())[1:], 12, 10)
+    assert found.finite.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "reads", [lambda x: bool(x.any()), lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.ones(())]
+)
+def test_the_guard_above_sees_what_it_is_for(reads):
+    with OnDevice(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        reads(torch.empty(3, device="meta"))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatch, late):
+    """So that the host waits while the device works; and once, whatever the number of tensors."""
+    done = []
+
+    def run(activations, gradients, config):
+        done.append("run")
+        return cpu.run(activations.nan_to_num(), gradients.nan_to_num(), config)
+
+    monkeypatch.setattr(engines, "choose", lambda name, device: SimpleNamespace(ASYNCHRONOUS=late, run=run))
+    activations, gradients = torch.ones(2, 4, 3, 3), torch.ones(2, 1, 4, 3, 3)
+    gradients[1, 0, 2, 2, 2] = torch.nan
+    with pytest.raises(ValueError, match="gradients: expected finite numbers within float32; image 1 has NaN"):
+        functional.compute(activations, gradients, Config(), "auto")
+    assert done == ["run"] * late
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_finite_by_image(dtype, bad):
+    tensor = torch.randn(4, 3, 5, 7).to(dtype).contiguous(memory_format=torch.channels_last)
+    tensor[0, 0, 0, 0], tensor[2, 1, 4, 6] = torch.inf, torch.nan
+    assert functional.are_finite(tensor).tolist() == [False, True, False, True]
+    tensor[3, 2, 0, 1] = bad
+    assert functional.are_finite(tensor[:, None]).tolist() == [False, True, False, False]
+
+
+def test_finite_means_in_float32():
+    assert functional.are_finite(torch.tensor([[1e300], [3e38]], dtype=torch.float64)).tolist() == [False, True]

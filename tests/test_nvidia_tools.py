@@ -1,0 +1,69 @@
+"""compute-sanitizer and Nsight Compute: scripts in their place."""
+
+import sys
+
+import pytest
+
+from bench import nvidia_tools
+
+
+def test_absent_tools_are_said(monkeypatch):
+    monkeypatch.setattr(nvidia_tools, "_find", lambda tool: None)
+    assert nvidia_tools.sanitize(1.0) == {"passed": None, "reason": "compute-sanitizer is not installed"}
+    assert nvidia_tools.bandwidth(1.0) == {"passed": None, "reason": "ncu is not installed"}
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """A script in the place of a tool."""
+
+    def make(script):
+        path = tmp_path / "tool"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(nvidia_tools, "_find", lambda name: str(path))
+
+    return make
+
+
+def test_each_sanitizer_runs_the_kernels_and_its_verdict_counts(tool):
+    tool('echo "========= $2: $5 $7 $8 0 errors"; test "$2" != racecheck || exit "$4"')
+    found = nvidia_tools.sanitize(60.0)
+    assert found["memcheck"]["passed"]
+    assert found["memcheck"]["last_lines"] == [f"========= memcheck: {sys.executable} bench.kernel_calls odd 0 errors"]
+    assert found["synccheck"]["passed"]
+    assert not found["racecheck"]["passed"]
+    assert not found["passed"]
+
+
+def test_a_sanitizer_that_does_not_end_fails(tool):
+    tool("exec sleep 60")
+    assert nvidia_tools.sanitize(0.6)["memcheck"] == {"passed": False, "reason": "not done within 0 s"}
+
+
+NCU = """==PROF== Connected to process 1
+"ID","Kernel Name","dram__bytes.sum","gpu__time_duration.sum","launch__registers_per_thread"
+"","","byte","ns","register/thread"
+"0","pair_distances","1,000","2000","64"
+"1","pair_distances","3,000","4,000","64"
+"2","near_pairs","10","20","32"
+"""
+
+
+def test_ncus_table_is_read(tool, tmp_path):
+    (tmp_path / "table").write_text(NCU)
+    tool(f"cat {tmp_path / 'table'}")
+    assert nvidia_tools.bandwidth(60.0) == {
+        "passed": True,
+        "kernels": {
+            "pair_distances": {"launches": 2, "ns": 3000.0, "dram_bytes": 2000.0, "registers": 64.0},
+            "near_pairs": {"launches": 1, "ns": 20.0, "dram_bytes": 10.0, "registers": 32.0},
+        },
+    }
+
+
+def test_counters_that_may_not_be_read_are_no_failure(tool):
+    tool('echo "==ERROR== The user does not have permission to access counters"; exit 1')
+    found = nvidia_tools.bandwidth(60.0)
+    assert found["passed"] is None
+    assert "permission" in found["last_lines"][0]
