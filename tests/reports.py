@@ -64,7 +64,7 @@ def made(tmp_path_factory):
     chosen = ("--methods", ",".join(METHODS), "--metrics", "drop,insertion,deletion", "--step", 12_000)
     done = run("bench", "faithfulness", "--data", root / "album", "--model", MODEL, "--out", root / "results", *chosen)
     assert done.exit_code == 0, done.stderr
-    candidates = {"forward": 10.0, "cfcam": 13.0, "cfcam-two": 17.0, "pytorch-grad-cam": 45.0}
+    candidates = {"forward": 10.0, "cfcam": 13.0, "two-level": 17.0, "pytorch-grad-cam": 45.0}
     (root / "results" / "abacus-latency.json").write_text(json.dumps(latency(MODEL, candidates)))
     (root / "results" / "other.json").write_text("[1]")
     return root

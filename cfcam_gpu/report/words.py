@@ -81,7 +81,7 @@ TIMED = {
     "capture-only": Timed("capture alone"),
     "cfcam": Timed("CF-CAM, one level", "cfcam-one"),
     "cfcam-paper": Timed("CF-CAM, paper", "cfcam-paper"),
-    "cfcam-two": Timed("CF-CAM", "cfcam"),
+    "two-level": Timed("CF-CAM", "cfcam"),
     "pytorch-grad-cam": Timed("Grad-CAM by pytorch-grad-cam", "gradcam"),
     "torch-cam": Timed("Grad-CAM by torch-cam", "gradcam"),
 }
