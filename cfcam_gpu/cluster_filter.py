@@ -241,9 +241,9 @@ def _noise_floor(gradients: Array, filtered: Array, labels: Array, config: Confi
     """
     xp = ops.xp
     channels, height, width = gradients.shape
-    if config.noise_floor == 0:
-        return xp.zeros(channels)
     reach = int(4 * config.sigma + 0.5)
+    if config.noise_floor == 0 or reach == 0:  # a filter of one tap leaves no residual to tell noise by
+        return xp.zeros(channels)
     impulse = xp.zeros((1, 2 * reach + 1, 2 * reach + 1))
     impulse[0, reach, reach] = 1.0
     taps = ops.gaussian(impulse, config.sigma, "zero")

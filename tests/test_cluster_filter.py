@@ -1,6 +1,7 @@
 """The algorithm against a derivation from the equations that shares no code with it."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,3 +147,13 @@ def test_the_papers_softmax_is_uniform_to_half_a_percent_on_a_real_network():
     assert abs(valid.sum() - 1) < 1e-12
     assert valid.max() / valid.min() < 1.1
     assert valid.std() / valid.mean() < 0.005
+
+
+def test_a_filter_of_one_tap_has_no_noise_floor():
+    activations, gradients = np.random.default_rng(0).random((2, 9, 3, 3))
+    narrow, none = (
+        weigh(activations, gradients, np.full(9, -2), config, cpu.PRIMITIVES)
+        for config in (replace(Config.two_level(), sigma=0.1), replace(Config.two_level(), sigma=0.1, noise_floor=0.0))
+    )
+    assert np.isfinite(narrow.map).all()
+    np.testing.assert_array_equal(narrow.map, none.map)

@@ -1,5 +1,7 @@
 """What headless Chromium draws of the page of ``cfcam-gpu report``."""
 
+import re
+
 import pytest
 
 from .browser import chromium
@@ -56,7 +58,12 @@ def test_a_browser_draws_it(visit, made, width):
     tab = visit(made / "page.html", width=width)
     # A phone's innerWidth grows with what overflows.
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate("[...document.images].map(x => x.naturalWidth)") == [224] * 3 * (1 + len(METHODS))
+    parts = tab.locator(".parts figcaption").all_inner_texts()
+    assert 3 <= len(parts) <= 3 * 4
+    assert all(re.fullmatch(r"\d+% of it, \d+ channels", text) for text in parts)
+    assert tab.evaluate("[...document.images].map(x => x.naturalWidth)") == [224] * (
+        3 * (1 + len(METHODS)) + len(parts)
+    )
     curves, metrics, by_latency = tab.locator(".plot").all()
     assert drawn(curves, ".scatterlayer .js-line") == 2 * len(METHODS)
     assert (drawn(metrics, ".scatterlayer .point"), drawn(metrics, ".errorbar path")) == (4, 8)

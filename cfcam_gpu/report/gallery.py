@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from .. import models, photos, render
 from ..evaluation.candidates import Candidate
 from ..evaluation.candidates import find as find_candidates
+from ..explainer import CFCAM
 from ..guard import logits_of
 from ..models import Model
 
@@ -23,6 +24,9 @@ from ..models import Model
 LIMIT = 60
 #: Side of an image on the page, in pixels: enough for a phone's screen, a few kilobytes as WebP.
 SIDE = 256
+#: The method whose maps are taken apart, and into how many groups of channels.
+OURS = "cfcam"
+PARTS = 4
 QUALITY = 80
 
 #: What a map may fail with: not finite, memory that runs out.
@@ -40,18 +44,24 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A photograph as the model sees it, what the model says it is, and the overlays.
+class Part:
+    """A group of channels of CF-CAM's explanation: its overlay as a data URI, its share in percent, its channels."""
 
-    Another kind of row, the clusters that carry the evidence, would stand beside this one, and its part of the template
-    beside that of ``row.tiles``.
-    """
+    source: str
+    share: float
+    channels: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photograph as the model sees it, what the model says it is, the overlays, and the parts of CF-CAM's map."""
 
     file: str
     label: str
     probability: float
     source: str
     tiles: tuple[Tile, ...]
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,18 @@ class Gallery:
         index = int(probabilities.argmax())
         tiles = tuple(self._tile(candidate, images, pixels, index) for candidate in self.candidates)
         label = models.class_names(probabilities.shape[1])[index]
-        return Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles)
+        parts = tuple(self._parts(images, pixels, index)) if any(tile.method == OURS for tile in tiles) else ()
+        return Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles, parts)
+
+    def _parts(self, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Iterator[Part]:
+        """The strongest groups; none where CF-CAM fails, which its own map tells."""
+        try:
+            (found,) = CFCAM(self.model.module)(images, index).components(images, top=PARTS)
+        except _FAILURES:
+            return
+        for part in found[:-1]:
+            overlay = render.overlay(part.map[None], pixels[None])[0]
+            yield Part(_uri(overlay), 100 * part.share, len(part.channels))
 
     def _tile(self, candidate: Candidate, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Tile:
         classes = torch.tensor([[index]], device=self.device)
