@@ -51,7 +51,7 @@ __device__ inline double scale_of(double bound) {
     return bound > 0 ? __longlong_as_double((2046 - exponent) << 52) : 1.0;
 }
 
-// The distance itself, of points (D, stride), added up position by position without contraction: SciPy's to the last bit.
+// The distance itself, of points (D, stride), added up position by position, not contracted: SciPy's to the last bit.
 __device__ inline double exact_distance(const double *points, int positions, int stride, int i, int j) {
     double sum = 0;
 #pragma unroll 7
@@ -68,7 +68,10 @@ __device__ inline int coarse_bin(float distance) {
     return min(max(steps, 0), COARSE_BINS - 1);
 }
 
-__device__ inline unsigned coarse_edge(int bin) { return (unsigned)(bin - (COARSE_BINS - 1) + (0x40000000 >> 17)) << 17; }
+// Bits of the smallest float of a bin beyond the first.
+__device__ inline unsigned coarse_edge(int bin) {
+    return (unsigned)(bin - (COARSE_BINS - 1) + (0x40000000 >> 17)) << 17;
+}
 
 __device__ inline int fine_bin(float distance) { return (int)(__float_as_uint(distance) >> 5 & (FINE_BINS - 1)); }
 
@@ -105,8 +108,8 @@ __device__ inline int pair_rank(int count, double fraction) {
     return (int)((long long)(fraction * (double)(2 * pairs - 1)) / 2);
 }
 
-// Approximate distances between which an order statistic of the true ones lies, if it is between `low` and `high` of the
-// approximate ones; those below are smaller, those above larger.
+// Approximate distances between which an order statistic of the true ones lies, where that of the approximate ones is
+// between `low` and `high`; what is below is smaller, what is above larger.
 struct Band {
     float low, high;
 };

@@ -13,8 +13,8 @@
 #endif
 
 extern "C" __global__ __launch_bounds__(256, 4) void gather_points(
-    const INPUT *activations, const double *norms, const int *members, const int *counts, const double *bound, int channels,
-    int positions, int per_image, int unit_norm, int stride, double *points, float *scaled) {
+    const INPUT *activations, const double *norms, const int *members, const int *counts, const double *bound,
+    int channels, int positions, int per_image, int unit_norm, int stride, double *points, float *scaled) {
     __shared__ double staged[32][33];
     const int p = blockIdx.y, b = p / per_image, first = blockIdx.x * 32, count = counts[p];
     if (first >= count) return;

@@ -2,8 +2,8 @@
 //
 // approximate (P, tiles, 32, 32) float32 as pair_distances leaves them, counts (P,) int32, bound (P,) float64
 // points (P, D, stride) float64
-// order  (P, 2) float64   of all distances, for the percentile / 100 that `fraction` is; or, where that is negative, the
-//                         two middle ones of neighbor_distances
+// order  (P, 2) float64   of all distances, for the percentile / 100 that `fraction` is; or, where that is negative,
+//                         the two middle ones of neighbor_distances
 // near (P, stride, stride / 32) uint32   bit j of word J in row i: distance(i, 32 J + j) <= eps, each to itself too;
 //                                        rows and words beyond the count are not written
 // eps  (P,) float64                      at least 1e-5

@@ -15,7 +15,8 @@
 __device__ Band bracket(
     const unsigned *coarse, const unsigned *fine, unsigned next, int count, double fraction, int *sums, Error error) {
     int low_rank = pair_rank(count, fraction), high_rank = min(low_rank + 1, count * (count - 1) / 2 - 1);
-    const int low = find_bin(coarse, COARSE_BINS, low_rank, sums), high = find_bin(coarse, COARSE_BINS, high_rank, sums);
+    const int low = find_bin(coarse, COARSE_BINS, low_rank, sums);
+    const int high = find_bin(coarse, COARSE_BINS, high_rank, sums);
     unsigned from = low == 0 ? 0 : coarse_edge(low);
     unsigned to = low == COARSE_BINS - 1 ? 0x7f800000 : coarse_edge(low + 1);
     if (low > 0 && low < COARSE_BINS - 1) {
@@ -29,7 +30,8 @@ __device__ Band bracket(
 
 extern "C" __global__ __launch_bounds__(256) void pair_band(
     const float *approximate, const int *counts, const unsigned *coarse, const unsigned *fine, const unsigned *next,
-    const double *points, double fraction, int positions, int stride, int tiles, int *below, int *found, Key *candidates) {
+    const double *points, double fraction, int positions, int stride, int tiles, int *below, int *found,
+    Key *candidates) {
     __shared__ int sums[258];
     __shared__ int smaller;
     const int p = blockIdx.y, count = counts[p];

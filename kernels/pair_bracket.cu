@@ -1,6 +1,7 @@
-// Second histogram of the approximate distances, in the bin of the first that holds the k-th; Primitives.order_statistics.
+// Second histogram of approximate distances, in the bin of the first with the k-th; Primitives.order_statistics.
 //
-// approximate (P, tiles, 32, 32) float32, counts (P,) int32, coarse (P, COARSE_BINS) uint32   as pair_distances leaves them
+// approximate (P, tiles, 32, 32) float32, coarse (P, COARSE_BINS) uint32   as pair_distances leaves them
+// counts (P,) int32
 // fine (P, FINE_BINS) uint32   zeroed before; left empty for the coarse bins at the ends
 // next (P,) uint32             bits of the smallest float in a higher bin, if the (k + 1)-th is there; NO_PAIR before
 //
@@ -18,7 +19,8 @@ extern "C" __global__ __launch_bounds__(256) void pair_bracket(
     if (count < 2) return;
     coarse += (size_t)p * COARSE_BINS;
     int low_rank = pair_rank(count, fraction), high_rank = min(low_rank + 1, count * (count - 1) / 2 - 1);
-    const int low = find_bin(coarse, COARSE_BINS, low_rank, sums), high = find_bin(coarse, COARSE_BINS, high_rank, sums);
+    const int low = find_bin(coarse, COARSE_BINS, low_rank, sums);
+    const int high = find_bin(coarse, COARSE_BINS, high_rank, sums);
     const bool counted = low > 0 && low < COARSE_BINS - 1;
     if (!counted && low == high) return;
     for (int i = threadIdx.x; i < FINE_BINS; i += 256) bins[i] = 0;

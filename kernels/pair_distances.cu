@@ -15,7 +15,8 @@
 #endif
 
 extern "C" __global__ __launch_bounds__(256) void pair_distances(
-    const float *scaled, const int *counts, int positions, int stride, int tiles, float *approximate, unsigned *coarse) {
+    const float *scaled, const int *counts, int positions, int stride, int tiles, float *approximate,
+    unsigned *coarse) {
     __shared__ __align__(16) float left[DEPTH][64], right[DEPTH][64];
     __shared__ unsigned bins[COARSE_BINS];
     const int p = blockIdx.y, count = counts[p];

@@ -134,3 +134,19 @@ def test_approximate_distances_are_within_half_of_the_error_allowed_for(position
     approximate = square[:count, :count].double().numpy()[np.triu_indices(count, 1)]
     exact = distance.pdist(points)
     assert (np.abs(approximate - exact) <= (positions + 4) * 2.0**-25 * exact + 2.0**-23).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 4), (3, 3), (7, 7), (1, 129), (14, 14), (25, 12), (64, 64)])
+def test_norms_and_means_are_numpys_to_the_last_bit(shape):
+    """Added up in another order, some of them would differ."""
+    channels, positions = 40, shape[0] * shape[1]
+    activations, gradients = np.random.default_rng(0).normal(size=(2, channels, *shape)).astype(np.float32)
+    found = [torch.empty(channels, dtype=torch.float64) for _ in range(4)]
+    given = torch.as_tensor(activations), torch.as_tensor(gradients), torch.ones(positions, dtype=torch.float64)
+    launch("channel_statistics", (2, 1), (256, 1), *given, channels, positions, 1, *found, INPUT="float")
+    norms, pooled, smoothed, importance = (values.numpy() for values in found)
+    points, slopes = activations.astype(np.float64).reshape(channels, -1), gradients.astype(np.float64)
+    np.testing.assert_array_equal(norms, np.sqrt((points * points).sum(axis=1)))
+    np.testing.assert_array_equal(pooled, slopes.mean(axis=(1, 2)))
+    np.testing.assert_array_equal(importance, norms * np.abs(pooled))
+    np.testing.assert_allclose(smoothed, pooled, rtol=1e-12, atol=1e-15)
