@@ -1,7 +1,7 @@
 // A number of each channel, averaged over its cluster; cluster_filter._filtered, ._noise_floor.
 //
 // values, others (Q, C) float64, labels (P, C) int32
-// averages (Q, C) float64   mean of `values` over the channels of one label, where it is `lowest` or above, else `others`
+// averages (Q, C) float64   mean of `values` over the channels of a label, where that is >= `lowest`; else `others`
 //
 // Each thread adds its own cluster up, in the order of the channels: C^2 comparisons, the same bytes for all members.
 //
@@ -32,5 +32,7 @@ extern "C" __global__ __launch_bounds__(256) void cluster_average(
                 ++members;
             }
     }
-    if (c < channels) averages[(size_t)q * channels + c] = own >= lowest ? sum / members : others[(size_t)q * channels + c];
+    if (c >= channels) return;
+    const size_t at = (size_t)q * channels + c;
+    averages[at] = own >= lowest ? sum / members : others[at];
 }

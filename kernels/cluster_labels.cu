@@ -41,6 +41,8 @@ extern "C" __global__ __launch_bounds__(256) void cluster_labels(
             for (int w = lane; w <= root / 32; w += 32)
                 number += __popc(w < root / 32 ? roots[w] : roots[w] & ((1u << root % 32) - 1));
         for (int step = 16; step > 0; step /= 2) number += __shfl_xor_sync(~0u, number, step);
-        if (lane == 0) labels[(size_t)p * channels + members[(size_t)p * stride + point]] = root < stride ? number : NOISE;
+        if (lane != 0) continue;
+        const int channel = members[(size_t)p * stride + point];
+        labels[(size_t)p * channels + channel] = root < stride ? number : NOISE;
     }
 }

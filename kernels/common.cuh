@@ -8,12 +8,10 @@ typedef unsigned long long Key;
 #define DEAD (-3)
 
 #define TILE 32            // distances lie in tiles of TILE x TILE, those of rows I <= columns J
-#define COARSE_BINS 1024   // first histogram of distances: 64 bins an octave, in steps of 2^COARSE_SHIFT of the key
-#define COARSE_SHIFT 46
-#define BINS 4096          // later ones: DIGIT bits of the key each
-#define DIGIT 12
-#define PASSES 7           // 63 bits of a key by DIGIT, and one to look for the next larger
-#define PAD (~0ull)        // in place of what is no pair: no distance, which are never negative, has this key
+#define COARSE_BINS 1024   // first histogram of distances: 64 bins an octave below 2, the ends for what lies beyond
+#define FINE_BINS 4096     // second one, within a bin of the first
+#define PAD (~0ull)        // a key beyond those of all numbers
+#define NO_PAIR (~0u)      // bits of a float NaN, in place of what is no pair
 
 // The input as a double. CuPy compiles with -ftz=true, under which a conversion takes subnormal floats for zero.
 __device__ inline double widen(float x) {
@@ -35,6 +33,91 @@ __device__ inline float narrow(double x) {
 
 // Bits of a number >= 0: integers in the order of the numbers. A NaN of either sign comes last, but before PAD.
 __device__ inline Key key_of(double x) { return (Key)__double_as_longlong(x) & ~(1ull << 63); }
+
+// Approximate distances are float32, of points scaled to distances below 2, and in the sums of pair_distances. They
+// differ from the true ones, times the scale, by `slope` of those plus `offset` at most:
+//   offset  2^-24 (|x| + |y|) <= 2^-23 from the points' rounding; what is subnormal, and flushed, adds less than 2^-50
+//   slope   D + 2 roundings of the squares' sum, half of that in its root, and the root's own: (D + 4) 2^-25
+// Twice as much is allowed for, which covers the rounding of the thresholds, too.
+struct Error {
+    double slope, offset;
+};
+
+__device__ inline Error error_of(int positions) { return {(positions + 4) * 0x1p-24, 0x1p-22}; }
+
+// The power of two that takes a bound on the distances to [1, 2).
+__device__ inline double scale_of(double bound) {
+    const Key exponent = min(max(key_of(bound) >> 52, (Key)1), (Key)2045);
+    return bound > 0 ? __longlong_as_double((2046 - exponent) << 52) : 1.0;
+}
+
+// The distance itself, of points (D, stride), added up position by position, not contracted: SciPy's to the last bit.
+__device__ inline double exact_distance(const double *points, int positions, int stride, int i, int j) {
+    double sum = 0;
+#pragma unroll 7
+    for (int d = 0; d < positions; ++d) {
+        const double difference = points[(size_t)d * stride + i] - points[(size_t)d * stride + j];
+        sum += difference * difference;
+    }
+    return sqrt(sum);
+}
+
+// Bins of an approximate distance, by the leading bits of the float; a NaN is in the last.
+__device__ inline int coarse_bin(float distance) {
+    const int steps = (int)(__float_as_uint(distance) >> 17 & 0x3fff) - (0x40000000 >> 17) + COARSE_BINS - 1;
+    return min(max(steps, 0), COARSE_BINS - 1);
+}
+
+// Bits of the smallest float of a bin beyond the first.
+__device__ inline unsigned coarse_edge(int bin) {
+    return (unsigned)(bin - (COARSE_BINS - 1) + (0x40000000 >> 17)) << 17;
+}
+
+__device__ inline int fine_bin(float distance) { return (int)(__float_as_uint(distance) >> 5 & (FINE_BINS - 1)); }
+
+// The bin of the rank-th of what `bins` counts, and the rank within it. All 256 threads of the block must call it.
+__device__ inline int find_bin(const unsigned *bins, int size, int &rank, int *sums) {
+    const int each = size / 256, first = threadIdx.x * each;
+    int sum = 0;
+    for (int i = 0; i < each; ++i) sum += bins[first + i];
+    __syncthreads();
+    sums[threadIdx.x] = sum;
+    if (threadIdx.x == 0) sums[256] = size - 1, sums[257] = 0;  // where NaN leave nothing to find
+    __syncthreads();
+    for (int step = 1; step < 256; step *= 2) {
+        const int before = (int)threadIdx.x >= step ? sums[threadIdx.x - step] : 0;
+        __syncthreads();
+        sums[threadIdx.x] += before;
+        __syncthreads();
+    }
+    int before = sums[threadIdx.x] - sum;
+    if (before <= rank && rank < before + sum) {
+        int i = first;
+        for (; rank - before >= (int)bins[i]; ++i) before += bins[i];
+        sums[256] = i;
+        sums[257] = rank - before;
+    }
+    __syncthreads();
+    rank = sums[257];
+    return sums[256];
+}
+
+// The k of Primitives.order_statistics that cluster_filter._eps asks for.
+__device__ inline int pair_rank(int count, double fraction) {
+    const long long pairs = (long long)count * (count - 1) / 2;
+    return (int)((long long)(fraction * (double)(2 * pairs - 1)) / 2);
+}
+
+// Approximate distances between which an order statistic of the true ones lies, where that of the approximate ones is
+// between `low` and `high`; what is below is smaller, what is above larger.
+struct Band {
+    float low, high;
+};
+
+__device__ inline Band band_of(float low, float high, Error error) {
+    return {(float)((low * (1 - error.slope) - 2 * error.offset) / (1 + error.slope)),
+            (float)((high * (1 + error.slope) + 2 * error.offset) / (1 - error.slope))};
+}
 
 // Tiles are numbered column by column, so that those of the first n points come first, whatever comes after.
 __device__ inline int tile_index(int row, int column) { return column * (column + 1) / 2 + row; }

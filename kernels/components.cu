@@ -3,8 +3,8 @@
 // near (P, stride, stride / 32), core (P, stride / 32) uint32, counts (P,) int32
 // parents (P, stride) int32   each its own before; afterwards find_root gives the lowest point of the component
 //
-// A root is only ever linked to a lower point, so that the order of the threads decides how the links run, but not where
-// they end.
+// A root is only ever linked to a lower point, so that the order of the threads decides how the links run, but not
+// where they end.
 //
 // Launch: grid (stride / 8, P), blocks of 256, a warp a point.
 #include "common.cuh"

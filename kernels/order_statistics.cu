@@ -25,7 +25,9 @@ extern "C" __global__ __launch_bounds__(256) void order_statistics(
         norms += (size_t)(p / per_image) * stride;
         floor_norm = dead_threshold * largest_norm(norms, size, maxima);
     }
-    auto key_at = [=](int i) { return i < count && (norms == nullptr || norms[i] > floor_norm) ? key_of(values[i]) : PAD; };
+    auto key_at = [=](int i) {
+        return i < count && (norms == nullptr || norms[i] > floor_norm) ? key_of(values[i]) : PAD;
+    };
     const Key mine = own < size ? key_at(own) : PAD;
     int rank = 0, n = 0;
     for (int first = 0; first < count; first += 256) {

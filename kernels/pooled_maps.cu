@@ -1,7 +1,7 @@
 // Weights, their softmax if so configured, and the map of the weighted sum; cluster_filter.weigh, combine = "pooled".
 //
 // activations (B, C, D) INPUT, labels (P, C) int32
-// pooled (Q, C) float64    the channels' weights; those that take no part count as 0: dead ones, and without `own` noise
+// pooled (Q, C) float64    the channels' weights; those without a part count as 0: dead ones, without `own` noise
 // weights (Q, C) float32   softmax: over dominant and clustered channels, 0 elsewhere
 // maps (Q, D) float32      min(ReLU(sum_c w_c A_c), largest float)
 //

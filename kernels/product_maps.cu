@@ -2,7 +2,8 @@
 //
 // activations (B, C, D) INPUT, filtered (Q, C, D) float64
 // variance (Q, C) float64   averaged over the clusters, or null: no noise floor
-// maps (Q, D) float32       min(ReLU(sum_c F A), largest float); with positive ReLU(F - noise_floor sqrt(variance)) for F
+// maps (Q, D) float32       min(ReLU(sum_c F A), largest float); with positive ReLU(F - noise_floor sqrt(variance))
+//                           for F
 //
 // Launch: grid (ceil(D / 32), Q), blocks of 512: lanes are positions, warps take channels in turn.
 #include "common.cuh"

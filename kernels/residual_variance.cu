@@ -18,7 +18,8 @@ extern "C" __global__ __launch_bounds__(256) void residual_variance(
     const size_t channel = (size_t)blockIdx.y * channels + c;
     double sum = 0;
     for (int d = lane; d < positions; d += 32) {
-        const double residual = widen(gradients[channel * positions + d]) - filtered[channel * positions + d] / inside[d];
+        const size_t at = channel * positions + d;
+        const double residual = widen(gradients[at]) - filtered[at] / inside[d];
         sum += residual * residual;
     }
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);

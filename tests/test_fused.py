@@ -100,9 +100,10 @@ def test_only_macros_with_a_default_in_the_kernel_are_defined():
 def test_constants_of_the_sequence_are_those_of_the_header():
     header = (kernels.folder() / "common.cuh").read_text()
     found = {
-        name: int(value) for name, value in re.findall(r"^#define (TILE|PASSES|BINS) +(\d+)", header, re.MULTILINE)
+        name: int(value)
+        for name, value in re.findall(r"^#define (TILE|COARSE_BINS|FINE_BINS) +(\d+)", header, re.MULTILINE)
     }
-    assert found == {"TILE": fused._TILE, "PASSES": fused._PASSES, "BINS": fused._BINS}
+    assert found == {"TILE": fused._TILE, "COARSE_BINS": fused._COARSE_BINS, "FINE_BINS": fused._FINE_BINS}
 
 
 # Launches

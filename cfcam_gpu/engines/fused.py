@@ -32,7 +32,7 @@ ASYNCHRONOUS = True
 
 _MAX_GRID = 65535  # along y
 # As in kernels/common.cuh.
-_TILE, _PASSES, _BINS = 32, 7, 4096
+_TILE, _COARSE_BINS, _FINE_BINS = 32, 1024, 4096
 _BOUNDARY = {"reflect": 0, "zero": 1, "nearest": 2}
 
 
@@ -132,18 +132,13 @@ def _tiles(stride: int) -> int:
     return stride // _TILE * (stride // _TILE + 1) // 2
 
 
-def _capacity(tiles: int) -> int:
-    """How many candidates for eps a problem may gather: a sixteenth of all pairs, where 64 bins share an octave."""
-    return tiles * _TILE * _TILE // 16
-
-
 def _bytes_each(config: Config, targets: int, channels: int, positions: int) -> int:
     """Workspace of an image."""
     stride = _stride(config, channels)
     tiles = _tiles(stride)
-    cluster = 8 * tiles * _TILE * _TILE + 8 * stride * positions + stride * stride // 8
+    cluster = 4 * tiles * _TILE * _TILE + 12 * stride * positions + stride * stride // 8
     if config.eps_rule == "pair_percentile":
-        cluster += 8 * _capacity(tiles) + 4 * _PASSES * _BINS
+        cluster += 8 * tiles * _TILE * _TILE + 4 * (_COARSE_BINS + _FINE_BINS)
     weigh = 8 * channels * positions * targets if config.combine != "pooled" else 0
     return cluster * (targets if config.importance == "contribution" else 1) + weigh
 
@@ -169,7 +164,7 @@ class _Chunk:
         self.stride = _stride(config, self.channels)
         self.tiles = _tiles(self.stride)
         self.integers = partial(torch.empty, dtype=torch.int32, device=activations.device)
-        self.keys = partial(torch.empty, dtype=torch.int64, device=activations.device)
+        self.floats = partial(torch.empty, dtype=torch.float32, device=activations.device)
         self.doubles = partial(torch.empty, dtype=torch.float64, device=activations.device)
 
     def each_problem(self, name: str, blocks: int, threads: int, *arguments: Argument, **macros: int) -> None:
@@ -217,50 +212,56 @@ class _Chunk:
         given: Arguments = importance, norms, order, alive, channels, per_image, dead, dominant, stride, unit_norm
         self.start("split_channels", (self.problems, 1), (1024, 1), *given, labels, members, counts, bound)
 
-        points = self.doubles((self.problems, self.positions, stride))
-        chosen = self.activations, norms, members, counts
+        shape = self.problems, self.positions, stride
+        points, scaled = self.doubles(shape), self.floats(shape)
+        chosen = self.activations, norms, members, counts, bound
         sizes = channels, self.positions, per_image, unit_norm, stride
-        self.start("gather_points", (stride // 32, self.problems), (32, 8), *chosen, *sizes, points)
+        self.start("gather_points", (stride // 32, self.problems), (32, 8), *chosen, *sizes, points, scaled)
 
-        distances = self.doubles((self.problems, self.tiles, _TILE, _TILE))
+        approximate = self.floats((self.problems, self.tiles, _TILE, _TILE))
         by_pairs = config.eps_rule == "pair_percentile"
-        histogram = self.integers((self.problems, _PASSES, _BINS)).zero_() if by_pairs else None
+        coarse = self.integers((self.problems, _COARSE_BINS)).zero_() if by_pairs else None
         sizes, blocks = (self.positions, stride, self.tiles), stride // 64 * (stride // 64 + 1) // 2
-        self.each_problem("pair_distances", blocks, 256, points, counts, bound, *sizes, distances, histogram)
+        self.each_problem("pair_distances", blocks, 256, scaled, counts, *sizes, approximate, coarse)
 
-        states, following, fraction = None, None, config.eps_percentile / 100
-        if histogram is not None:
-            states, following = self.pair_statistics(distances, counts, bound, fraction, histogram)
+        fraction = -1.0
+        if coarse is not None:
+            fraction = config.eps_percentile / 100
+            self.order_pairs(approximate, counts, coarse, points, fraction, order)
         else:
-            self.middle_neighbor(distances, counts, order)
+            self.middle_neighbor(approximate, counts, points, order)
         near, eps = self.integers((self.problems, stride, stride // 32)), self.doubles(self.problems)
-        given = distances, counts, states, following, order, fraction, stride, self.tiles
-        self.each_problem("near_pairs", -(-self.tiles // 4), 128, *given, near, eps)
+        given = approximate, counts, bound, points, order, fraction
+        self.each_problem("near_pairs", -(-self.tiles // 4), 128, *given, *sizes, near, eps)
         self.dbscan(near, counts, members, labels)
         return labels, eps
 
-    def pair_statistics(
+    def order_pairs(
         self,
-        distances: torch.Tensor,
+        approximate: torch.Tensor,
         counts: torch.Tensor,
-        bound: torch.Tensor,
+        coarse: torch.Tensor,
+        points: torch.Tensor,
         fraction: float,
-        histogram: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """State of each pass (P, PASSES, 6) and next larger key (P,), int64; Primitives.order_statistics."""
-        capacity = _capacity(self.tiles)
-        candidates, found = self.keys((self.problems, capacity)), self.integers(self.problems).zero_()
-        states, following = self.keys((self.problems, _PASSES, 6)), self.keys(self.problems).fill_(-1)
-        blocks = min(-(-self.tiles // 8), 128)
-        work = self.tiles, capacity, histogram, candidates, found, following, states
-        for number in range(_PASSES):
-            self.each_problem("pair_statistics", blocks, 256, distances, counts, bound, fraction, number, *work)
-        return states, following
+        order: torch.Tensor,
+    ) -> None:
+        """Fill `order` (P, 2) with the distances at eps_percentile; Primitives.order_statistics."""
+        fine, following = self.integers((self.problems, _FINE_BINS)).zero_(), self.integers(self.problems).fill_(-1)
+        below, found = self.integers(self.problems).zero_(), self.integers(self.problems).zero_()
+        capacity, blocks = self.tiles * _TILE * _TILE, min(-(-self.tiles // 8), 128)
+        candidates = torch.empty((self.problems, capacity), dtype=torch.int64, device=points.device)
+        given = approximate, counts, coarse
+        self.each_problem("pair_bracket", blocks, 256, *given, fraction, self.tiles, fine, following)
+        sizes, results = (self.positions, self.stride, self.tiles), (below, found, candidates)
+        self.each_problem("pair_band", blocks, 256, *given, fine, following, points, fraction, *sizes, *results)
+        self.start("pair_select", (self.problems, 1), (256, 1), counts, *results, fraction, capacity, order)
 
-    def middle_neighbor(self, distances: torch.Tensor, counts: torch.Tensor, order: torch.Tensor) -> None:
+    def middle_neighbor(
+        self, approximate: torch.Tensor, counts: torch.Tensor, points: torch.Tensor, order: torch.Tensor
+    ) -> None:
         """Fill `order` (P, 2) with the two middle distances to the neighbour; cluster_filter._eps."""
         stride, nearest, scrap = self.stride, self.doubles((self.problems, self.stride)), self.integers(self.problems)
-        given: Arguments = distances, counts, stride, self.tiles
+        given: Arguments = approximate, counts, points, self.positions, stride, self.tiles
         self.each_problem("neighbor_distances", stride // 32, 256, *given, nearest, NEIGHBOR=self.config.eps_neighbor)
         given, sizes = (nearest, None, counts), (stride, stride, 1)
         self.each_problem("order_statistics", -(-stride // 256), 256, *given, *sizes, -1.0, 0.5, order, scrap)

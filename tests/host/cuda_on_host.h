@@ -26,6 +26,7 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("cuda_shared")))
 
 using std::max;
@@ -55,6 +56,7 @@ inline thread_local Thread *current;
 
 using Barrier = std::barrier<>;
 inline void wait(Barrier &barrier) { barrier.arrive_and_wait(); }
+inline void interleave() { std::this_thread::yield(); }
 
 #else
 
@@ -86,6 +88,13 @@ inline void wait(Barrier &barrier) {
     current->waiting = &barrier;
     current->generation = barrier.generation;
     if (_setjmp(current->place) == 0) _longjmp(scheduler, 1);
+}
+
+// Lets other threads in, one time in four: before each atomic operation, where a GPU may, too.
+inline void interleave() {
+    static unsigned state = 1;
+    state = state * 1664525u + 1013904223u;
+    if (state >> 30 == 0 && _setjmp(current->place) == 0) _longjmp(scheduler, 1);
 }
 
 inline void fiber_main() {
@@ -226,6 +235,10 @@ void call(void (*kernel)(T...), void **args) {
 #define blockDim on_host::size
 #define gridDim on_host::grid
 
+struct float4 {
+    float x, y, z, w;
+};
+
 inline void __syncthreads() { on_host::wait(*on_host::block_barrier); }
 
 template <typename T>
@@ -245,11 +258,13 @@ inline unsigned __ballot_sync(unsigned, bool value) {
 
 template <typename T>
 T atomicAdd(T *at, T value) {
+    on_host::interleave();
     return std::atomic_ref<T>(*at).fetch_add(value, std::memory_order_relaxed);
 }
 
 template <typename T>
 T atomicMin(T *at, T value) {
+    on_host::interleave();
     std::atomic_ref<T> place(*at);
     T old = place.load(std::memory_order_relaxed);
     while (value < old && !place.compare_exchange_weak(old, value, std::memory_order_relaxed)) {
@@ -259,6 +274,7 @@ T atomicMin(T *at, T value) {
 
 template <typename T>
 T __ldcv(const T *at) {
+    on_host::interleave();
     return std::atomic_ref<T>(*const_cast<T *>(at)).load(std::memory_order_relaxed);
 }
 

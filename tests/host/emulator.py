@@ -15,7 +15,16 @@ from cfcam_gpu.engines import kernels
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 BUILD = Path(__file__).parents[2] / "build" / "host"
-FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas")
+FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-march=native",
+    "-ffp-contract=off",
+    "-shared",
+    "-fPIC",
+    "-U_FORTIFY_SOURCE",
+    "-Wno-unknown-pragmas",
+)
 #: thread or address: threads of the system, and the sanitizer; make sanitize preloads its library.
 SANITIZER = os.environ.get("CFCAM_SANITIZE")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial import distance
 
 from cfcam_gpu.engines import cpu, fused
 
@@ -37,7 +38,19 @@ def chain(n, rng):
     return [(order[i], order[i + 1]) for i in range(n - 1)]
 
 
+def borders(n, rng):
+    """Cliques of four with a point between each and every other one, in random order: no core point of four or more."""
+    order = rng.permutation(n)
+    cliques = [order[i : i + 4] for i in range(0, n - n % 4, 4)][: n // 8]
+    between = order[4 * len(cliques) :]
+    edges = [(a, b) for clique in cliques for a in clique for b in clique]
+    if len(cliques) < 2:
+        return edges
+    return edges + [(point, rng.choice(cliques[c])) for point in between for c in rng.permutation(len(cliques))[:2]]
+
+
 GRAPHS = {
+    "borders": borders,
     "a chain": chain,
     "a chain in order": lambda n, rng: [(i, i + 1) for i in range(n - 1)],
     "a chain against the order": lambda n, rng: (
@@ -94,3 +107,46 @@ def test_order_statistics_by_counting(size, fraction):
     for p, n in enumerate(counts.tolist()):
         ordered, low = np.sort(values[p, :n]), int(fraction * (n - 1))
         assert order[p].tolist() == [ordered[low], ordered[min(low + 1, n - 1)]]
+
+
+@pytest.mark.parametrize("positions", [1, 49, 196, 4096])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-9])
+def test_approximate_distances_are_within_half_of_the_error_allowed_for(positions, spread):
+    """common.cuh allows for twice what it derives; points far apart, close together and as good as equal."""
+    rng, count, stride = np.random.default_rng(0), 70, 128
+    points = 1 + spread * rng.normal(size=(count, positions))
+    points *= 1 / (1.01 * 2 * np.linalg.norm(points, axis=1).max())  # distances of less than 1: nothing to scale
+    scaled = torch.full((1, positions, stride), torch.nan)
+    scaled[0, :, :count] = torch.as_tensor(points.T.copy(), dtype=torch.float32)
+    tiles = fused._tiles(stride)
+    found, coarse = torch.full((1, tiles, 32, 32), torch.inf), torch.zeros((1, fused._COARSE_BINS), dtype=torch.int32)
+    counts = torch.tensor([count], dtype=torch.int32)
+    launch("pair_distances", (3, 1), (256, 1), scaled, counts, positions, stride, tiles, found, coarse)
+    square = torch.full((stride, stride), torch.nan)
+    for column in range(stride // 32):
+        for row in range(column + 1):
+            tile = found[0, column * (column + 1) // 2 + row]
+            square[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32] = tile
+    lower = np.tril_indices(96)
+    assert np.isnan(square.numpy()[lower]).all()  # no pair
+    assert square[96:, 96:].isinf().all()  # not written
+    assert coarse.sum() == count * (count - 1) // 2
+    approximate = square[:count, :count].double().numpy()[np.triu_indices(count, 1)]
+    exact = distance.pdist(points)
+    assert (np.abs(approximate - exact) <= (positions + 4) * 2.0**-25 * exact + 2.0**-23).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 4), (3, 3), (7, 7), (1, 129), (14, 14), (25, 12), (64, 64)])
+def test_norms_and_means_are_numpys_to_the_last_bit(shape):
+    """Added up in another order, some of them would differ."""
+    channels, positions = 40, shape[0] * shape[1]
+    activations, gradients = np.random.default_rng(0).normal(size=(2, channels, *shape)).astype(np.float32)
+    found = [torch.empty(channels, dtype=torch.float64) for _ in range(4)]
+    given = torch.as_tensor(activations), torch.as_tensor(gradients), torch.ones(positions, dtype=torch.float64)
+    launch("channel_statistics", (2, 1), (256, 1), *given, channels, positions, 1, *found, INPUT="float")
+    norms, pooled, smoothed, importance = (values.numpy() for values in found)
+    points, slopes = activations.astype(np.float64).reshape(channels, -1), gradients.astype(np.float64)
+    np.testing.assert_array_equal(norms, np.sqrt((points * points).sum(axis=1)))
+    np.testing.assert_array_equal(pooled, slopes.mean(axis=(1, 2)))
+    np.testing.assert_array_equal(importance, norms * np.abs(pooled))
+    np.testing.assert_allclose(smoothed, pooled, rtol=1e-12, atol=1e-15)
