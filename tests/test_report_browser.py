@@ -153,4 +153,4 @@ def test_a_browser_shows_hostile_names_as_text(visit, hostile):
     plot.locator("select[data-axis=across]").select_option(HOSTILE + "m")
     assert "</script><img src=x" in plot.locator(".xtitle").text_content()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    assert tab.evaluate("document.images.length") == 4
+    assert tab.evaluate("document.images.length") == 4 + tab.locator(".parts img").count()
