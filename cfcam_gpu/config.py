@@ -109,7 +109,7 @@ class Config:
 
         Channels of the fine layer are ranked by their contribution and clustered by direction, so that a channel's
         scale does not matter; their own gradients are filtered, and what is left of the noise is taken off, cluster by
-        cluster. bench/NOTES.md tells how each number was chosen.
+        cluster. docs/method.md tells what each part is for, bench/NOTES.md how its numbers were chosen.
         """
         return cls(
             dead_threshold=1e-3,

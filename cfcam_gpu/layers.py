@@ -99,7 +99,7 @@ def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...
     hardly negative (behind a ReLU or its like) comes before others, then the one with the shortest dotted name, which
     is a stage's output before a block's inner layer, then the last: ResNet's layer3, what enters EfficientNet-Lite's
     last depthwise convolution of stride 2. A model of one scale has no such layer: there the fine one is of the same
-    resolution, of the same kind, halfway to the coarse one (bench/NOTES.md has what that gains).
+    resolution, of the same kind, halfway to the coarse one (docs/method.md has what that gains).
 
     Parameters
     ----------

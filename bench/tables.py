@@ -1,0 +1,179 @@
+"""The tables of the README and the documentation, from the files in bench/results.
+
+``python -m bench.tables`` writes them between their marks, ``<!-- table NAME -->`` and ``<!-- end -->``; ``--check``
+says which are not what the results say, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import bars
+from .variants import COLUMNS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+DOCUMENTS = ["README.md", "docs/method.md", "bench/NOTES.md"]
+MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+TITLES = COLUMNS | {
+    "grid_3x3": "grid 3 x 3",
+    "adcc": "ADCC",
+    "insertion_auc": "insertion",
+    "deletion_auc": "deletion",
+    "gradient_noise_ssim": "SSIM under gradient noise",
+    "classifier_randomisation_ssim": "SSIM, classifier randomised",
+    "average_drop": "Average Drop",
+    "average_increase": "Average Increase",
+    "energy_pointing_game": "energy in mask",
+    "pointing_game": "pointing game",
+}
+METHODS = {
+    "gradcam": "Grad-CAM, last layer",
+    "gradcam++": "Grad-CAM++",
+    "hirescam": "HiResCAM",
+    "xgradcam": "XGrad-CAM",
+    "layercam": "LayerCAM",
+    "eigencam": "Eigen-CAM",
+    "scorecam": "Score-CAM",
+    "ablationcam": "Ablation-CAM",
+    "smoothgradcam++": "Smooth Grad-CAM++",
+    "layercam-fine": "LayerCAM, fine layer",
+    "gradcam*layercam-fine": "Grad-CAM x LayerCAM fine, square root",
+    "cfcam-paper": "CF-CAM, paper",
+    "cfcam-one": "CF-CAM, one level",
+    "cfcam": "**CF-CAM, two levels**",
+}
+BRIEF = ["gradcam", "layercam-fine", "gradcam*layercam-fine", "cfcam-paper", "cfcam-one", "cfcam"]
+MANY_FORWARDS = ["scorecam", "ablationcam", "smoothgradcam++", "gradcam", "cfcam"]
+METRICS = [
+    *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "grid_3x3", "average_drop", "average_increase"),
+    *("adcc", "insertion_auc", "deletion_auc", "gradient_noise_ssim", "classifier_randomisation_ssim"),
+]
+SHORT = [
+    *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "average_drop", "insertion_auc"),
+    *("gradient_noise_ssim", "classifier_randomisation_ssim"),
+]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table."""
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def means(folder: Path, model: str) -> dict[tuple[str, str], float]:
+    """The mean of each method and metric."""
+    found = {}
+    for path in sorted(folder.glob(f"*-{model}.json")):
+        for line in json.loads(path.read_text()).get("table", []):
+            if line["mean"] is not None:
+                found[line["method"], line["metric"]] = line["mean"]["mean"]
+    return found
+
+
+def methods(folder: Path, model: str, names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
+    """Means in percent, a row for each method."""
+    found = means(folder, model)
+    metrics = [metric for metric in metrics if any(key[1] == metric for key in found)]
+    rows = [
+        [METHODS[name], *(f"{found[name, metric]:.1f}" if (name, metric) in found else "" for metric in metrics)]
+        for name in names
+        if any(key[0] == name for key in found)
+    ]
+    return markdown(["", *(TITLES[metric] for metric in metrics)], rows)
+
+
+def promises(model: str) -> Iterator[str]:
+    """What the default promises and what was measured."""
+    rows = []
+    for bar, gain, verdict in bars.judge(bars.values(RESULTS / "evaluation", model)):
+        promised = f"{'better' if bar.better else 'not worse'}{f' (by {bar.margin:g})' if bar.margin else ''}"
+        told = "" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+        rows.append([METHODS[bar.method], TITLES[bar.metric], promised, told, verdict])
+    return markdown(["against", "metric", "promised", "gain, points, 95% interval", ""], rows)
+
+
+def variants() -> Iterator[str]:
+    """Means of every variant of the default."""
+    record: dict[str, Any] = json.loads((RESULTS / "evaluation" / "variants-lite0.json").read_text())
+    rows = []
+    for name, one in record["variants"].items():
+        values = [one["metrics"][metric]["mean"] for metric in COLUMNS]
+        told = ["-" if value is None else f"{value[0]:.1f}" for value in values]
+        rows.append([f"**{name}**" if name in ("gradcam", "cfcam") else name, one["what"], *told])
+    return markdown(["variant", "", *COLUMNS.values()], rows)
+
+
+def latency() -> Iterator[str]:
+    """Medians of the paired ratios, over the bare forward and over pytorch-grad-cam."""
+    (path,) = RESULTS.glob("*-cores-latency.json")
+    titles = {"cfcam": "CF-CAM, one level", "two-level": "CF-CAM, two levels", "pytorch-grad-cam": "pytorch-grad-cam"}
+    rows = []
+    for network, result in json.loads(path.read_text())["networks"].items():
+        for name, title in (titles | {"torch-cam": "torch-cam"}).items():
+            ratios = [
+                result["ratios"][figure].get(f"{name} / {over}")
+                for figure, over in (
+                    ("latency_ms", "forward"),
+                    ("latency_ms", "pytorch-grad-cam"),
+                    ("memory_mib", "forward"),
+                )
+            ]
+            rows.append([network, title, *(f"{one['median']:.2f}" if one else "" for one in ratios)])
+    return markdown(
+        ["", "", "time / bare forward", "time / pytorch-grad-cam's Grad-CAM", "peak memory / bare forward"], rows
+    )
+
+
+EVALUATION = RESULTS / "evaluation"
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "brief": lambda: methods(EVALUATION, "lite0", BRIEF, SHORT),
+    "field": lambda: methods(EVALUATION, "lite0", list(METHODS), METRICS),
+    "lite1": lambda: methods(EVALUATION, "lite1", BRIEF, METRICS),
+    "lite2": lambda: methods(EVALUATION, "lite2", BRIEF, METRICS),
+    "many-forwards": lambda: methods(RESULTS / "many-forwards", "lite0", MANY_FORWARDS, METRICS),
+    "promises": lambda: promises("lite0"),
+    "promises-lite1": lambda: promises("lite1"),
+    "promises-lite2": lambda: promises("lite2"),
+    "variants": variants,
+    "latency": latency,
+}
+
+
+def fill(text: str) -> str:
+    """A document with its tables as the results have them."""
+    return MARK.sub(lambda found: found[1] + "\n".join(["", *TABLES[found[2]](), "", found[3]]), text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 1 where ``--check`` finds a table that is not what the results say."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    status = 0
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        filled = fill(text)
+        if filled == text:
+            continue
+        if options.check:
+            print(f"{name}: a table is not what bench/results says; run python -m bench.tables", file=sys.stderr)
+            status = 1
+        else:
+            path.write_text(filled, encoding="utf-8")
+            print(f"written: {name}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
