@@ -4,7 +4,7 @@ import os
 import shutil
 from contextlib import contextmanager
 
-import pytest
+from .needs import lacking
 
 #: No sandbox, since CI runs as root; nothing that reaches for the network of its own accord.
 ARGUMENTS = [
@@ -18,9 +18,7 @@ def chromium():
     """The browser; where there is none the test is skipped, or failed where CFCAM_REQUIRE_BROWSER=1 asks for one."""
     path = os.environ.get("CFCAM_BROWSER") or shutil.which("chromium")
     if path is None:
-        if os.environ.get("CFCAM_REQUIRE_BROWSER") == "1":
-            pytest.fail("CFCAM_REQUIRE_BROWSER=1, but there is no chromium", pytrace=False)
-        pytest.skip("there is no chromium")
+        lacking("there is no chromium", "BROWSER")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

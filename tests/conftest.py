@@ -15,6 +15,8 @@ import torch
 
 from bench.torchvision_shim import import_torchvision
 
+from .needs import lacking
+
 GPU_TESTS = Path(__file__).parent / "gpu"
 #: What they deprecate among themselves is no fault of ours.
 OTHERS = ("cucim", "cudf", "cuml", "cupy", "cupyx", "numba", "pylibraft", "rmm")
@@ -31,10 +33,7 @@ def why_no_gpu():
 
 def unavailable(reason, what="GPU"):
     """End a test that can't run here: skipped, or failed where a GPU, or RAPIDS on it, is required."""
-    required = os.environ.get("CFCAM_REQUIRE_GPU")
-    if os.environ.get(f"CFCAM_REQUIRE_{what}", required) == "1":
-        pytest.fail(f"CFCAM_REQUIRE_{what}=1, but {reason}", pytrace=False)
-    pytest.skip(reason)
+    lacking(reason, what, default=os.environ.get("CFCAM_REQUIRE_GPU"))
 
 
 def pytest_collection_modifyitems(items):
@@ -62,8 +61,6 @@ def peer():
             import_torchvision()
             return importlib.import_module(name)
         except ImportError as error:
-            if os.environ.get("CFCAM_REQUIRE_PEERS") == "1":
-                pytest.fail(f"CFCAM_REQUIRE_PEERS=1, but {error}", pytrace=False)
-            pytest.skip(str(error))
+            lacking(str(error), "PEERS")
 
     return load

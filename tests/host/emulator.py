@@ -8,10 +8,11 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import pytest
 import torch
 
 from cfcam_gpu.engines import kernels
+
+from ..needs import lacking
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 BUILD = Path(__file__).parents[2] / "build" / "host"
@@ -57,7 +58,7 @@ def _scalar(value):
 @cache
 def compiled(name, definitions):
     if shutil.which("g++") is None:
-        pytest.skip("needs g++")
+        lacking("there is no g++", "COMPILERS")
     text = (
         f'#include "{HEADER}"\n{kernels.source(name)}\n#line 1 "emulator.py"\n'
         "template <typename... T> constexpr int count(void (*)(T...)) { return sizeof...(T); }\n"

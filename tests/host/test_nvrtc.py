@@ -10,6 +10,8 @@ import pytest
 
 from cfcam_gpu.engines import kernels
 
+from ..needs import lacking
+
 NAMES = sorted(path.stem for path in kernels.folder().glob("*.cu"))
 ARCHITECTURES = (75, 80, 90, 100)
 MACROS = ({"INPUT": "float", "NEIGHBOR": 3}, {"INPUT": "double", "NEIGHBOR": 16})
@@ -21,7 +23,7 @@ def nvrtc():
     packages = Path(sysconfig.get_path("purelib")) / "nvidia"
     found = sorted(packages.glob("*/lib/libnvrtc.so.[0-9]*"))
     if not found:
-        pytest.skip("needs nvidia-cuda-nvrtc-cu12 on Linux")
+        lacking("there is no nvidia-cuda-nvrtc-cu12, which is for Linux", "COMPILERS")
     return ctypes.CDLL(str(found[-1]))
 
 
