@@ -30,8 +30,8 @@ from .variant_maps import FINE, LAST, Variant, variants
 ROOT = Path(__file__).resolve().parents[1]
 #: Metrics of each suite that variants are judged by, and on which part of the images (every third, say).
 SUITES = {
-    "localisation": (["energy", "pointing", "iou", "grid2"], 1),
-    "faithfulness": (["drop"], 1),
+    "localisation": (["energy", "pointing", "iou", "grid2"], 3),
+    "faithfulness": (["drop"], 3),
     "robustness": (["gradient-noise"], 3),
     "sanity": (["classifier"], 6),
 }
