@@ -64,10 +64,10 @@ bench: $(VENV)/ready-to-test
 	$(MEASURE) robustness --data $(DATA) --methods '$(APART)' --metrics gradient-noise --out $(RESULTS) --overwrite
 	$(MEASURE) sanity --data $(DATA) --methods '$(APART)' --out $(RESULTS) --overwrite
 	for model in lite1 lite2; do \
-	  $(MEASURE) localisation --model $$model --data $(DATA) --limit 36 --methods '$(CORE)' --out $(RESULTS) --overwrite && \
-	  $(MEASURE) faithfulness --model $$model --data $(DATA) --limit 36 --methods '$(CORE)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite && \
-	  $(MEASURE) robustness --model $$model --data $(DATA) --limit 36 --methods '$(CORE)' --metrics gradient-noise --out $(RESULTS) --overwrite && \
-	  $(MEASURE) sanity --model $$model --data $(DATA) --limit 36 --methods '$(CORE)' --out $(RESULTS) --overwrite || exit; done
+	  $(MEASURE) localisation --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --out $(RESULTS) --overwrite && \
+	  $(MEASURE) faithfulness --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite && \
+	  $(MEASURE) robustness --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --metrics gradient-noise --out $(RESULTS) --overwrite && \
+	  $(MEASURE) sanity --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --out $(RESULTS) --overwrite || exit; done
 	$(MEASURE) localisation --data $(DATA) --limit 6 --methods 'scorecam,ablationcam,smoothgradcam++,cfcam' --metrics energy,pointing,iou --out bench/results/many-forwards --overwrite
 	$(BIN)/python -m bench.components --data $(DATA) --out $(RESULTS)
 	$(BIN)/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
