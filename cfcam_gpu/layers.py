@@ -220,7 +220,7 @@ class _Watch:
         found = self.ranked(1.5, 2.5, "an activation of twice the last one's resolution", least=1)
         if found:
             return found[-1]
-        found = self.ranked(1.0, 1.0, "of this model's one scale, halfway to the last spatial activation", least=2)
+        found = self.ranked(1.0, 1.0, "an activation of this model's one scale, halfway to the last one", least=2)
         return found[len(found) // 2] if found else None
 
     def ranked(self, low: float, high: float, what: str, *, least: int) -> list[TargetLayer]:
