@@ -71,7 +71,7 @@ bench: $(VENV)/ready-to-test
 	$(MEASURE) localisation --data $(DATA) --limit 6 --methods 'scorecam,ablationcam,smoothgradcam++,cfcam' --metrics energy,pointing,iou --out bench/results/many-forwards --overwrite
 	$(BIN)/python -m bench.components --data $(DATA) --out $(RESULTS)
 	$(BIN)/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
-	for model in lite0 lite1 lite2; do $(BIN)/python -m bench.bars --model $$model; done
+	for model in lite0 lite1 lite2; do $(BIN)/python -m bench.bars --model $$model || exit; done
 
 bench-variants: $(VENV)/ready-to-test
 	$(BIN)/python -m bench.variants --data $(DATA) --out $(RESULTS)

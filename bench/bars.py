@@ -15,12 +15,13 @@ from typing import NamedTuple
 import torch
 from pyarrow import parquet
 
+from cfcam_gpu.evaluation.suites import SUITES
 from cfcam_gpu.metrics import Interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "cfcam"
-#: Metrics of which less is better.
-LOW = {"average_drop", "deletion_auc", "classifier_randomisation_ssim", "complexity"}
+#: Metrics, and whether high or low is better.
+BETTER = {name: better for suite in SUITES.values() for one in suite.values() for name, better in one.metrics.items()}
 ENERGY, POINTING, IOU = "energy_pointing_game", "pointing_game", "best_iou"
 GRIDS = ("grid_2x2", "grid_3x3")
 NOISE, RANDOM = "gradient_noise_ssim", "classifier_randomisation_ssim"
@@ -62,9 +63,11 @@ BARS = [
     ),
     *(
         Bar("cfcam-paper", metric, True)
-        for metric in (ENERGY, POINTING, IOU, *GRIDS, "insertion_auc", "deletion_auc", "average_drop")
+        for metric in (
+            *(ENERGY, POINTING, IOU, *GRIDS, "insertion_auc", "deletion_auc"),
+            *("average_drop", "average_increase", "adcc", RANDOM),
+        )
     ),
-    *(Bar("cfcam-paper", metric, True) for metric in ("average_increase", "adcc", RANDOM)),
 ]
 
 
@@ -84,7 +87,7 @@ def judge(found: dict[tuple[str, str], dict[str, float | None]]) -> Iterator[tup
         if not ours or ours.keys() != theirs.keys() or None in {*ours.values(), *theirs.values()}:
             yield bar, None, "not measured"
             continue
-        sign = -1 if bar.metric in LOW else 1
+        sign = -1 if BETTER[bar.metric] == "low" else 1
         pair = [torch.tensor([sign * one[image] for image in ours], dtype=torch.float64) for one in (ours, theirs)]
         gain = paired_difference(*pair)
         yield bar, gain, bar.verdict(gain)

@@ -34,7 +34,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial import distance
 from sklearn.cluster import KMeans
 
-from cfcam_gpu import CFCAM, Config, components, environment, metrics, models, targets
+from cfcam_gpu import CFCAM, Config, components, environment, export, metrics, models, targets
 from cfcam_gpu.capture import capture
 from cfcam_gpu.cluster_filter import DOMINANT, NOISE
 from cfcam_gpu.engines.cpu import PRIMITIVES, dbscan
@@ -92,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"components-{given.model}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    with export.replacing(path) as file:
+        file.write(json.dumps(record, indent=1).encode() + b"\n")
     print_table(record)
     print(path, file=sys.stderr)
     return 0

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -143,8 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--only: no variant {', '.join(sorted(unknown))}; there are {', '.join(v.name for v in tried)}")
     tried = [one for one in tried if not options.only or one.name in options.only]
-    with torch.inference_mode(False):
-        found = record(measure(options.data, options.out, tried, options.limit), tried)
+    found = record(measure(options.data, options.out, tried, options.limit), tried)
     console = Console()
     console.width = max(console.width, 130)
     console.print(show(found))

@@ -143,8 +143,8 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
         again = two_level.gate(again[:, None].to(images.device), *captured.coarse, config.gate)[:, 0]
     if not (_agree(again.cpu(), explanation.raw_maps.cpu()) and _agree(captured.logits, explanation.logits)):
         raise ValueError(
-            "images: expected those that were explained, prepared in the same way; the model sees other evidence in "
-            "these, or has changed since"
+            "images: expected those that were explained, prepared in the same way and under the same autocast; the "
+            "model sees other evidence in these, or has changed since"
         )
     return [_apportioned(channels, raw) for channels, raw in zip(signed, explanation.raw_maps.cpu().double().numpy())]
 

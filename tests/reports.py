@@ -91,6 +91,7 @@ def hostile(made, tmp_path_factory):
     content = json.loads(source.read_text())
     told = json.dumps(content).replace('"layercam-fine"', json.dumps(HOSTILE))
     told = told.replace('"average_drop"', json.dumps(HOSTILE + "m")).replace('"faithfulness"', json.dumps(HOSTILE))
+    told = told.replace('"insertion_auc"', json.dumps(HOSTILE + "c"))
     (folder / "a.json").write_text(told)
     record = latency(MODEL, {"forward": 1.0, "cfcam": 2.0, HOSTILE: 3.0})
     record["machine"]["cpu"] = record["date"] = HOSTILE

@@ -1,11 +1,15 @@
 """The promises of the default and their verdicts."""
 
 import pytest
+import torch
 
 from bench import bars
 from bench.bars import Bar
+from cfcam_gpu.evaluation import candidates
 from cfcam_gpu.evaluation.table import Row, write_rows
 from cfcam_gpu.metrics import Interval
+
+from .networks import lite0
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,10 @@ def test_pairs_by_image_whichever_direction_is_better(tmp_path, capsys):
     assert "| gradcam | best_iou | better, 10 |  | not measured |" in lines
     assert bars.main([str(tmp_path), "--model", "lite1"]) == 2
     assert "no *-lite1.parquet" in capsys.readouterr().err
+
+
+def test_what_is_promised_can_be_measured():
+    there = candidates.find(lite0(), torch.zeros(1, 3, 224, 224))
+    assert {bar.method for bar in bars.BARS} | {bars.OURS} <= set(there)
+    assert {bar.metric for bar in bars.BARS} <= set(bars.BETTER)
+    assert len({(bar.method, bar.metric) for bar in bars.BARS}) == len(bars.BARS)

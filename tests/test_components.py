@@ -230,6 +230,14 @@ def test_only_the_explained_images_are_taken(images, explained):
         result.components(images.to("meta"))
 
 
+def test_autocast_has_to_be_the_same(images):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = CFCAM(lite0())(images[:2])
+        assert len(result.components(images[:2])) == 2
+    with pytest.raises(ValueError, match="under the same autocast"):
+        result.components(images[:2])
+
+
 def test_another_model_state_is_noticed():
     model = Linear([[1.0, 0, 0], [0, 1.0, 0]], [1.0, 2.0]).eval()
     result = CFCAM(model, "relu")(blobs())

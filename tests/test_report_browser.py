@@ -149,6 +149,8 @@ def test_a_browser_shows_hostile_names_as_text(visit, hostile):
     assert tab.locator("h1").inner_text().startswith("</script><img src=x onerror")
     shown = tab.locator(".chips button").all_inner_texts()
     assert sum("</script><img src=x" in label for label in shown) == 2
+    title = tab.locator(".plot[data-kind=curves] .gtitle").first.text_content()
+    assert "".join(title.split()) == "".join((HOSTILE + "c").split())
     plot = tab.locator(".plot[data-kind=metrics]")
     plot.locator("select[data-axis=across]").select_option(HOSTILE + "m")
     assert "</script><img src=x" in plot.locator(".xtitle").text_content()

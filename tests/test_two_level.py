@@ -102,7 +102,8 @@ def test_one_scale_has_its_fine_layer_halfway(images):
         model = Mixer().eval()
     result = CFCAM(model)(images[:1])
     assert [layer.name for layer in result.layers] == ["blocks.3", "blocks"]
-    assert "one scale, halfway to the last" in result.layers[0].reason
+    told = "returns an activation of the last one's resolution, halfway to it, 8 x 14 x 14"
+    assert result.layers[0].reason == told
     assert result.config == Config.two_level()
 
 

@@ -76,7 +76,7 @@ function curves(plot, model) {
     }));
     const pixels = curve.metric === "deletion_auc" ? "pixels erased, %" : "pixels returned, %";
     draw(canvases[i], traces, axis(pixels, { range: [0, 100] }), axis("probability, %", { rangemode: "tozero" }),
-      { title: { text: curve.title, font: { size: 15 }, x: 0.5, y: 0.98 } });
+      { title: { text: curve.markup, font: { size: 15 }, x: 0.5, y: 0.98 } });
   });
   chips(plot.querySelector(".chips"), methods.map((name) => (
     { key: name, label: plain(model, name), path: dash(model.styles[name]) })), hidden, show);

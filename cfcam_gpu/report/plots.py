@@ -76,6 +76,7 @@ def _curves(evaluation: Evaluation) -> list[Json]:
         {
             "metric": metric,
             "title": words.metric(metric).name.removesuffix(" AUC"),
+            "markup": _plain(words.metric(metric).name.removesuffix(" AUC")),
             "fractions": [100 * fraction for fraction in evaluation.fractions],
             "scores": {name: scores for name, scores in by_method.items() if scores is not None},
         }
