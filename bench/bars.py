@@ -28,11 +28,7 @@ NOISE, RANDOM = "gradient_noise_ssim", "classifier_randomisation_ssim"
 
 
 class Bar(NamedTuple):
-    """Against `method`, in `metric`, the default is better by `margin` (points), or at most `margin` worse.
-
-    A better one is shown where the whole interval is beyond the margin. With margin 0 one that is not worse can't be
-    shown by an interval: it stands as long as the interval leaves it open.
-    """
+    """Against `method`, in `metric`, the default is better by `margin` (points), or at most `margin` worse."""
 
     method: str
     metric: str
@@ -40,10 +36,16 @@ class Bar(NamedTuple):
     margin: float = 0.0
 
     def verdict(self, gain: Interval) -> str:
-        """``met``, ``open`` where the mean is beyond the margin and the interval is not, or ``missed``."""
+        """``met`` where the whole interval is beyond the margin, ``open`` where only the mean is, else ``missed``.
+
+        That two are equally good can't be shown by an interval: ``not refuted`` is one that holds 0 where the promise
+        is not to be worse, without a margin.
+        """
         least = self.margin if self.better else -self.margin
-        if gain.low > least or (not self.better and self.margin == 0 and gain.high >= 0):
+        if gain.low > least:
             return "met"
+        if not self.better and self.margin == 0 and gain.high >= 0:
+            return "not refuted"
         return "open" if gain.mean >= least else "missed"
 
 

@@ -30,7 +30,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cfcam_gpu import __version__
+from cfcam_gpu import __version__, export
 
 from . import models
 from .entries import BARS, CANDIDATES, DEFAULT_NETWORKS, NETWORKS, YARDSTICKS, Call, Candidate, Network, truth
@@ -355,7 +355,8 @@ def main(arguments: list[str] | None = None) -> int:
     slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
     path = options.out / f"{slug}-latency.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(record))
+    with export.replacing(path) as file:
+        file.write(to_json(record).encode())
     show(record, console)
     console.print(f"written to {path}")
     gates = [checks for result in record["networks"].values() for checks in result["gates"].values()]

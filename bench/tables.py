@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cfcam_gpu import export
+
 from . import bars
 from .variants import COLUMNS
 
@@ -170,7 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: a table is not what bench/results says; run python -m bench.tables", file=sys.stderr)
             status = 1
         else:
-            path.write_text(filled, encoding="utf-8")
+            with export.replacing(path) as file:
+                file.write(filled.encode())
             print(f"written: {name}")
     return status
 

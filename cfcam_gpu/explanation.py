@@ -58,7 +58,7 @@ class Explanation:
     size : (int, int)
         H and W of the images.
     origin : Origin or None
-        For :meth:`components`; holds no activations and no images.
+        For :meth:`components`; holds no activations and no images. Pickles and deep copies go without.
     """
 
     raw_maps: torch.Tensor
@@ -81,6 +81,10 @@ class Explanation:
     def empty(self) -> torch.Tensor:
         """(B,) bool: no position speaks for the target, so the map is all zeros."""
         return self.raw_maps.amax(dim=(-2, -1)) <= 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled or copied: all but the model, which would go along whole."""
+        return vars(self) | {"origin": None}
 
     def __len__(self) -> int:
         """B, the number of images."""

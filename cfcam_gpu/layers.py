@@ -128,7 +128,7 @@ class _Seen:
 
 
 def _watch(model: nn.Module, images: torch.Tensor) -> _Watch:
-    watch = _Watch({name: module for name, module in model.named_modules() if name})
+    watch = _Watch({name: module for name, module in model.named_modules() if name}, images.shape[1])
     handles = watch.attach()
     try:
         with guarded(model):
@@ -142,8 +142,9 @@ def _watch(model: nn.Module, images: torch.Tensor) -> _Watch:
 class _Watch:
     """Hooks that note every spatial activation of a forward, and keep none of them in memory."""
 
-    def __init__(self, named: dict[str, nn.Module]) -> None:
+    def __init__(self, named: dict[str, nn.Module], image_channels: int) -> None:
         self.named = named
+        self.image_channels = image_channels
         self.owner = get_ident()
         self.calls: Counter[str] = Counter()
         self.seen: list[_Seen] = []
@@ -233,7 +234,7 @@ class _Watch:
         for seen in self.seen[:-1]:
             alike = all(low * n <= m <= high * n for n, m in zip((height, width), seen.shape[2:]))
             # As many channels as the image: it is the image, maybe normalised.
-            if not alike or seen.shape[1] == self.seen[0].shape[1]:
+            if not alike or seen.shape[1] == self.image_channels:
                 continue
             found = self.layer(seen, what)
             if found is not None:

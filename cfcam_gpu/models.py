@@ -52,6 +52,11 @@ class Model:
     trained: bool
 
 
+def is_code(spec: str) -> bool:
+    """Whether loading `spec` imports and calls a function of the user's: ``package.module:factory``."""
+    return spec not in LITE and spec.partition(":")[0] not in ("torchvision", "timm")
+
+
 def load(spec: str, weights: Path | None = None) -> Model:
     """The model that `spec` names.
 

@@ -19,7 +19,7 @@ def run(*args):
 
 
 def report(*args):
-    return run("report", *args)
+    return run("report", "--trust-models", *args)
 
 
 def latency(network, candidates):

@@ -1,5 +1,6 @@
 """The public face: CFCAM, Explanation and cluster_filter_cam."""
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -306,3 +307,13 @@ def test_importing_the_package_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="module 'cfcam_gpu' has no attribute 'GradCAM'"):
         cfcam_gpu.GradCAM  # noqa: B018
+
+
+def test_a_pickled_explanation_leaves_the_model_behind(images):
+    result = CFCAM(lite0(), "_avg_pooling.input")(images[:1])
+    assert result.origin is not None
+    again = pickle.loads(pickle.dumps(result))
+    assert again.origin is None
+    assert torch.equal(again.maps, result.maps)
+    with pytest.raises(ValueError, match="does not know its model"):
+        again.components(images[:1])

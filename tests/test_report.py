@@ -16,7 +16,7 @@ from cfcam_gpu.evaluation.table import Summary
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.report import page, results
 
-from .reports import METHODS, MODEL, hostile, html, latency, made, report, summary
+from .reports import METHODS, MODEL, hostile, html, latency, made, report, run, summary
 from .test_evaluation import two_scales
 
 #: How the alternative text of a group of channels begins.
@@ -310,3 +310,16 @@ def test_hostile_names_are_text(hostile, html):
     assert [a["src"].partition(",")[0] for tag, a in found if tag == "img"] == ["data:image/webp;base64"] * (
         4 + hostile.read_text().count(f'alt="{PART}')
     )
+
+
+def test_code_that_results_name_is_run_only_on_request(summary, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(summary | {"model": "no.such.module:factory"}))
+    done = run("report", tmp_path / "a.json", "--out", tmp_path / "page.html")
+    assert done.exit_code == 2
+    assert "no.such.module:factory is code that would be imported and run" in done.stderr
+    assert "--trust-models" in done.stderr
+    trusted = run("report", "--trust-models", tmp_path / "a.json", "--out", tmp_path / "page.html")
+    assert trusted.exit_code == 2
+    assert "no.such" in trusted.stderr
+    assert "--trust-models" not in trusted.stderr
+    assert not (tmp_path / "page.html").exists()

@@ -18,8 +18,7 @@ def report(
             metavar="RESULTS",
             show_default=False,
             help="Summaries that cfcam-gpu bench wrote (SUITE-MODEL.json), latency records (*-latency.json), and "
-            "folders of them. The models that they name are loaded for the gallery; of package.module:factory the "
-            "function is called.",
+            "folders of them. The models that they name are loaded for the gallery.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page, whole in one file.")] = Path("report.html"),
@@ -32,12 +31,18 @@ def report(
         ),
     ] = None,
     title: Annotated[str, typer.Option(help="At the head of the page.")] = "Class activation maps, measured",
+    trust_models: Annotated[
+        bool,
+        typer.Option("--trust-models", help="Load models that RESULTS name as package.module:factory: runs that code."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
 ) -> None:
     """Show results on one HTML page: photographs beside the maps of all methods, tables, and plots."""
     from . import page
 
-    job = page.Job(results=results, out=out, photographs=gallery or (), title=title, overwrite=overwrite)
+    job = page.Job(
+        results=results, out=out, photographs=gallery or (), title=title, trust_models=trust_models, overwrite=overwrite
+    )
     try:
         found = page.check(job)
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
@@ -49,7 +54,7 @@ def report(
         with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
             task = progress.add_task("", total=found.steps)
             failed = found.write(lambda count: progress.advance(task, count))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         err.print(f"error: {error}", style="red")
         raise typer.Exit(1) from None
     print(f"look at {out}")

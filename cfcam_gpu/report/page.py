@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import __version__, export
+from .. import __version__, export, models
 from ..evaluation.table import Summary
 from . import gallery, plots, words
 from .gallery import Gallery
@@ -32,6 +32,8 @@ class Job:
     photographs : sequence of Path
         Photographs and folders of them; none is those of the demonstration.
     title : str
+    trust_models : bool
+        Whether to load models that the results name as package.module:factory, which runs that code.
     overwrite : bool
     """
 
@@ -39,6 +41,7 @@ class Job:
     out: Path
     photographs: Sequence[Path] = ()
     title: str = "Class activation maps, measured"
+    trust_models: bool = False
     overwrite: bool = False
 
 
@@ -98,6 +101,12 @@ def check(job: Job) -> Report:
         raise IsADirectoryError(f"out: expected a file; {job.out} is a folder")
     export.check_free([job.out], overwrite=job.overwrite)
     results = read(job.results)
+    code = [name for name in results.models if models.is_code(name)]
+    if code and not job.trust_models:
+        raise ValueError(
+            f"results: {', '.join(code)} is code that would be imported and run; if these results are your own, give "
+            "--trust-models"
+        )
     if job.photographs and not results.models:
         raise ValueError("gallery: the results are of latency only, so there is no model to explain photographs with")
     photographs = gallery.find(job.photographs, skip=job.out) if results.models else []
