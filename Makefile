@@ -41,7 +41,7 @@ clean:
 # An error ends the run with the sanitizer's report, which names the kernel's line.
 .PHONY: sanitize
 SANITIZE = LD_PRELOAD=$$(g++ -print-file-name=lib$(1)san.so) CFCAM_SANITIZE=$(2) \
-	$(BIN)/python -m pytest tests/host -q -s -k "(dbscan and sparse) or (every_case and ties)"
+	$(BIN)/python -m pytest tests/host -q -s -k "(dbscan and sparse) or (every_case and ties) or cluster_gradients"
 sanitize: $(VENV)/ready-to-test
 	ASAN_OPTIONS=detect_leaks=0 $(call SANITIZE,a,address)
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)

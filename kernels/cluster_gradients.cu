@@ -21,7 +21,9 @@ extern "C" __global__ __launch_bounds__(128) void cluster_gradients(
     for (int i = threadIdx.x; i < c; i += 128)
         if (labels[i] == own) atomicAdd(&count, 1);
     __syncthreads();
-    if (count > 0) return;  // not the lowest
+    const bool lowest = count == 0;
+    __syncthreads();  // all have read it before it is written again
+    if (!lowest) return;
     if (threadIdx.x < 32) {
         int found = 0;
         for (int first = c; first < channels; first += 32) {

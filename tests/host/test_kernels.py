@@ -150,3 +150,16 @@ def test_norms_and_means_are_numpys_to_the_last_bit(shape):
     np.testing.assert_array_equal(pooled, slopes.mean(axis=(1, 2)))
     np.testing.assert_array_equal(importance, norms * np.abs(pooled))
     np.testing.assert_allclose(smoothed, pooled, rtol=1e-12, atol=1e-15)
+
+
+def test_cluster_gradients_are_their_clusters_mean():
+    """More positions than threads, and clusters whose lowest channel stands anywhere."""
+    rng = np.random.default_rng(0)
+    labels, filtered = rng.integers(-3, 5, size=(2, 40)), rng.normal(size=(4, 40, 300))
+    found = torch.as_tensor(filtered.copy())
+    given = torch.as_tensor(labels, dtype=torch.int32), filtered.shape[2], 2
+    launch("cluster_gradients", (40, 4), (128, 1), *given, found)
+    for q, clusters in enumerate(labels.repeat(2, axis=0)):
+        for label in range(5):
+            filtered[q, clusters == label] = filtered[q, clusters == label].mean(axis=0)
+    np.testing.assert_allclose(found, filtered, rtol=1e-12, atol=1e-14)
