@@ -21,7 +21,7 @@ from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = ["README.md", "docs/method.md", "bench/NOTES.md"]
+DOCUMENTS = ["README.md", "docs/method.md"]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TITLES = COLUMNS | {
@@ -160,8 +160,6 @@ EVALUATION = RESULTS / "evaluation"
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "brief": lambda: methods(EVALUATION, "lite0", BRIEF, SHORT),
     "field": lambda: methods(EVALUATION, "lite0", list(METHODS), METRICS),
-    "lite1": lambda: methods(EVALUATION, "lite1", BRIEF, METRICS),
-    "lite2": lambda: methods(EVALUATION, "lite2", BRIEF, METRICS),
     "many-forwards": lambda: methods(RESULTS / "many-forwards", "lite0", MANY_FORWARDS, METRICS),
     "promises": lambda: promises("lite0"),
     "promises-lite1": lambda: promises("lite1"),

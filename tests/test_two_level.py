@@ -107,6 +107,14 @@ def test_one_scale_has_its_fine_layer_halfway(images):
     assert result.config == Config.two_level()
 
 
+def test_convnext_has_its_third_and_fourth_stage(peer):
+    peer("torchvision")
+    from torchvision.models import convnext_tiny
+
+    chosen = layers.choose_two(convnext_tiny(weights=None).eval(), torch.zeros(1, 3, 64, 64))
+    assert [layer.name for layer in chosen] == ["features.5", "features"]
+
+
 def test_one_activation_is_explained_at_one_level(images):
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
