@@ -180,6 +180,18 @@ def test_a_replay_waits_on_the_device_for_the_one_before(captured):
     assert recorder.CURRENT.waited == before + 1
 
 
+def test_another_streams_replay_keeps_what_it_reads(captured, monkeypatch):
+    replay, _ = captured([0, 1, 2])
+    kept = []
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: kept.append((tensor.shape, stream)))
+    replay(draw(1))
+    assert kept == []
+    other = recorder.Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: other)
+    replay(draw(1))
+    assert kept == [(draw(1).shape, other), ((3,), other), ((3,), other)]
+
+
 def test_autocasts_cache_is_off(captured, monkeypatch):
     """It frees the casts of the weights when the caller's block ends; the graph would read freed memory."""
     seen = []
