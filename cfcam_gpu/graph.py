@@ -230,6 +230,8 @@ def record(
             raise
         except RuntimeError as error:
             cause = error.__context__ or error  # ending a broken capture is an error of its own
+            if isinstance(cause, torch.cuda.OutOfMemoryError):
+                raise cause from None
             raise RuntimeError(
                 "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
                 f"host or copying from it ({' '.join(str(cause).split())[:300]})"

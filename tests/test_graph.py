@@ -279,9 +279,18 @@ def test_running_out_of_memory_is_not_blamed_on_the_model(captured, monkeypatch)
     def full(*arguments, **options):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch.cuda, "graph", full)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory"):
-        captured()
+    @contextmanager
+    def full_inside(*arguments, **options):
+        try:
+            full()
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        yield
+
+    for graph_of in (full, full_inside):
+        monkeypatch.setattr(torch.cuda, "graph", graph_of)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory"):
+            captured()
 
 
 WRONG_IMAGES = {
