@@ -130,9 +130,9 @@ def cupy(monkeypatch):
         yield fake
 
     monkeypatch.setattr(bridge, "cupy_on_torch", on_torch)
-    kernels._compiled.cache_clear()
     yield fake
-    kernels._compiled.cache_clear()
+    for cached in (kernels._kernel, kernels._compiled):
+        cached.cache_clear()
     assert all(isinstance(device, torch.device) for device in inside)
 
 
@@ -157,6 +157,17 @@ def test_kernels_are_compiled_once_and_launched_with_pointers_ints_and_doubles(c
     again = [code for code, options in cupy.modules if "-DINPUT=double" in options]
     assert len(again) == 3
     assert all("INPUT" in code for code in again)
+
+
+def test_a_kernel_is_found_once_and_shared_by_macros_that_it_does_not_know(cupy, monkeypatch):
+    found = []
+    formats = kernels.definitions
+    monkeypatch.setattr(kernels, "definitions", lambda name, macros: found.append(name) or formats(name, macros))
+    with kernels.on_gpu(torch.device("cuda", 0)) as launch:
+        for kind in ("float", "float", "double", "double"):
+            launch("components", (1, 1), (32, 1), INPUT=kind)
+    assert found == ["components"] * 2
+    assert (len(cupy.modules), len(cupy.launches)) == (1, 4)
 
 
 @pytest.mark.parametrize("config", [Config(), Config.paper(), Config.two_level(), Config(importance="contribution")])
