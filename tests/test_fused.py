@@ -44,6 +44,13 @@ def test_what_is_not_covered_is_named_before_anything_runs(config, shape, reason
             fused.compute(activations, activations[:, None], config, launch=None)
 
 
+def test_more_targets_than_a_grid_has_rows_are_refused():
+    activations, gradients = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1).expand(1, 65536, 1, 1, 1)
+    assert fused.why_not(Config(), (1, 65535, 1, 1, 1)) is None
+    with pytest.raises(ValueError, match="engine: 'fused' takes at most 65535 targets; got 65536; use"):
+        fused.compute(activations, gradients, Config(), launch=None)
+
+
 def test_tensors_of_the_host_are_refused():
     values = torch.rand(3, 2, 2)
     with pytest.raises(ValueError, match="engine: 'fused' works on CUDA tensors; got tensors on 'cpu'"):
