@@ -1,7 +1,7 @@
 """Calls of the fused engine for compute-sanitizer and Nsight Compute, which watch a process from outside.
 
-``python -m bench.kernel_calls odd`` takes small odd shapes, ``... layer4`` ResNet-50's last layer at batch 64. The
-profiler is on for the second call of each alone: the first one compiles.
+``python -m bench.kernel_calls odd`` takes small odd shapes, ``... few`` those of few channels, ``... layer4``
+ResNet-50's last layer at batch 64. The profiler is on for the second call of each alone: the first one compiles.
 """
 
 from __future__ import annotations
@@ -12,16 +12,11 @@ import torch
 
 from cfcam_gpu import Config, engines
 
+# (B, T, C, h, w): no multiple of a warp or a tile; one channel; one position; the largest map.
+FEW = [(2, 1, 97, 7, 5), (1, 3, 33, 9, 9), (2, 1, 1, 3, 3), (1, 1, 64, 1, 1), (1, 1, 5, 64, 64)]
 SHAPES = {
-    # (B, T, C, h, w): no multiple of a warp or a tile; one channel; one position; the most channels; the largest map.
-    "odd": [
-        (2, 1, 97, 7, 5),
-        (1, 3, 33, 9, 9),
-        (2, 1, 1, 3, 3),
-        (1, 1, 64, 1, 1),
-        (1, 1, 4096, 2, 2),
-        (1, 1, 5, 64, 64),
-    ],
+    "few": FEW,
+    "odd": [*FEW, (1, 1, 4096, 2, 2)],  # the most channels
     "layer4": [(64, 1, 2048, 7, 7)],
 }
 CONFIGS = [Config(), Config.paper(), Config.two_level(), Config(combine="elementwise", dominant_percentile=100)]

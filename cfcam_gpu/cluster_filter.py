@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from sys import float_info
 from typing import Any, NamedTuple
 
 from .config import Config
@@ -208,8 +209,9 @@ def _multipliers(gradients: Array, labels: Array, config: Config, ops: Primitive
     if config.weighting == "softmax":
         valid = (labels == DOMINANT) | (labels >= 0)
         shifted = xp.where(valid, weights, -xp.inf)
-        weights = xp.exp(shifted - shifted.max())
-        weights = weights / weights.sum()
+        # The bounds are for the case that no channel is valid: weights of 0. Else the sum holds an exp(0).
+        weights = xp.exp(shifted - xp.maximum(shifted.max(), -float_info.max))
+        weights = weights / xp.maximum(weights.sum(), 1.0)
     return filtered, weights
 
 

@@ -144,13 +144,15 @@ class CFCAM:
             ``"fused"``, the fused engine does not cover the configuration, or a module is in training mode.
         RuntimeError
             If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
-            reads a value on the host, say.
+            reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
+            device unusable in this process, depending on torch's release.
 
         Notes
         -----
         The graph holds the model's parameters and buffers by their addresses: values changed in place are seen
         (``load_state_dict``), replaced tensors are not (``load_state_dict(assign=True)``, ``.to()``); capture again
         then. Autocast and the TF32 flags stay as they are now. A graph takes memory of its own until it is dropped.
+        While this captures, other threads must not draw random numbers from the device's default generator.
         """
         self._check_images(images)
         request = targets.read(target, len(images))

@@ -99,6 +99,7 @@ class CapturedCFCAM:
             self._indices = None if self._given is None else self._given.clone()
             still = replace(request, indices=self._indices, checked=True)
             self._graph, self.static = record(device, warm_up, lambda: work(still))
+            self._stream = torch.cuda.current_stream()
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
@@ -136,6 +137,10 @@ class CapturedCFCAM:
         with self._lock, _outside_autograd(), torch.cuda.device(self.images.device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)
+            if stream != self._stream:  # whose memory these are: it would hand them out while `stream` reads them
+                for tensor in (self.images, self._given, self._indices):
+                    if tensor is not None:
+                        tensor.record_stream(stream)
             self.images.copy_(images)
             if self._indices is not None and indices is not None:
                 self._indices.copy_(indices, non_blocking=True)
@@ -225,6 +230,8 @@ def record(
             raise
         except RuntimeError as error:
             cause = error.__context__ or error  # ending a broken capture is an error of its own
+            if isinstance(cause, torch.cuda.OutOfMemoryError):
+                raise cause from None
             raise RuntimeError(
                 "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
                 f"host or copying from it ({' '.join(str(cause).split())[:300]})"

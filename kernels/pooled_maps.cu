@@ -37,7 +37,8 @@ extern "C" __global__ __launch_bounds__(512) void pooled_maps(
         __syncthreads();
         double total = 0;
         for (int w = 0; w < 16; ++w) total += sums[1][w];
-        for (int c = threadIdx.x; c < channels; c += 512) weight[c] /= total;
+        if (total != 0)  // it is where no channel is valid
+            for (int c = threadIdx.x; c < channels; c += 512) weight[c] /= total;
     }
     __syncthreads();
     activations += (size_t)(q / targets) * channels * positions;

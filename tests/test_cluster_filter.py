@@ -149,6 +149,17 @@ def test_the_papers_softmax_is_uniform_to_half_a_percent_on_a_real_network():
     assert valid.std() / valid.mean() < 0.005
 
 
+@pytest.mark.parametrize("gradient", ["cluster_mean", "own"])
+def test_a_softmax_over_no_channel_is_zero(gradient):
+    config = Config(weighting="softmax", dead_threshold=0.0, gradient=gradient)
+    activations, gradients = np.zeros((9, 3, 3)), np.random.default_rng(0).normal(size=(9, 3, 3))
+    clusters = cluster_channels(activations, gradients.mean(axis=(1, 2)), config, cpu.PRIMITIVES)
+    assert set(clusters.labels) == {-3}
+    weighted = weigh(activations, gradients, clusters.labels, config, cpu.PRIMITIVES)
+    assert not weighted.weights.any()
+    assert not weighted.map.any()
+
+
 def test_a_filter_of_one_tap_has_no_noise_floor():
     activations, gradients = np.random.default_rng(0).random((2, 9, 3, 3))
     narrow, none = (

@@ -44,6 +44,13 @@ def test_what_is_not_covered_is_named_before_anything_runs(config, shape, reason
             fused.compute(activations, activations[:, None], config, launch=None)
 
 
+def test_more_targets_than_a_grid_has_rows_are_refused():
+    activations, gradients = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1).expand(1, 65536, 1, 1, 1)
+    assert fused.why_not(Config(), (1, 65535, 1, 1, 1)) is None
+    with pytest.raises(ValueError, match="engine: 'fused' takes at most 65535 targets; got 65536; use"):
+        fused.compute(activations, gradients, Config(), launch=None)
+
+
 def test_tensors_of_the_host_are_refused():
     values = torch.rand(3, 2, 2)
     with pytest.raises(ValueError, match="engine: 'fused' works on CUDA tensors; got tensors on 'cpu'"):
@@ -130,9 +137,9 @@ def cupy(monkeypatch):
         yield fake
 
     monkeypatch.setattr(bridge, "cupy_on_torch", on_torch)
-    kernels._compiled.cache_clear()
     yield fake
-    kernels._compiled.cache_clear()
+    for cached in (kernels._kernel, kernels._compiled):
+        cached.cache_clear()
     assert all(isinstance(device, torch.device) for device in inside)
 
 
@@ -157,6 +164,17 @@ def test_kernels_are_compiled_once_and_launched_with_pointers_ints_and_doubles(c
     again = [code for code, options in cupy.modules if "-DINPUT=double" in options]
     assert len(again) == 3
     assert all("INPUT" in code for code in again)
+
+
+def test_a_kernel_is_found_once_and_shared_by_macros_that_it_does_not_know(cupy, monkeypatch):
+    found = []
+    formats = kernels.definitions
+    monkeypatch.setattr(kernels, "definitions", lambda name, macros: found.append(name) or formats(name, macros))
+    with kernels.on_gpu(torch.device("cuda", 0)) as launch:
+        for kind in ("float", "float", "double", "double"):
+            launch("components", (1, 1), (32, 1), INPUT=kind)
+    assert found == ["components"] * 2
+    assert (len(cupy.modules), len(cupy.launches)) == (1, 4)
 
 
 @pytest.mark.parametrize("config", [Config(), Config.paper(), Config.two_level(), Config(importance="contribution")])

@@ -180,6 +180,18 @@ def test_a_replay_waits_on_the_device_for_the_one_before(captured):
     assert recorder.CURRENT.waited == before + 1
 
 
+def test_another_streams_replay_keeps_what_it_reads(captured, monkeypatch):
+    replay, _ = captured([0, 1, 2])
+    kept = []
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: kept.append((tensor.shape, stream)))
+    replay(draw(1))
+    assert kept == []
+    other = recorder.Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: other)
+    replay(draw(1))
+    assert kept == [(draw(1).shape, other), ((3,), other), ((3,), other)]
+
+
 def test_autocasts_cache_is_off(captured, monkeypatch):
     """It frees the casts of the weights when the caller's block ends; the graph would read freed memory."""
     seen = []
@@ -267,9 +279,18 @@ def test_running_out_of_memory_is_not_blamed_on_the_model(captured, monkeypatch)
     def full(*arguments, **options):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch.cuda, "graph", full)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory"):
-        captured()
+    @contextmanager
+    def full_inside(*arguments, **options):
+        try:
+            full()
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        yield
+
+    for graph_of in (full, full_inside):
+        monkeypatch.setattr(torch.cuda, "graph", graph_of)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory"):
+            captured()
 
 
 WRONG_IMAGES = {

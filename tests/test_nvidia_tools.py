@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from bench import nvidia_tools
+from bench import kernel_calls, nvidia_tools
 
 
 def test_absent_tools_are_said(monkeypatch):
@@ -36,9 +36,20 @@ def test_each_sanitizer_runs_the_kernels_and_its_verdict_counts(tool):
     assert not found["passed"]
 
 
-def test_a_sanitizer_that_does_not_end_fails(tool):
-    tool("exec sleep 60")
-    assert nvidia_tools.sanitize(0.6)["memcheck"] == {"passed": False, "reason": "not done within 0 s"}
+def test_a_sanitizer_that_is_not_done_in_time_has_not_failed(tool):
+    tool('test "$2" != racecheck || exec sleep 60')
+    found = nvidia_tools.sanitize(6.0)
+    assert found["racecheck"] == {"passed": None, "reason": "not done within 2 s"}
+    assert (found["passed"], found["reason"]) == (None, "racecheck not done within 2 s")
+
+
+def test_one_that_fails_counts_though_another_is_not_done(tool):
+    tool('test "$2" != racecheck || exec sleep 60; test "$2" != synccheck || exit "$4"')
+    assert nvidia_tools.sanitize(6.0)["passed"] is False
+
+
+def test_each_sanitizer_watches_known_shapes():
+    assert set(nvidia_tools.SANITIZERS.values()) <= set(kernel_calls.SHAPES)
 
 
 NCU = """==PROF== Connected to process 1

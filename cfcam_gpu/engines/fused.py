@@ -52,13 +52,15 @@ def why_not(config: Config, shape: Sequence[int]) -> str | None:
     config : Config
         Of a two-level one, what concerns the fine layer.
     shape : sequence of int
-        (..., C, h, w), of the activations or the gradients.
+        (..., C, h, w), of the activations, or of the gradients: (B, T, C, h, w).
     """
     channels, height, width = shape[-3:]
     if channels > MAX_CHANNELS:
         return f"takes at most {MAX_CHANNELS} channels; got {channels}"
     if max(height, width) > MAX_SIDE:
         return f"takes maps of at most {MAX_SIDE} x {MAX_SIDE}; got {height} x {width}"
+    if len(shape) == 5 and shape[1] > _MAX_GRID:
+        return f"takes at most {_MAX_GRID} targets; got {shape[1]}"
     if config.eps_rule == "neighbor_median" and config.eps_neighbor > MAX_NEIGHBOR:
         return f"takes an eps_neighbor of at most {MAX_NEIGHBOR}; got {config.eps_neighbor}"
     return None

@@ -80,10 +80,16 @@ def on_gpu(device: torch.device) -> Iterator[Launch]:
         def launch(
             name: str, grid: tuple[int, int], block: tuple[int, int], *arguments: Argument, **macros: str | int
         ) -> None:
-            kernel = _compiled(cupy, device.index, name, OPTIONS + definitions(name, macros))
+            kernel = _kernel(cupy, device.index, name, tuple(macros.items()))
             kernel(grid, block, tuple(_as_scalar(value) for value in arguments))
 
         yield launch
+
+
+@cache
+def _kernel(cupy: Any, device: int, name: str, macros: tuple[tuple[str, str | int], ...]) -> Any:
+    """As :func:`_compiled`, by all macros: a launch, of which an explanation has dozens, formats no options."""
+    return _compiled(cupy, device, name, OPTIONS + definitions(name, dict(macros)))
 
 
 @cache

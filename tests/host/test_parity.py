@@ -111,6 +111,16 @@ def test_what_is_beyond_float32_is_its_largest_number():
     assert one(activations, activations, Config()).raw_maps.max() == torch.finfo(torch.float32).max
 
 
+@pytest.mark.parametrize("gradient", ["cluster_mean", "own"])
+def test_a_softmax_over_no_channel_is_zero(gradient):
+    activations, gradients = (values.copy() for values in draw("a layer"))
+    activations[:] = 0
+    found = one(activations, gradients, Config(weighting="softmax", dead_threshold=0.0, gradient=gradient))
+    assert set(found.labels.flatten().tolist()) == {-3}
+    assert not bool(found.weights.any())
+    assert not bool(found.raw_maps.any())
+
+
 def test_a_wide_spread_of_magnitudes():
     """Distances far below the first histogram's lowest octave decide about eps."""
     rng = np.random.default_rng(0)
