@@ -76,7 +76,6 @@ bench: $(VENV)/ready-to-test
 	$(MEASURE) sanity --data $(DATA) --limit 72 --methods '$(APART)' --out $(RESULTS) --overwrite
 	$(call CONFIRM,lite1,48)
 	$(call CONFIRM,lite2,24)
-	$(MEASURE) localisation --data $(DATA) --limit 6 --methods 'scorecam,ablationcam,smoothgradcam++,cfcam' --metrics energy,pointing,iou --out bench/results/many-forwards --overwrite
 	$(BIN)/python -m bench.components --data $(DATA) --limit 72 --out $(RESULTS)
 	$(BIN)/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
 	$(BIN)/python -m bench.tables

@@ -43,9 +43,6 @@ METHODS = {
     "xgradcam": "XGrad-CAM",
     "layercam": "LayerCAM",
     "eigencam": "Eigen-CAM",
-    "scorecam": "Score-CAM",
-    "ablationcam": "Ablation-CAM",
-    "smoothgradcam++": "Smooth Grad-CAM++",
     "layercam-fine": "LayerCAM, fine layer",
     "gradcam*layercam-fine": "Grad-CAM x LayerCAM fine, square root",
     "cfcam-paper": "CF-CAM, paper",
@@ -53,7 +50,6 @@ METHODS = {
     "cfcam": "**CF-CAM, two levels**",
 }
 BRIEF = ["gradcam", "layercam-fine", "gradcam*layercam-fine", "cfcam-paper", "cfcam-one", "cfcam"]
-MANY_FORWARDS = ["scorecam", "ablationcam", "smoothgradcam++", "gradcam", "cfcam"]
 METRICS = [
     *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "grid_3x3", "average_drop", "average_increase"),
     *("adcc", "insertion_auc", "deletion_auc", "gradient_noise_ssim", "classifier_randomisation_ssim"),
@@ -160,7 +156,6 @@ EVALUATION = RESULTS / "evaluation"
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "brief": lambda: methods(EVALUATION, "lite0", BRIEF, SHORT),
     "field": lambda: methods(EVALUATION, "lite0", list(METHODS), METRICS),
-    "many-forwards": lambda: methods(RESULTS / "many-forwards", "lite0", MANY_FORWARDS, METRICS),
     "promises": lambda: promises("lite0"),
     "promises-lite1": lambda: promises("lite1"),
     "promises-lite2": lambda: promises("lite2"),
