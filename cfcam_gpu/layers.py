@@ -99,7 +99,7 @@ def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...
     hardly negative (behind a ReLU or its like) comes before others, then the one with the shortest dotted name, which
     is a stage's output before a block's inner layer, then the last: ResNet's layer3, what enters EfficientNet-Lite's
     last depthwise convolution of stride 2. Where none has, as in a model of one scale, the fine one is of the same
-    resolution, of the same kind, halfway to the coarse one (docs/method.md has what that gains).
+    resolution, the last but one of its kind before the coarse one (docs/method.md has what that gains).
 
     Parameters
     ----------
@@ -221,8 +221,8 @@ class _Watch:
         found = self.ranked(1.5, 2.5, "an activation of twice the last one's resolution", least=1)
         if found:
             return found[-1]
-        found = self.ranked(1.0, 1.0, "an activation of the last one's resolution, halfway to it", least=2)
-        return found[len(found) // 2] if found else None
+        found = self.ranked(1.0, 1.0, "an activation of the last one's resolution, shortly before it", least=2)
+        return found[-2] if found else None
 
     def ranked(self, low: float, high: float, what: str, *, least: int) -> list[TargetLayer]:
         """Layers at `low` to `high` times the last resolution, before it: of the best kind, in the model's order.

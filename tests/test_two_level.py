@@ -96,13 +96,13 @@ class Block(nn.Module):
         return x + self.act(self.mix(x))
 
 
-def test_one_scale_has_its_fine_layer_halfway(images):
+def test_one_scale_has_its_fine_layer_shortly_before(images):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Mixer().eval()
     result = CFCAM(model)(images[:1])
     assert [layer.name for layer in result.layers] == ["blocks.3", "blocks"]
-    told = "returns an activation of the last one's resolution, halfway to it, 8 x 14 x 14"
+    told = "returns an activation of the last one's resolution, shortly before it, 8 x 14 x 14"
     assert result.layers[0].reason == told
     assert result.config == Config.two_level()
 
