@@ -47,6 +47,11 @@ COLUMNS = {
     "classifier_randomisation_ssim": "random",
 }
 REFERENCES = ["gradcam", "cfcam"]
+ENERGY = "energy_pointing_game"
+#: How the picture calls and colours the two.
+SPECIAL = {"gradcam": ("Grad-CAM", "tab:red"), "cfcam": ("default", "tab:blue")}
+#: Nearer than this share of the axes to the default a variant goes without its name.
+CROWDED = 0.05
 
 
 def measure(folder: Path, out: Path, tried: list[Variant], limit: int | None) -> tuple[list[Summary], list[Summary]]:
@@ -115,18 +120,26 @@ def draw(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(16, 5.6), layout="constrained")
+    points = {
+        name: {metric: value["mean"][0] for metric, value in one["metrics"].items() if value["mean"]}
+        for name, one in found["variants"].items()
+    }
+    figure, axes = pyplot.subplots(1, 3, figsize=(18, 7), layout="constrained")
     for axis, metric in zip(axes, ("average_drop", "best_iou", "gradient_noise_ssim")):
-        for name, one in found["variants"].items():
-            x, y = (one["metrics"][key]["mean"] for key in ("energy_pointing_game", metric))
-            if x is None or y is None:
-                continue
-            special = {"gradcam": "tab:red", "cfcam": "tab:blue"}.get(name)
-            axis.plot(x[0], y[0], "o", color=special or "0.65", markersize=8 if special else 4)
-            label = {"gradcam": "Grad-CAM", "cfcam": "default"}.get(name, name)
-            axis.annotate(
-                label, (x[0], y[0]), xytext=(4, 3), textcoords="offset points", fontsize=9 if special else 6, alpha=0.9
+        there = {name: (one[ENERGY], one[metric]) for name, one in points.items() if {ENERGY, metric} <= one.keys()}
+        spread = [max(ends) - min(ends) or 1.0 for ends in zip(*there.values())]
+        for name, place in there.items():
+            special = SPECIAL.get(name)
+            axis.plot(
+                *place, "o", color=special[1] if special else "0.65", ms=9 if special else 4, zorder=3 if special else 2
             )
+            near = max(abs(a - b) / s for a, b, s in zip(place, there["cfcam"], spread)) < CROWDED
+            # Around the default there is no room for names; the table has them.
+            if special or not near:
+                axis.annotate(
+                    special[0] if special else name, place, xytext=(5, 4), textcoords="offset points",
+                    fontsize=10 if special else 7,
+                )  # fmt: skip
         axis.set_xlabel("energy in the mask, % (more is better)")
         axis.set_ylabel(f"{COLUMNS[metric]}, % ({'less' if metric == 'average_drop' else 'more'} is better)")
     with export.replacing(path) as file:
