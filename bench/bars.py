@@ -95,6 +95,11 @@ def judge(found: dict[tuple[str, str], dict[str, float | None]]) -> Iterator[tup
         yield bar, gain, bar.verdict(gain)
 
 
+def told(gain: Interval | None) -> str:
+    """A gain in print; nothing where it wasn't measured."""
+    return "" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0, whatever the verdicts are; 2 where nothing was measured."""
     parser = argparse.ArgumentParser(prog="python -m bench.bars", description=__doc__)
@@ -108,8 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("| against | metric | promised | gain, 95% interval | |\n|---|---|---|---|---|")
     for bar, gain, verdict in judge(found):
         promised = f"{'better' if bar.better else 'not worse'}{f', {bar.margin:g}' if bar.margin else ''}"
-        told = "" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
-        print(f"| {bar.method} | {bar.metric} | {promised} | {told} | {verdict} |")
+        print(f"| {bar.method} | {bar.metric} | {promised} | {told(gain)} | {verdict} |")
     return 0
 
 

@@ -95,8 +95,7 @@ def promises(model: str) -> Iterator[str]:
     rows = []
     for bar, gain, verdict in bars.judge(bars.values(RESULTS / "evaluation", model)):
         promised = f"{'better' if bar.better else 'not worse'}{f' (by {bar.margin:g})' if bar.margin else ''}"
-        told = "" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
-        rows.append([METHODS[bar.method], TITLES[bar.metric], promised, told, verdict])
+        rows.append([METHODS[bar.method], TITLES[bar.metric], promised, bars.told(gain), verdict])
     return markdown(["against", "metric", "promised", "gain, points, 95% interval", ""], rows)
 
 
@@ -114,10 +113,11 @@ def variants() -> Iterator[str]:
 def latency() -> Iterator[str]:
     """Medians of the paired ratios, over the bare forward and over pytorch-grad-cam."""
     (path,) = RESULTS.glob("*-cores-latency.json")
-    titles = {"cfcam": "CF-CAM, one level", "two-level": "CF-CAM, two levels", "pytorch-grad-cam": "pytorch-grad-cam"}
+    titles = {"cfcam": "CF-CAM, one level", "two-level": "CF-CAM, two levels"}
+    titles |= {name: name for name in ("pytorch-grad-cam", "torch-cam")}
     rows = []
     for network, result in json.loads(path.read_text())["networks"].items():
-        for name, title in (titles | {"torch-cam": "torch-cam"}).items():
+        for name, title in titles.items():
             ratios = [
                 result["ratios"][figure].get(f"{name} / {over}")
                 for figure, over in (
