@@ -92,7 +92,8 @@ class CFCAM:
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
             class for each image. (B, T): T classes for each image, from one forward. A callable: gets one image's
-            logits (K, ...) and returns a scalar tensor; or a list of B callables.
+            logits (K, ...), or its part of an output without logits, and returns a scalar tensor; or a list of B
+            callables, or of B lists of T. :mod:`cfcam_gpu.targets` has ready ones.
 
         Returns
         -------

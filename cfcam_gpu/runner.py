@@ -264,6 +264,7 @@ def check(job: Job) -> Run:
         blank = explain(model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
     except RuntimeError as error:
         raise RuntimeError(f"model: {job.model} fails on a blank image of {size} x {size}: {error}") from error
+    assert blank.logits is not None  # the predicted class was asked for
     names = models.class_names(blank.logits.shape[1])
     target = None if job.target is None else models.class_index(job.target, names)
     job.out.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ def ablationcam(
     chosen = _pinned(request, captured)
     activations = captured.activations
     with guarded(model):
-        score = _scores(chosen, range(len(images)), captured.logits)
+        score = _scores(chosen, range(len(images)), captured.need_logits())
         ablated = score[..., None].repeat(1, 1, activations.shape[1])
         head = _Head(model, layer, captured, images)
         size = chunk_size(memory, head.bytes_each)
@@ -119,9 +119,9 @@ class _Head:
 
     def _try_trunk_once(self, captured: Captured, images: torch.Tensor) -> None:
         """No, where the batches of both sides of the layer meet in a way that doesn't broadcast, as in a DenseNet."""
-        activations = captured.activations[:1].repeat(2, 1, 1, 1)
+        activations, logits = captured.activations[:1].repeat(2, 1, 1, 1), captured.need_logits()
         try:
-            self.trunk_once = self(images[:1], activations).shape == (2, *captured.logits.shape[1:])
+            self.trunk_once = self(images[:1], activations).shape == (2, *logits.shape[1:])
         except Exception:  # whatever it is, it comes again below if the batches are not to blame
             self.trunk_once = False
 
