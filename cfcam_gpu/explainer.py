@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import nn
 
-from . import engines, graph, layers, targets
+from . import engines, graph, layers, spatial, targets
 from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class CFCAM:
-    """Cluster Filter Class Activation Mapping of a model.
+    """Cluster Filter Class Activation Mapping of a model of images, volumes or signals.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ class CFCAM:
         engine: str = "auto",
     ) -> None:
         self.model = check_model(model)
+        self._spatial_dims = spatial.of_model(self.model)
         engines.check_name(engine)
         self.engine = engine
         self._given = None if config is None else check_config(config)
@@ -87,8 +88,9 @@ class CFCAM:
 
         Parameters
         ----------
-        images : (B, 3, H, W) floating tensor
-            Prepared as the model wants them, on the model's device.
+        images : (B, C, H, W) floating tensor
+            Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, T); the
+            target layer's activation has as many spatial axes.
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
             class for each image. (B, T): T classes for each image, from one forward. A callable: gets one image's
@@ -108,7 +110,7 @@ class CFCAM:
         """
         self._check_images(images)
         request = targets.read(target, len(images))
-        engines.choose(self.engine, images.device)
+        engines.choose(self.engine, images.device, images.ndim - 2)
         plan = self._planned(images)
         captured = plan.capture(self.model, images, request)
         found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
@@ -140,8 +142,9 @@ class CFCAM:
         Raises
         ------
         TypeError, ValueError
-            As in a call; if `images` are not on a CUDA device, the explainer's engine is neither ``"auto"`` nor
-            ``"fused"``, the fused engine does not cover the configuration, or a module is in training mode.
+            As in a call; if `images` are volumes or signals, or not on a CUDA device, the explainer's engine is neither
+            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, or a module is in training
+            mode.
         RuntimeError
             If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
             reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
@@ -156,7 +159,7 @@ class CFCAM:
         """
         self._check_images(images)
         request = targets.read(target, len(images))
-        engine = graph.check(self.model, images.device, self.engine)
+        engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
         return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor) -> Plan:
@@ -177,8 +180,11 @@ class CFCAM:
     def _check_images(self, images: object) -> None:
         if not isinstance(images, torch.Tensor):
             raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
-        if images.ndim != 4 or images.numel() == 0:
-            raise ValueError(f"images: expected shape (B, 3, H, W), nothing of it empty; got {tuple(images.shape)}")
+        given, least = images.ndim - 2, self._spatial_dims
+        # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
+        if given not in spatial.INPUTS or given < (least or 1) or images.numel() == 0:
+            wanted = spatial.INPUTS[least] if least else " or ".join(spatial.INPUTS.values())
+            raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
         device = next((parameter.device for parameter in self.model.parameters()), images.device)

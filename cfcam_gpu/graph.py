@@ -239,17 +239,22 @@ def record(
     return graph, found
 
 
-def check(model: nn.Module, device: torch.device, engine: str) -> engines.Engine:
+def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.Engine:
     """The fused engine, if a graph of `model` on `device` can be captured.
 
     Raises
     ------
     ValueError
-        If the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a module is in training
-        mode.
+        If maps have not two axes, the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a
+        module is in training mode.
     RuntimeError
         If this machine lacks the fused engine.
     """
+    if spatial_dims != 2:
+        raise ValueError(
+            f"capture: takes images (B, 3, H, W), as the fused engine does; got {spatial_dims} spatial axes. Call the "
+            "explainer itself on volumes and signals"
+        )
     if device.type != "cuda":
         raise ValueError(f"capture: needs a CUDA device; got {device}")
     if engine not in ("auto", "fused"):
