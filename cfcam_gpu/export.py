@@ -41,7 +41,8 @@ def save(
 
     ``<name>.npy`` is the map, (H, W) float32 in [0, 1]; ``<name>.png`` its overlay, where `images` are given;
     ``explanations.jsonl`` has a line of JSON for each map: name, files, target, class, probability, the five likeliest
-    classes, whether the map is empty, the layer, eps and how many channels are clustered, noise, dominant and dead.
+    classes, whether the map is empty, the method, the layers, eps and how many channels are clustered, noise, dominant
+    and dead; null where the method has none.
     With several targets an image, ``<name>-<class index>`` names its maps.
 
     Parameters
@@ -184,10 +185,11 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
     probabilities = logits.softmax(dim=1) if logits.ndim == 2 else None
     targets = None if explanation.target is None else explanation.target.flatten().tolist()
-    labels = explanation.labels.flatten(0, -2).cpu().numpy()
     empty = explanation.empty.flatten().tolist()
+    labels = None if explanation.labels is None else explanation.labels.flatten(0, -2).cpu().numpy()
+    eps = None if explanation.eps is None else explanation.eps.flatten().tolist()
     records = []
-    for i, eps in enumerate(explanation.eps.flatten().tolist()):
+    for i in range(len(empty)):
         record: Record = {"target": None, "class": None, "probability": None, "top": []}
         if probabilities is not None:
             row = probabilities[i // per_image]
@@ -199,17 +201,25 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
             if targets is not None:
                 k = targets[i]
                 record |= {"target": k, "class": name(k), "probability": _finite(row[k].item())}
-        counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
         record |= {
             "empty": empty[i],
+            "method": explanation.method,
             "layers": [layer.name for layer in explanation.layers],
-            "channels": labels.shape[1],
-            "clusters": len(set(labels[i][labels[i] >= 0].tolist())),
-            **{key: int((labels[i] == value).sum()) for key, value in counts.items()},
-            "eps": _finite(eps),
+            **_channels(None if labels is None else labels[i]),
+            "eps": None if eps is None else _finite(eps[i]),
         }
         records.append(record)
     return records
+
+
+def _channels(labels: NDArray[np.int64] | None) -> Record:
+    """How many channels there are of each kind; None where they have no labels."""
+    kinds = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
+    if labels is None:
+        return dict.fromkeys(("channels", "clusters", *kinds))
+    clusters = len(set(labels[labels >= 0].tolist()))
+    counts = {key: int((labels == value).sum()) for key, value in kinds.items()}
+    return {"channels": len(labels), "clusters": clusters, **counts}
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:

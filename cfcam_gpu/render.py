@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 
-def upsample(raw_maps: torch.Tensor, size: tuple[int, int], *, saturation: float | None = None) -> torch.Tensor:
+def upsample(raw_maps: torch.Tensor, size: tuple[int, ...], *, saturation: float | None = None) -> torch.Tensor:
     """Maps in [0, 1] at `size` from raw maps.
 
     Bilinear (``align_corners=False``), then divided by their own maximum; a map without positive evidence stays zero.
