@@ -30,6 +30,8 @@ class Captured:
         The explained classes; None for callables.
     coarse : tuple of two tensors, or None
         Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer, where one was asked for.
+    curvatures : (B, T, C, ...) tensor, or None
+        Second derivatives of each score times the activations, where they were asked for.
     """
 
     activations: torch.Tensor
@@ -37,6 +39,7 @@ class Captured:
     logits: torch.Tensor
     indices: torch.Tensor | None
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
+    curvatures: torch.Tensor | None = None
 
 
 def capture(
@@ -47,6 +50,7 @@ def capture(
     *,
     coarse: TargetLayer | None = None,
     contrast: float = 0.0,
+    curvature: bool = False,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
 
@@ -65,6 +69,8 @@ def capture(
         A second layer, which runs after the first.
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
+    curvature : bool
+        Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
 
     Raises
     ------
@@ -95,6 +101,7 @@ def capture(
                     f"model: expected logits for each of the {len(images)} images; got shape {tuple(logits.shape)}"
                 )
             indices, scores = resolve(request, logits, contrast=contrast)
+            curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else None
             found = [_gradients(score, reached, probes, last=t == len(scores) - 1) for t, score in enumerate(scores)]
     stacked = [torch.stack(gradients, dim=1) for gradients in zip(*found)]
     return Captured(
@@ -103,7 +110,26 @@ def capture(
         logits=logits.detach(),
         indices=indices,
         coarse=None if coarse is None else (reached[1].detach(), stacked[1]),
+        curvatures=None if curvatures is None else torch.stack(curvatures, dim=1),
     )
+
+
+def _curvature(score: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
+    """The second derivatives of a score (B,) times the activation: zero where the head is linear or constant."""
+    if not score.requires_grad:
+        return torch.zeros_like(activation)
+    try:
+        (first,) = torch.autograd.grad(score.sum(), activation, create_graph=True, allow_unused=True)
+        if first is None or not first.requires_grad:
+            return torch.zeros_like(activation)
+        (second,) = torch.autograd.grad(first, activation, activation.detach(), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "derivative" not in str(error):
+            raise
+        raise RuntimeError(
+            f"method: it needs second derivatives, and an operator behind the target layer has none ({error})"
+        ) from error
+    return torch.zeros_like(activation) if second is None else second
 
 
 def _gradients(

@@ -122,10 +122,16 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
     TypeError, ValueError
         As :func:`decompose`.
     """
-    origin, config = explanation.origin, explanation.config
+    origin, config, labels_of_all = explanation.origin, explanation.config, explanation.labels
+    if config is None or labels_of_all is None:
+        what = "another method's" if config is None else "of several looks (augment, smooth, fuse)"
+        raise ValueError(
+            f"components: only one look by CF-CAM knows its channels' labels; this explanation is {what}. Explain the "
+            "images with CFCAM(model, layer)"
+        )
     if origin is None:
         raise ValueError("components: this explanation does not know its model; use one that a CFCAM returned")
-    if explanation.eps.ndim != 1:
+    if explanation.several:
         raise ValueError(
             f"components: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain "
             "each target in a call of its own: explain(images, target[:, t])"
@@ -136,7 +142,7 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
     signed = [
         channel_evidence(activation.double().numpy(), gradient.double().numpy(), labels.numpy(), config, PRIMITIVES)
         for activation, gradient, labels in zip(
-            captured.activations.cpu(), captured.gradients[:, 0].cpu(), explanation.labels.cpu()
+            captured.activations.cpu(), captured.gradients[:, 0].cpu(), labels_of_all.cpu()
         )
     ]
     again = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in signed])).clamp(0, MAX_MAP).float()
@@ -206,7 +212,10 @@ def _apportioned(signed: Floats, raw: Floats) -> Floats:
 
 
 def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: Floats, top: int) -> list[Component]:
-    numbers = group(parts, explanation.config)
+    config, labels = explanation.config, explanation.labels
+    assert config is not None
+    assert labels is not None
+    numbers = group(parts, config)
     whole = parts.sum()
     named = min(top, int(numbers.max()) + 1)
     members = [numbers == k for k in range(named)] + [(numbers < 0) | (numbers >= named)]
@@ -220,9 +229,9 @@ def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: F
                 name=f"group {k + 1}" if k < named else REST,
                 share=float(own.sum() / whole) if whole > 0 else 0.0,
                 channels=channels,
-                labels=explanation.labels[b, channels],
+                labels=labels[b, channels],
                 raw_map=raw_map,
-                map=render.upsample(raw_map, explanation.size, saturation=explanation.config.saturation),
+                map=render.upsample(raw_map, explanation.size, saturation=config.saturation),
                 image=images[b],
             )
         )

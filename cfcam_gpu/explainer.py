@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from . import engines, graph, layers, spatial, targets
+from .chunking import Progress
 from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
 from .guard import check_model
 from .layers import TargetLayer
 from .plan import Plan
+from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,16 @@ class CFCAM:
         method as published.
     engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
+    augment : str, pair of callables, or sequence of these, optional
+        Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.views.TRANSFORMS`, ``"flip"`` say,
+        or (apply to images, undo on maps of their size).
+    smooth : int
+        Average over so many noisy copies of each image, in the place of the image. The predicted class stays that of
+        the image itself.
+    noise : float
+        Standard deviation of that noise, as a share of the image's own range of values.
+    seed : int
+        Of the noise: the same seed gives the same bytes on one machine.
 
     Raises
     ------
@@ -60,9 +72,13 @@ class CFCAM:
         *,
         config: Config | None = None,
         engine: str = "auto",
+        augment: Augment = None,
+        smooth: int = 0,
+        noise: float = 0.15,
+        seed: int = 0,
     ) -> None:
+        self._views = Views.read(augment, smooth, noise, seed)
         self.model = check_model(model)
-        self._spatial_dims = spatial.of_model(self.model)
         engines.check_name(engine)
         self.engine = engine
         self._given = None if config is None else check_config(config)
@@ -108,9 +124,17 @@ class CFCAM:
         RuntimeError
             If this machine lacks the engine.
         """
-        self._check_images(images)
+        check_images(self.model, images)
         request = targets.read(target, len(images))
+        self._prepare(images)
+        return self._views.explain(self.model, [self._look], images, request)
+
+    def _prepare(self, images: torch.Tensor) -> None:
+        """Find what may be missing before anything runs: the engine, the layers."""
         engines.choose(self.engine, images.device, images.ndim - 2)
+        self._planned(images)
+
+    def _look(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
         plan = self._planned(images)
         captured = plan.capture(self.model, images, request)
         found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
@@ -143,8 +167,8 @@ class CFCAM:
         ------
         TypeError, ValueError
             As in a call; if `images` are volumes or signals, or not on a CUDA device, the explainer's engine is neither
-            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, or a module is in training
-            mode.
+            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, a module is in training mode,
+            or the explainer augments or smooths.
         RuntimeError
             If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
             reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
@@ -157,7 +181,11 @@ class CFCAM:
         then. Autocast and the TF32 flags stay as they are now. A graph takes memory of its own until it is dropped.
         While this captures, other threads must not draw random numbers from the device's default generator.
         """
-        self._check_images(images)
+        check_images(self.model, images)
+        if self._views.several:
+            raise ValueError(
+                "capture: a graph holds one look at the images; make the explainer without augment, smooth"
+            )
         request = targets.read(target, len(images))
         engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
         return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
@@ -177,16 +205,23 @@ class CFCAM:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
         return plan
 
-    def _check_images(self, images: object) -> None:
-        if not isinstance(images, torch.Tensor):
-            raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
-        given, least = images.ndim - 2, self._spatial_dims
-        # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
-        if given not in spatial.INPUTS or given < (least or 1) or images.numel() == 0:
-            wanted = spatial.INPUTS[least] if least else " or ".join(spatial.INPUTS.values())
-            raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
-        if not images.is_floating_point():
-            raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
-        device = next((parameter.device for parameter in self.model.parameters()), images.device)
-        if device.type != images.device.type:
-            raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")
+
+def check_images(model: nn.Module, images: object) -> None:
+    """Refuse what is no batch of images, volumes or signals for a model.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
+    given, least = images.ndim - 2, spatial.of_model(model)
+    # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
+    if given not in spatial.INPUTS or given < (least or 1) or images.numel() == 0:
+        wanted = spatial.INPUTS[least] if least else " or ".join(spatial.INPUTS.values())
+        raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    if device.type != images.device.type:
+        raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")

@@ -42,7 +42,8 @@ def save(
     ``<name>.npy`` is the map, (H, W) float32 in [0, 1]; ``<name>.png`` its overlay, where `images` are given, and of a
     volume ``<name>.tif``, with a page for each slice;
     ``explanations.jsonl`` has a line of JSON for each map: name, files, target, class, probability, the five likeliest
-    classes, whether the map is empty, the layer, eps and how many channels are clustered, noise, dominant and dead.
+    classes, whether the map is empty, the method, the layers, eps and how many channels are clustered, noise, dominant
+    and dead; null where the method has none.
     With several targets an image, ``<name>-<class index>`` names its maps.
 
     Parameters
@@ -81,7 +82,7 @@ def save(
     if class_names is not None and explanation.logits.ndim == 2:
         _check_names("class_names", class_names, explanation.logits.shape[1], "class")
     given = per_map = list(names)
-    if explanation.eps.ndim == 2 and explanation.target is not None:
+    if explanation.several and explanation.target is not None:
         rows = explanation.target.tolist()
         per_map = [f"{name}-{index}" for name, row in zip(names, rows) for index in row]
         given = [name for name, row in zip(names, rows) for _ in row]
@@ -91,7 +92,7 @@ def save(
     check_free(files, overwrite=overwrite)
     overlays = None
     if images is not None:
-        overlays = explanation.overlay(images).flatten(0, explanation.eps.ndim - 1).cpu().numpy()
+        overlays = explanation.overlay(images).flatten(0, int(explanation.several)).cpu().numpy()
     records = write(explanation, folder, stems, overlays=overlays, class_names=class_names)
     write_lines(folder / JSON_LINES, ({"name": name, **record} for name, record in zip(given, records)))
     return files
@@ -161,7 +162,7 @@ def write(
     overlays : (N, H, W, 3) uint8 array, of volumes (N, D, H, W, 3), or None
     class_names : K str or None
     """
-    maps = explanation.maps.flatten(0, explanation.eps.ndim - 1).cpu().numpy()
+    maps = explanation.maps.flatten(0, int(explanation.several)).cpu().numpy()
     records = describe(explanation, class_names)
     folder.mkdir(parents=True, exist_ok=True)
     for i, stem in enumerate(stems):
@@ -182,15 +183,16 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     def name(index: int) -> str:
         return class_names[index] if class_names is not None else f"class {index}"
 
-    per_image = explanation.eps[0].numel()
+    per_image = explanation.raw_maps.shape[1] if explanation.several else 1
     logits = explanation.logits.float().cpu()
     # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
     probabilities = logits.softmax(dim=1) if logits.ndim == 2 else None
     targets = None if explanation.target is None else explanation.target.flatten().tolist()
-    labels = explanation.labels.flatten(0, -2).cpu().numpy()
     empty = explanation.empty.flatten().tolist()
+    labels = None if explanation.labels is None else explanation.labels.flatten(0, -2).cpu().numpy()
+    eps = None if explanation.eps is None else explanation.eps.flatten().tolist()
     records = []
-    for i, eps in enumerate(explanation.eps.flatten().tolist()):
+    for i in range(len(empty)):
         record: Record = {"target": None, "class": None, "probability": None, "top": []}
         if probabilities is not None:
             row = probabilities[i // per_image]
@@ -202,17 +204,25 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
             if targets is not None:
                 k = targets[i]
                 record |= {"target": k, "class": name(k), "probability": _finite(row[k].item())}
-        counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
         record |= {
             "empty": empty[i],
+            "method": explanation.method,
             "layers": [layer.name for layer in explanation.layers],
-            "channels": labels.shape[1],
-            "clusters": len(set(labels[i][labels[i] >= 0].tolist())),
-            **{key: int((labels[i] == value).sum()) for key, value in counts.items()},
-            "eps": _finite(eps),
+            **_channels(None if labels is None else labels[i]),
+            "eps": None if eps is None else _finite(eps[i]),
         }
         records.append(record)
     return records
+
+
+def _channels(labels: NDArray[np.int64] | None) -> Record:
+    """How many channels there are of each kind; None where they have no labels."""
+    kinds = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
+    if labels is None:
+        return dict.fromkeys(("channels", "clusters", *kinds))
+    clusters = len(set(labels[labels >= 0].tolist()))
+    counts = {key: int((labels == value).sum()) for key, value in kinds.items()}
+    return {"channels": len(labels), "clusters": clusters, **counts}
 
 
 def _suffix(explanation: Explanation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import matplotlib
@@ -34,9 +35,13 @@ def upsample(raw_maps: torch.Tensor, size: tuple[int, ...], *, saturation: float
     flat = raw_maps.reshape(-1, 1, *raw_maps.shape[-dims:])
     # Scaled first: the sums inside interpolation may overflow next to float32's end.
     flat = over_maximum(flat, dims)
-    large = functional.interpolate(flat, size=size, mode=INTERPOLATION[dims], align_corners=False)
-    maps = over_maximum(large, dims).reshape(*raw_maps.shape[:-dims], *size)
+    maps = over_maximum(interpolate(flat, size), dims).reshape(*raw_maps.shape[:-dims], *size)
     return maps if saturation is None else maps * (1 + saturation) / (maps + saturation)
+
+
+def interpolate(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """(N, C, ...) maps at another size: linear along one axis, two or three, ``align_corners=False``."""
+    return functional.interpolate(maps, size=tuple(size), mode=INTERPOLATION[len(size)], align_corners=False)
 
 
 def over_maximum(maps: torch.Tensor, spatial_dims: int = 2) -> torch.Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 
 #: A score of one image: it gets the image's logits (K, ...) and returns a scalar tensor.
 Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+#: Scores (B,) of classes (B,) from logits (B, K).
+Objective: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Target: TypeAlias = "int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | None"
 
 
@@ -26,11 +28,14 @@ class Request:
     scores : tuple of B callables, or None
     checked : bool
         The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
+    objective : callable or None
+        How a class is scored; None is by its logit. Callables score for themselves.
     """
 
     indices: torch.Tensor | None = None
     scores: tuple[Score, ...] | None = None
     checked: bool = False
+    objective: Objective | None = None
 
     @property
     def several(self) -> bool:
@@ -133,6 +138,8 @@ def resolve(
         if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
             indices = indices.clone()
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
+    if request.objective is not None:
+        return indices, [request.objective(logits, column[:, 0]) for column in columns]
     scores = [logits.gather(1, column)[:, 0] for column in columns]
     if contrast and logits.shape[1] > 1:
         wide = logits.float()
@@ -141,6 +148,11 @@ def resolve(
             for score, column in zip(scores, columns)
         ]
     return indices, scores
+
+
+def pinned(request: Request, indices: torch.Tensor | None) -> Request:
+    """The same request with the predicted classes settled, and known to be in range; None are those of callables."""
+    return request if indices is None else replace(request, indices=indices, checked=True)
 
 
 def check_range(indices: torch.Tensor, classes: int) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
-from .render import over_maximum
-from .spatial import INTERPOLATION, last_axes
+from .render import interpolate, over_maximum
+from .spatial import last_axes
 
 
 def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, constant: float) -> torch.Tensor:
@@ -37,6 +36,6 @@ def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Ten
     # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
     sums = [(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
     coarse = torch.stack(sums, dim=1).relu()
-    coarse = functional.interpolate(over_maximum(coarse, dims), size=raw_maps.shape[2:], mode=INTERPOLATION[dims])
+    coarse = interpolate(over_maximum(coarse, dims), raw_maps.shape[2:])
     squared = over_maximum(coarse, dims).square()
     return raw_maps * (squared / (squared + constant))
