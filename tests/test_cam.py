@@ -114,7 +114,7 @@ def test_a_result_is_an_explanation_without_what_cf_cam_alone_has(name, net, ima
     assert bool((result.maps.amax(dim=(1, 2)) == 1).all())
     assert not result.empty.any()
     assert result.overlay(images).shape == (2, 8, 6, 3)
-    with pytest.raises(ValueError, match="components: only one look by CF-CAM knows .* this explanation is another"):
+    with pytest.raises(ValueError, match=r"components: only one look by CF-CAM knows .* this explanation is another"):
         result.components(images)
     assert torch.equal(pickle.loads(pickle.dumps(result)).maps, result.maps)
     result.save(tmp_path, images=images)
@@ -174,6 +174,6 @@ def test_bad_input_is_refused(net, images):
 
 
 def test_find_names_all_methods():
-    with pytest.raises(ValueError, match="method: expected one of cfcam, .*; got None"):
+    with pytest.raises(ValueError, match=r"method: expected one of cfcam, .*; got None"):
         methods.find(None)
     assert methods.find("gradcam") is METHODS["gradcam"]

@@ -127,7 +127,7 @@ def test_finercam_of_few_classes_compares_with_all_others(images):
     expected = raw(pair, "0", images, lambda logits: logits[1] - logits[0], "gradcam")
     torch.testing.assert_close(raw(pair, "0", images, 1, "finercam"), expected)
     single = nn.Sequential(*pair[:4], nn.Linear(4, 1))
-    with pytest.raises(ValueError, match="target: Finer-CAM compares a class .* this model has a single class"):
+    with pytest.raises(ValueError, match=r"target: Finer-CAM compares a class .* this model has a single class"):
         raw(single, "0", images, 0, "finercam")
 
 
@@ -188,7 +188,7 @@ def test_shapleycam_passes_attention(images):
 
 def test_shapleycam_names_what_has_no_second_derivatives(net, images):
     net.hidden.register_forward_hook(lambda module, args, output: torch.cdist(output, torch.eye(8), p=3))
-    with pytest.raises(RuntimeError, match="method: it needs second derivatives, and an operator .*_cdist_backward"):
+    with pytest.raises(RuntimeError, match=r"method: it needs second derivatives, and an operator .*_cdist_backward"):
         raw(net, "act2", images, 0, "shapleycam")
 
 

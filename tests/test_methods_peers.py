@@ -22,8 +22,8 @@ GRAD_CAM = {
     "ablationcam": "AblationCAM",
 }
 
-#: torch-cam's Grad-CAM++ leaves its weights undivided. Its Smooth Grad-CAM++ looks at the last sample's first derivatives
-#: alone, and sums A D_3 where the paper has the sum of A, times D_3: it is right where there is no noise and derivatives
+#: torch-cam's Grad-CAM++ leaves its weights undivided. Its Smooth Grad-CAM++ takes D_1 from the last sample
+#: alone, and sums A D_3 where the paper has D_3 times the sum of A: right where there is no noise and all derivatives
 #: are constant over space.
 TORCH_CAM = {
     "gradcam": ("GradCAM", {}),
