@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .guard import first_tensor, guarded, logits_of
 from .layers import TargetLayer
@@ -84,7 +86,9 @@ def capture(
     with guarded(model):
         handles = [probe.attach() for probe in probes]
         try:
-            output = model(images)
+            # Fused attention has no second derivatives.
+            with sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext():
+                output = model(images)
         finally:
             for handle in handles:
                 handle.remove()
