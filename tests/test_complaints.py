@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, methods, render
+from cfcam_gpu import CAM, CFCAM, methods, render
 from cfcam_gpu.metrics import imputation, road
 
 from .small import Network, assert_same, draw
@@ -113,8 +113,8 @@ def test_monai_saliency_inferer_adds_hooks_at_every_call(model, images):
     before = hooks(model)
     for _ in range(3):
         CFCAM(model)(images)
-        methods.explain(model, "late", images)
-        methods.explain(model, "late", images, method="scorecam")
+        CAM(model, "late")(images)
+        CAM(model, "late", method="scorecam")(images)
         assert hooks(model) == before
 
 
@@ -161,7 +161,7 @@ def test_264_328_fewer_targets_than_images_are_refused(model, images, targets):
     with pytest.raises(ValueError, match=r"target: expected one for each of the 3 images; got 2"):
         CFCAM(model, "late")(images, target=targets)
     with pytest.raises(ValueError, match=r"target: expected one for each of the 3 images; got 2"):
-        methods.explain(model, "late", images, target=targets)
+        CAM(model, "late")(images, target=targets)
 
 
 def test_564_one_call_explains_every_class(model, images):
@@ -180,6 +180,36 @@ def test_267_raw_scores_come_beside_normalised_ones(model, images):
     assert result.raw_maps.shape == (3, 5, 4)
     assert result.raw_maps.amax() != 1
     assert torch.equal(result.maps, render.upsample(result.raw_maps, (12, 10)))
+
+
+class Transformer(nn.Module):
+    """A vision transformer of two blocks whose head reads the class token."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks = nn.Sequential(
+            *(nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True, norm_first=True) for _ in range(2))
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1)
+        return self.head(self.blocks(tokens)[:, 0])
+
+
+def test_363_513_the_last_block_of_a_transformer_is_refused_and_the_one_before_works():
+    """Its patches have no gradient, so the map is blank."""
+    model, images = Transformer().eval(), torch.randn(2, 3, 16, 20)
+    with pytest.raises(ValueError, match=r"at blocks\.1 the gradient is zero at all patches.*before"):
+        CAM(model, "blocks.1")(images)
+    assert not CFCAM(model)(images).empty.any()
+    result = CAM(model, "blocks.0", method="layercam")(images)
+    assert result.raw_maps.shape == (2, 4, 5)
+    assert not result.empty.any()
 
 
 @pytest.mark.parametrize("answer", [lambda x: (x, None), lambda x: {"logits": x}, lambda x: [x]], ids=range(3))
@@ -213,7 +243,7 @@ def test_507_the_model_is_not_switched_to_another_mode(model, images):
     for module in yolo.modules():
         module.training = False
     CFCAM(yolo, "late")(images)
-    methods.explain(yolo, "late", images)
+    CAM(yolo, "late")(images)
     assert not any(module.training for module in yolo.modules())
 
 
@@ -226,7 +256,7 @@ def test_214_torch_cam_186_208_blank_maps_and_nan_are_told(model, images):
     with pytest.raises(ValueError, match="image 1 has NaN"):
         CFCAM(model, "late")(images)
     with pytest.raises(ValueError, match="map of image 1 is not finite"):
-        methods.explain(model, "late", images)
+        CAM(model, "late")(images)
 
 
 @pytest.mark.parametrize("method", ["cfcam", *BY_GRADIENT])
@@ -235,19 +265,18 @@ def test_monai_tutorials_1796_more_evidence_is_a_higher_value_and_a_hotter_colou
     images = torch.zeros(1, 3, 8, 8)
     images[..., :3, :3] = 1
     model = BrightIsClassOne()
-    if method == "cfcam":
-        maps = CFCAM(model, "features")(images, target=1).maps
-    else:
-        maps = methods.explain(model, "features", images, 1, method).maps
+    maps = CAM(model, "features", method=method)(images, target=1).maps
     assert maps[0, 1, 1] > maps[0, 6, 6]
     red, _, blue = render.overlay(maps, images)[0, 1, 1].int()
     assert red > blue
 
 
-def test_torch_cam_119_noise_is_seeded_and_the_callers_generator_stays(model, images):
+@pytest.mark.parametrize("method", ["smoothgradcam++", "randomcam"])
+def test_torch_cam_119_noise_is_seeded_and_the_callers_generator_stays(model, images, method):
     """Random methods can't be repeated."""
     state = torch.get_rng_state()
-    first = methods.explain(model, "late", images, method="smoothgradcam++").maps
+    first = CAM(model, "early", method=method)(images).maps
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(5)
-    assert torch.equal(methods.explain(model, "late", images, method="smoothgradcam++").maps, first)
+    assert torch.equal(CAM(model, "early", method=method)(images).maps, first)
+    assert not torch.equal(CAM(model, "early", method=method, seed=1)(images).maps, first)
