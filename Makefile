@@ -40,7 +40,7 @@ lint: $(VENV)/ready-to-test
 
 # The documentation's pages, in out/site; a warning is an error. What they run is in tests/test_docs.py.
 docs: $(VENV)/ready-to-test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist out
