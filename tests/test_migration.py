@@ -13,7 +13,7 @@ PAIRS = {heading: list(pair) for heading, pair in itertools.groupby(blocks(PAGE)
 #: What stands before a heading's colon, and what is imported for it.
 LIBRARIES = {"pytorch-grad-cam": "pytorch_grad_cam", "torch-cam": "torchcam", "Captum": "captum", "MONAI": "monai"}
 #: Sections that say that the two sides differ.
-DIFFER = {"pytorch-grad-cam: overlays"}
+DIFFER = {"pytorch-grad-cam: overlays", "pytorch-grad-cam: several layers"}
 TOLERANCE = 1e-4
 
 
@@ -24,9 +24,10 @@ def test_the_page_is_made_of_pairs():
 
 
 def scaled(maps):
-    """Each map of (B, ..., h, w) from its minimum to its maximum, float64."""
+    """The maps of each image (B, ...) from their minimum to their maximum, float64."""
     maps = np.asarray(torch.as_tensor(maps).detach(), dtype=np.float64)
-    low, high = (extreme(maps, axis=(-2, -1), keepdims=True) for extreme in (np.min, np.max))
+    axes = tuple(range(1, maps.ndim))
+    low, high = (extreme(maps, axis=axes, keepdims=True) for extreme in (np.min, np.max))
     assert (high > low).all()
     return (maps - low) / (high - low)
 
