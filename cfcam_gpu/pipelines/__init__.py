@@ -1,0 +1,1 @@
+"""Explanations in bulk: whole data sets, resumed where they stopped."""
