@@ -62,6 +62,10 @@ class Preparation:
         image = image.resize((round(image.width * scale), round(image.height * scale)), self.interpolation)
         return torch.from_numpy(np.array(_central(image, self.size, self.size))).movedim(-1, 0)
 
+    def blank(self, count: int) -> torch.Tensor:
+        """`count` black images, as :meth:`pixels` makes them: (count, 3, size, size) uint8."""
+        return torch.zeros(count, 3, self.size, self.size, dtype=torch.uint8)
+
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """The model's input (B, 3, size, size) float32 from `pixels` of the same shape, uint8, on their device."""
         mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (self.mean, self.std))

@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
     @classmethod
     def failed(cls, error: str, preparation: Preparation) -> Decoded:
         """The place of an image that could not be read."""
-        return cls(torch.zeros(3, preparation.size, preparation.size, dtype=torch.uint8), error=error)
+        return cls(preparation.blank(1)[0], error=error)
 
 
 def decode(file: Path | IO[bytes], preparation: Preparation) -> Decoded:

@@ -58,7 +58,7 @@ def columns(
     target = known(found.target.tolist())
     return {
         "index": list(range(first, first + len(good))),
-        "source": list(sources),
+        "source": [_text(source) for source in sources],
         "width": [size and size[0] for size in sizes],
         "height": [size and size[1] for size in sizes],
         "target": target,
@@ -70,5 +70,10 @@ def columns(
         "dominant": known(found.dominant.tolist()),
         "dead": known(found.dead.tolist()),
         "overlay": [None] * len(good),
-        "error": list(found.errors),
+        "error": [error and _text(error) for error in found.errors],
     }
+
+
+def _text(value: str) -> str:
+    """`value` as Parquet takes it: file names hold what is not Unicode, too."""
+    return value.encode(errors="replace").decode()
