@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -61,6 +62,10 @@ class Preparation:
         image = image.resize((round(image.width * scale), round(image.height * scale)), self.interpolation)
         return torch.from_numpy(np.array(_central(image, self.size, self.size))).movedim(-1, 0)
 
+    def blank(self, count: int) -> torch.Tensor:
+        """`count` black images, as :meth:`pixels` makes them: (count, 3, size, size) uint8."""
+        return torch.zeros(count, 3, self.size, self.size, dtype=torch.uint8)
+
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """The model's input (B, 3, size, size) float32 from `pixels` of the same shape, uint8, on their device."""
         mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (self.mean, self.std))
@@ -98,7 +103,7 @@ def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = list(_search(path, skip.resolve()))
+            inside = list(search(path, skip.resolve()))
             if not inside:
                 raise ValueError(f"no photographs in {path} (looked for {', '.join(sorted(SUFFIXES))})")
         elif path.exists():
@@ -110,19 +115,20 @@ def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
     return list(found.values())
 
 
-def _search(folder: Path, skip: Path) -> Iterator[Path]:
+def search(folder: Path, skip: Path) -> Iterator[Path]:
+    """The photographs in one folder, as :func:`find` says."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = folder / entry.name
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
             if path.resolve() != skip:
-                yield from _search(path, skip)
+                yield from search(path, skip)
         elif path.suffix.lower() in SUFFIXES and entry.is_file():
             yield path
 
 
-def read(path: Path) -> Image.Image:
+def read(path: Path | IO[bytes]) -> Image.Image:
     """A photograph as RGB, upright.
 
     The orientation in its EXIF data is applied, what is transparent is laid on white, 16-bit greys are scaled down,
@@ -130,7 +136,7 @@ def read(path: Path) -> Image.Image:
 
     Parameters
     ----------
-    path : Path
+    path : Path, or a binary file
 
     Raises
     ------
