@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``demo``, ``run``, ``info``, ``bench`` and ``report``.
+"""The command line: ``cfcam-gpu explain``, ``demo``, ``run``, ``serve``, ``info``, ``bench`` and ``report``.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from .evaluation.command import bench
 from .pipelines.command import run as run_pipeline
 from .report.command import report
+from .service.command import serve
 
 if TYPE_CHECKING:
     from .runner import Run
@@ -184,6 +185,7 @@ app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 b
 app.command(epilog="Exit status: 0 all drawn; 1 some maps failed, each named; 2 bad usage, found before any work.")(
     report
 )
+app.command(epilog="Exit status: 0 stopped by SIGINT or SIGTERM; 2 bad usage, or it can't be started.")(serve)
 
 
 def main() -> None:

@@ -109,8 +109,9 @@ class CFCAM:
             target layer's activation has as many spatial axes.
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
-            class for each image. (B, T): T classes for each image, from one forward. A callable: gets one image's
-            logits (K, ...) and returns a scalar tensor; or a list of B callables.
+            class for each image; None in a list is that image's predicted class. (B, T): T classes for each image, from
+            one forward. A callable: gets one image's logits (K, ...) and returns a scalar tensor; or a list of B
+            callables.
 
         Returns
         -------
@@ -187,6 +188,10 @@ class CFCAM:
                 "capture: a graph holds one look at the images; make the explainer without augment, smooth"
             )
         request = targets.read(target, len(images))
+        if request.predicted is not None:
+            raise ValueError(
+                "target: a graph explains a class that is named, or the predicted one, of all images alike"
+            )
         engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
         return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
 

@@ -171,9 +171,10 @@ class CapturedCFCAM:
                 "target: this graph explains the predicted class, or callables; capture one with class indices to name "
                 "them at a replay"
             )
-        indices = targets.read(target, len(self.images)).indices
+        request = targets.read(target, len(self.images))
+        indices = request.indices if request.predicted is None else None
         if indices is None or indices.shape != self._indices.shape:
-            got = "callables" if indices is None else f"shape {tuple(indices.shape)}"
+            got = "other targets" if indices is None else f"shape {tuple(indices.shape)}"
             raise ValueError(
                 f"target: this graph was captured with class indices of shape {tuple(self._indices.shape)}; got {got}"
             )

@@ -32,6 +32,10 @@ class UnreadableError(ValueError):
     """A file that is no photograph that can be explained; the message says why, without the file's name."""
 
 
+class TooLargeError(UnreadableError):
+    """A photograph of more pixels than are allowed."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How a model wants its photographs.
@@ -128,7 +132,7 @@ def search(folder: Path, skip: Path) -> Iterator[Path]:
             yield path
 
 
-def read(path: Path | IO[bytes]) -> Image.Image:
+def read(path: Path | IO[bytes], *, max_pixels: int | None = None) -> Image.Image:
     """A photograph as RGB, upright.
 
     The orientation in its EXIF data is applied, what is transparent is laid on white, 16-bit greys are scaled down,
@@ -137,11 +141,15 @@ def read(path: Path | IO[bytes]) -> Image.Image:
     Parameters
     ----------
     path : Path, or a binary file
+    max_pixels : int, optional
+        Refuse an image whose header promises more, before it is decoded. Pillow's own limit holds all the same.
 
     Raises
     ------
     UnreadableError
-        If it is missing, no image in one of :data:`FORMATS`, damaged, or beyond Pillow's limit on pixels.
+        If it is missing, no image in one of :data:`FORMATS`, or damaged.
+    TooLargeError
+        If it has too many pixels.
     """
     with warnings.catch_warnings():
         # Pillow only warns of an image up to twice its limit; about damaged EXIF data nothing need be said.
@@ -149,13 +157,15 @@ def read(path: Path | IO[bytes]) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path, formats=FORMATS) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise TooLargeError(f"{image.width} x {image.height}, more than the limit of {max_pixels:,} pixels")
                 return _rgb(ImageOps.exif_transpose(image))
         except UnreadableError:
             raise
         except UnidentifiedImageError:
             raise UnreadableError(f"not an image in a format of {', '.join(FORMATS)}, or damaged") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise UnreadableError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+            raise TooLargeError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels") from None
         except Exception as error:  # what a decoder raises on damaged data is anything: SyntaxError, struct.error, ...
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UnreadableError(reason) from error
