@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .guard import first_tensor, guarded
 from .layers import TargetLayer
+from .spatial import ACTIVATIONS
 from .targets import Request, logits_for, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
@@ -23,16 +26,18 @@ class Captured:
 
     Parameters
     ----------
-    activations : (B, C, h, w) tensor
-        The target layer's activation, in the model's dtype.
-    gradients : (B, T, C, h, w) tensor
+    activations : (B, C, *spatial) tensor
+        The target layer's activation, in the model's dtype: (B, C, h, w) of an image.
+    gradients : (B, T, C, *spatial) tensor
         Of each of T scores with respect to the activations.
     logits : (B, K, ...) tensor, or None
         None where a model has no logits and callables are explained.
     indices : (B,) or (B, T) int64 tensor, or None
         The explained classes; None for callables.
     coarse : tuple of two tensors, or None
-        Activations (B, C', h', w') and gradients (B, T, C', h', w') of the coarse layer, where one was asked for.
+        Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer, where one was asked for.
+    curvatures : (B, T, C, ...) tensor, or None
+        Second derivatives of each score times the activations, where they were asked for.
     """
 
     activations: torch.Tensor
@@ -40,6 +45,7 @@ class Captured:
     logits: torch.Tensor | None
     indices: torch.Tensor | None
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
+    curvatures: torch.Tensor | None = None
 
     def need_logits(self) -> torch.Tensor:
         """The logits, or a TypeError where there are none."""
@@ -56,6 +62,7 @@ def capture(
     *,
     coarse: TargetLayer | None = None,
     contrast: float = 0.0,
+    curvature: bool = False,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
 
@@ -74,19 +81,24 @@ def capture(
         A second layer, which runs after the first.
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
+    curvature : bool
+        Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
 
     Raises
     ------
     TypeError, ValueError
-        If a layer never runs, runs twice, gives no floating (B, C, h, w) tensor, or the scores don't depend on it.
+        If a layer never runs, runs twice, gives no floating tensor with as many axes as `images`, (B, C, h, w), or the
+        scores don't depend on it.
     """
-    probes = [_Probe(layer, len(images), cuts=True)]
+    probes = [_Probe(layer, len(images), images.ndim, cuts=True)]
     if coarse is not None:
-        probes.append(_Probe(coarse, len(images), cuts=False))
+        probes.append(_Probe(coarse, len(images), images.ndim, cuts=False))
     with guarded(model):
         handles = [probe.attach() for probe in probes]
         try:
-            output = model(images)
+            # Fused attention has no second derivatives.
+            with sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext():
+                output = model(images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -99,6 +111,7 @@ def capture(
         with torch.enable_grad():
             logits = logits_for(request, output, len(images))
             indices, scores = resolve(request, logits, output, contrast=contrast)
+            curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else None
             found = _gradients(model, scores, reached, probes)
     stacked = [torch.stack(gradients, dim=1) for gradients in zip(*found)]
     return Captured(
@@ -107,7 +120,26 @@ def capture(
         logits=None if logits is None else logits.detach(),
         indices=indices,
         coarse=None if coarse is None else (reached[1].detach(), stacked[1]),
+        curvatures=None if curvatures is None else torch.stack(curvatures, dim=1),
     )
+
+
+def _curvature(score: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
+    """The second derivatives of a score (B,) times the activation: zero where the head is linear or constant."""
+    if not score.requires_grad:
+        return torch.zeros_like(activation)
+    try:
+        (first,) = torch.autograd.grad(score.sum(), activation, create_graph=True, allow_unused=True)
+        if first is None or not first.requires_grad:
+            return torch.zeros_like(activation)
+        (second,) = torch.autograd.grad(first, activation, activation.detach(), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "derivative" not in str(error):
+            raise
+        raise RuntimeError(
+            f"method: it needs second derivatives, and an operator behind the target layer has none ({error})"
+        ) from error
+    return torch.zeros_like(activation) if second is None else second
 
 
 def _gradients(
@@ -166,6 +198,7 @@ class _Probe:
 
     layer: TargetLayer
     batch: int
+    ndim: int
     cuts: bool
     activation: torch.Tensor | None = None
     owner: int = field(default_factory=get_ident)
@@ -204,10 +237,10 @@ class _Probe:
                 f"{type(value).__name__}"
             )
         shape = tuple(activation.shape)
-        if activation.ndim != 4 or shape[0] != self.batch:
+        if activation.ndim != self.ndim or shape[0] != self.batch:
             raise ValueError(
-                f"target_layer: expected an activation (B, C, h, w) with B = {self.batch} from {self.layer.name}; got "
-                f"shape {shape}"
+                f"target_layer: expected an activation {ACTIVATIONS[self.ndim - 2]} with B = {self.batch} from "
+                f"{self.layer.name}; got shape {shape}"
             )
         if not activation.is_floating_point():
             raise TypeError(

@@ -16,6 +16,7 @@ from .cluster_filter import MAX_MAP, channel_evidence
 from .config import Config
 from .engines.cpu import PRIMITIVES
 from .plan import Plan
+from .spatial import INPUTS
 from .targets import Request
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Component:
     map : (H, W) float32 tensor in [0, 1]
         At the image's size and on its own scale, 1 where the group is strongest, so that a weak group is seen, too.
     image : (3, H, W) tensor
-        The image as the model got it.
+        The image as the model got it. Volumes and signals have other axes than (H, W), as in the explanation.
     """
 
     name: str
@@ -114,17 +115,23 @@ def decompose(explanation: Explanation, images: torch.Tensor, top: int = 4) -> l
 
 
 def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
-    """What of the raw map belongs to each channel: for each of B images (C, h, w), >= 0.
+    """What of the raw map belongs to each channel: for each of B images (C, *spatial), >= 0.
 
     Raises
     ------
     TypeError, ValueError
         As :func:`decompose`.
     """
-    origin, config = explanation.origin, explanation.config
+    origin, config, labels_of_all = explanation.origin, explanation.config, explanation.labels
+    if config is None or labels_of_all is None:
+        what = "another method's" if config is None else "of several looks (augment, smooth, fuse)"
+        raise ValueError(
+            f"components: only one look by CF-CAM knows its channels' labels; this explanation is {what}. Explain the "
+            "images with CFCAM(model, layer)"
+        )
     if origin is None:
         raise ValueError("components: this explanation does not know its model; use one that a CFCAM returned")
-    if explanation.raw_maps.ndim != 3:
+    if explanation.several:
         raise ValueError(
             f"components: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain "
             "each target in a call of its own: explain(images, target[:, t])"
@@ -135,7 +142,7 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
     signed = [
         channel_evidence(activation.double().numpy(), gradient.double().numpy(), labels.numpy(), config, PRIMITIVES)
         for activation, gradient, labels in zip(
-            captured.activations.cpu(), captured.gradients[:, 0].cpu(), explanation.labels.cpu()
+            captured.activations.cpu(), captured.gradients[:, 0].cpu(), labels_of_all.cpu()
         )
     ]
     again = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in signed])).clamp(0, MAX_MAP).float()
@@ -154,7 +161,7 @@ def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArr
 
     Parameters
     ----------
-    parts : (C, h, w) float64, >= 0
+    parts : (C, *spatial) float64, >= 0
         From :func:`evidence`.
     config : Config
         Its filter is used.
@@ -165,12 +172,13 @@ def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArr
     -------
     (C,) int64
     """
-    shares = parts.sum(axis=(1, 2))
+    axes = tuple(range(1, parts.ndim))
+    shares = parts.sum(axis=axes)
     numbers = np.full(len(parts), -1)
     members = np.flatnonzero(shares > 0)
     if not members.size:
         return numbers
-    patterns = parts[members] / parts[members].max(axis=(1, 2), keepdims=True)  # squares of tiny numbers would be 0
+    patterns = parts[members] / parts[members].max(axis=axes, keepdims=True)  # squares of tiny numbers would be 0
     if config.sigma > 0:
         patterns = cast(Floats, PRIMITIVES.gaussian(patterns, config.sigma, config.boundary))
     patterns = patterns.reshape(members.size, -1)
@@ -196,7 +204,7 @@ def _alike(patterns: Floats, likeness: float) -> NDArray[np.int64]:
 
 
 def _apportioned(signed: Floats, raw: Floats) -> Floats:
-    """The raw map (h, w) shared out among the channels that speak for the target, (C, h, w)."""
+    """The raw map (*spatial) shared out among the channels that speak for the target, (C, *spatial)."""
     positive = np.maximum(signed, 0.0)
     total = positive.sum(axis=0)
     share: Floats = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
@@ -204,7 +212,10 @@ def _apportioned(signed: Floats, raw: Floats) -> Floats:
 
 
 def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: Floats, top: int) -> list[Component]:
-    numbers = group(parts, explanation.config)
+    config, labels = explanation.config, explanation.labels
+    assert config is not None
+    assert labels is not None
+    numbers = group(parts, config)
     whole = parts.sum()
     named = min(top, int(numbers.max()) + 1)
     members = [numbers == k for k in range(named)] + [(numbers < 0) | (numbers >= named)]
@@ -218,9 +229,9 @@ def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: F
                 name=f"group {k + 1}" if k < named else REST,
                 share=float(own.sum() / whole) if whole > 0 else 0.0,
                 channels=channels,
-                labels=explanation.labels[b, channels],
+                labels=labels[b, channels],
                 raw_map=raw_map,
-                map=render.upsample(raw_map, explanation.size, saturation=explanation.config.saturation),
+                map=render.upsample(raw_map, explanation.size, saturation=config.saturation),
                 image=images[b],
             )
         )
@@ -232,12 +243,11 @@ def _check_images(explanation: Explanation, images: object) -> None:
         raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype, prepared as for the explanation; got {images.dtype}")
-    height, width = explanation.size
-    shape = tuple(images.shape)
-    if images.ndim != 4 or (len(images), *shape[2:]) != (len(explanation), height, width):
-        raise ValueError(
-            f"images: expected those that were explained, ({len(explanation)}, 3, {height}, {width}); got {shape}"
-        )
+    size, shape = explanation.size, tuple(images.shape)
+    if images.ndim != len(size) + 2 or (len(images), *shape[2:]) != (len(explanation), *size):
+        channels = INPUTS[len(size)].split(", ")[1]
+        wanted = ", ".join(map(str, (len(explanation), channels, *size)))
+        raise ValueError(f"images: expected those that were explained, ({wanted}); got {shape}")
     if images.device != explanation.raw_maps.device:
         raise ValueError(
             f"images: expected device '{explanation.raw_maps.device}', as for the explanation; got '{images.device}'"

@@ -7,19 +7,21 @@ import logging
 import torch
 from torch import nn
 
-from . import engines, graph, layers, targets
+from . import engines, graph, layers, spatial, targets
+from .chunking import Progress
 from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
 from .guard import check_model
 from .layers import TargetLayer
 from .plan import Plan
+from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
 
 
 class CFCAM:
-    """Cluster Filter Class Activation Mapping of a model.
+    """Cluster Filter Class Activation Mapping of a model of images, volumes or signals.
 
     Parameters
     ----------
@@ -35,6 +37,16 @@ class CFCAM:
         method as published.
     engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
+    augment : str, pair of callables, or sequence of these, optional
+        Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.views.TRANSFORMS`, ``"flip"`` say,
+        or (apply to images, undo on maps of their size).
+    smooth : int
+        Average over so many noisy copies of each image, in the place of the image. The predicted class stays that of
+        the image itself.
+    noise : float
+        Standard deviation of that noise, as a share of the image's own range of values.
+    seed : int
+        Of the noise: the same seed gives the same bytes on one machine.
 
     Raises
     ------
@@ -60,7 +72,12 @@ class CFCAM:
         *,
         config: Config | None = None,
         engine: str = "auto",
+        augment: Augment = None,
+        smooth: int = 0,
+        noise: float = 0.15,
+        seed: int = 0,
     ) -> None:
+        self._views = Views.read(augment, smooth, noise, seed)
         self.model = check_model(model)
         engines.check_name(engine)
         self.engine = engine
@@ -87,13 +104,15 @@ class CFCAM:
 
         Parameters
         ----------
-        images : (B, 3, H, W) floating tensor
-            Prepared as the model wants them, on the model's device.
+        images : (B, C, H, W) floating tensor
+            Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, T); the
+            target layer's activation has as many spatial axes.
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
-            class for each image. (B, T): T classes for each image, from one forward. A callable: gets one image's
-            logits (K, ...), or its part of an output without logits, and returns a scalar tensor; or a list of B
-            callables, or of B lists of T. :mod:`cfcam_gpu.targets` has ready ones.
+            class for each image; None in a list is that image's predicted class. (B, T): T classes for each image, from
+            one forward. A callable: gets one image's logits (K, ...), or its part of an output without logits, and
+            returns a scalar tensor; or a list of B callables, or of B lists of T. :mod:`cfcam_gpu.targets` has ready
+            ones.
 
         Returns
         -------
@@ -107,9 +126,17 @@ class CFCAM:
         RuntimeError
             If this machine lacks the engine.
         """
-        self._check_images(images)
+        check_images(self.model, images)
         request = targets.read(target, len(images))
-        engines.choose(self.engine, images.device)
+        self._prepare(images)
+        return self._views.explain(self.model, [self._look], images, request)
+
+    def _prepare(self, images: torch.Tensor) -> None:
+        """Find what may be missing before anything runs: the engine, the layers."""
+        engines.choose(self.engine, images.device, images.ndim - 2)
+        self._planned(images)
+
+    def _look(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
         plan = self._planned(images)
         captured = plan.capture(self.model, images, request)
         found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
@@ -141,8 +168,9 @@ class CFCAM:
         Raises
         ------
         TypeError, ValueError
-            As in a call; if `images` are not on a CUDA device, the explainer's engine is neither ``"auto"`` nor
-            ``"fused"``, the fused engine does not cover the configuration, or a module is in training mode.
+            As in a call; if `images` are volumes or signals, or not on a CUDA device, the explainer's engine is neither
+            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, a module is in training mode,
+            or the explainer augments or smooths.
         RuntimeError
             If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
             reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
@@ -155,9 +183,17 @@ class CFCAM:
         then. Autocast and the TF32 flags stay as they are now. A graph takes memory of its own until it is dropped.
         While this captures, other threads must not draw random numbers from the device's default generator.
         """
-        self._check_images(images)
+        check_images(self.model, images)
+        if self._views.several:
+            raise ValueError(
+                "capture: a graph holds one look at the images; make the explainer without augment, smooth"
+            )
         request = targets.read(target, len(images))
-        engine = graph.check(self.model, images.device, self.engine)
+        if request.predicted is not None:
+            raise ValueError(
+                "target: a graph explains a class that is named, or the predicted one, of all images alike"
+            )
+        engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
         return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor) -> Plan:
@@ -175,13 +211,23 @@ class CFCAM:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
         return plan
 
-    def _check_images(self, images: object) -> None:
-        if not isinstance(images, torch.Tensor):
-            raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
-        if images.ndim != 4 or images.numel() == 0:
-            raise ValueError(f"images: expected shape (B, 3, H, W), nothing of it empty; got {tuple(images.shape)}")
-        if not images.is_floating_point():
-            raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
-        device = next((parameter.device for parameter in self.model.parameters()), images.device)
-        if device.type != images.device.type:
-            raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")
+
+def check_images(model: nn.Module, images: object) -> None:
+    """Refuse what is no batch of images, volumes or signals for a model.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
+    given, least = images.ndim - 2, spatial.of_model(model)
+    # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
+    if given not in spatial.INPUTS or given < (least or 1) or images.numel() == 0:
+        wanted = spatial.INPUTS[least] if least else " or ".join(spatial.INPUTS.values())
+        raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    if device.type != images.device.type:
+        raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")

@@ -17,6 +17,7 @@ from torch import nn
 from . import bridge, export, render
 from .config import Config
 from .layers import TargetLayer
+from .spatial import INPUTS, last_axes
 from .targets import Score
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Origin(NamedTuple):
 class Explanation:
     """Class activation maps of a batch of B images, on the device of the images.
 
-    With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B.
+    With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B. Of volumes
+    (B, C, D, H, W), read (D, H, W) and (d, h, w) for (H, W) and (h, w); of signals (B, C, T), (T,) and (t,).
 
     Parameters
     ----------
@@ -44,43 +46,53 @@ class Explanation:
         The explained classes; None where callables were given.
     logits : (B, K) tensor, or None
         The model's output, in its dtype; None where it has no logits and callables were given.
-    labels : (B, C) int64 tensor
-        Of each channel: >= 0 its cluster, -1 noise, -2 dominant, -3 dead.
-    weights : (B, C) float32 tensor
+    labels : (B, C) int64 tensor or None
+        Of each channel: >= 0 its cluster, -1 noise, -2 dominant, -3 dead. These three are None where the method is not
+        CF-CAM, and where several looks were averaged or fused.
+    weights : (B, C) float32 tensor or None
         The channels' weights; 0 for noise and dead channels. With ``combine="elementwise"`` their spatial means.
-    eps : (B,) float64 tensor
+    eps : (B,) float64 tensor or None
         DBSCAN's radius, in units of the clustered points.
     layers : tuple of TargetLayer
         Where, and why there; of two, the finer one first: `raw_maps`, `labels` and `weights` are at its resolution and
         of its channels.
-    config : Config
-        What was computed.
-    size : (int, int)
-        H and W of the images.
+    config : Config or None
+        What was computed; None where the method is not CF-CAM.
+    size : tuple of int
+        H and W of the images: the length of each spatial axis.
     origin : Origin or None
         For :meth:`components`; holds no activations and no images. Pickles and deep copies go without.
+    method : str
+        A key of :data:`cfcam_gpu.methods.METHODS`; ``"cfcam"`` in any configuration from a :class:`~cfcam_gpu.CFCAM`.
     """
 
     raw_maps: torch.Tensor
     target: torch.Tensor | None
     logits: torch.Tensor | None
-    labels: torch.Tensor
-    weights: torch.Tensor
-    eps: torch.Tensor
+    labels: torch.Tensor | None
+    weights: torch.Tensor | None
+    eps: torch.Tensor | None
     layers: tuple[TargetLayer, ...]
-    config: Config
-    size: tuple[int, int]
+    config: Config | None
+    size: tuple[int, ...]
     origin: Origin | None = field(default=None, repr=False)
+    method: str = "cfcam"
 
     @cached_property
     def maps(self) -> torch.Tensor:
         """(B, H, W) float32 in [0, 1] at the images' size; higher is more evidence for the target."""
-        return render.upsample(self.raw_maps, self.size, saturation=self.config.saturation)
+        saturation = None if self.config is None else self.config.saturation
+        return render.upsample(self.raw_maps, self.size, saturation=saturation)
 
     @cached_property
     def empty(self) -> torch.Tensor:
         """(B,) bool: no position speaks for the target, so the map is all zeros."""
-        return self.raw_maps.amax(dim=(-2, -1)) <= 0
+        return self.raw_maps.amax(dim=last_axes(len(self.size))) <= 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a T axis: several targets of each image."""
+        return self.raw_maps.ndim == len(self.size) + 2
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled or copied: all but the model, which would go along whole."""
@@ -91,7 +103,14 @@ class Explanation:
         return len(self.raw_maps)
 
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
-        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`."""
+        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`.
+
+        Of volumes a picture for each slice, (B, D, H, W, 3); of signals a drawing of each.
+        """
+        if isinstance(images, torch.Tensor) and images.ndim != len(self.size) + 2:
+            raise ValueError(
+                f"images: expected {INPUTS[len(self.size)]}, as those explained; got {tuple(images.shape)}"
+            )
         return render.overlay(self.maps, images, alpha=alpha, colormap=colormap)
 
     def components(self, images: torch.Tensor, top: int = 4) -> list[list[Component]]:

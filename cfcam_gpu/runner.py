@@ -252,34 +252,55 @@ def check(job: Job) -> Run:
     outputs = [*export.outputs(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
     export.check_free(outputs, overwrite=job.overwrite)
 
-    device = _device(job.device)
-    engine = cast(ModuleType, engines.choose(job.engine, device)).__name__.rpartition(".")[2]
-    model = models.load(job.model, job.weights)
-    model.module.to(device)
-    config = Config.paper() if job.preset == "paper" else None
-    explain = CFCAM(model.module, list(job.layers) or None, config=config, engine=engine)
+    loaded = load(job.model, job.weights, layers=job.layers, preset=job.preset, engine=job.engine, device=job.device)
+    target = None if job.target is None else models.class_index(job.target, loaded.class_names)
+    job.out.mkdir(parents=True, exist_ok=True)
+    return Run(job=job, files=files, stems=stems, target=target, **vars(loaded))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and its explainer, tried on a blank image."""
+
+    model: Model
+    explain: CFCAM
+    layers: tuple[TargetLayer, ...]
+    engine: str
+    device: torch.device
+    class_names: list[str]
+
+
+def load(
+    model: str,
+    weights: Path | None = None,
+    *,
+    layers: Sequence[str] = (),
+    preset: str = "default",
+    engine: str = "auto",
+    device: str = "auto",
+) -> Loaded:
+    """A model by name, where it is to run, and its explainer; see :class:`Job`. A blank image is explained.
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layer, engine or device can't be what is meant; the message says why.
+    """
+    where = _device(device)
+    chosen = cast(ModuleType, engines.choose(engine, where)).__name__.rpartition(".")[2]
+    found = models.load(model, weights)
+    found.module.to(where)
+    config = Config.paper() if preset == "paper" else None
+    explain = CFCAM(found.module, list(layers) or None, config=config, engine=chosen)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
-    size = model.preparation.size
+    size = found.preparation.size
     try:
-        blank = explain(model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
+        blank = explain(found.preparation.normalize(found.preparation.blank(1).to(where)))
     except RuntimeError as error:
-        raise RuntimeError(f"model: {job.model} fails on a blank image of {size} x {size}: {error}") from error
+        raise RuntimeError(f"model: {model} fails on a blank image of {size} x {size}: {error}") from error
     assert blank.logits is not None  # the predicted class was asked for
     names = models.class_names(blank.logits.shape[1])
-    target = None if job.target is None else models.class_index(job.target, names)
-    job.out.mkdir(parents=True, exist_ok=True)
-    return Run(
-        job=job,
-        files=files,
-        stems=stems,
-        model=model,
-        explain=explain,
-        layers=blank.layers,
-        engine=engine,
-        device=device,
-        class_names=names,
-        target=target,
-    )
+    return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
 
 
 def _device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ with its rivals in the two-level default, is for class indices alone: callables 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "Detection",
     "ImageText",
     "Label",
+    "Objective",
     "Probability",
     "Request",
     "Score",
@@ -38,14 +39,17 @@ __all__ = [
     "WholeOutput",
     "check_range",
     "logits_for",
+    "pinned",
     "read",
     "resolve",
 ]
 
 #: A score of one image: it gets the image's logits (K, ...), or its part of the output, and returns a scalar tensor.
 Score: TypeAlias = Callable[[Any], torch.Tensor]
+#: Scores (B,) of classes (B,) from logits (B, K).
+Objective: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Target: TypeAlias = (
-    "int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | "
+    "int | Sequence[int | None] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | "
     "Sequence[Sequence[Score]] | None"
 )
 
@@ -54,20 +58,26 @@ Target: TypeAlias = (
 class Request:
     """A checked target, before the logits are known.
 
-    Exactly one of `indices` and `scores` is set; neither means the predicted class.
+    At most one of `indices` and `scores` is set; neither means the predicted class.
 
     Parameters
     ----------
     indices : (B,) or (B, T) int64 tensor or None
         On the device where the caller had it, or on the host.
+    predicted : (B,) bool tensor on the host, or None
+        Which images' `indices` are placeholders of the predicted class.
     scores : tuple of B callables, or of B tuples of T callables, or None
     checked : bool
         The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
+    objective : callable or None
+        How a class is scored; None is by its logit. Callables score for themselves.
     """
 
     indices: torch.Tensor | None = None
+    predicted: torch.Tensor | None = None
     scores: tuple[Score | tuple[Score, ...], ...] | None = None
     checked: bool = False
+    objective: Objective | None = None
 
     @property
     def several(self) -> bool:
@@ -84,8 +94,8 @@ def read(target: Target, batch: int) -> Request:
     ----------
     target : None, int, sequence, tensor, callable
         None explains the predicted class. An int or a callable serves every image. A list or tensor (B,) has one
-        class index for each image, (B, T) has T of them. A list of callables has one for each image, a list of B lists
-        has T of them.
+        class index for each image, (B, T) has T of them; None in a list (B,) is that image's predicted class. A list
+        of callables has one for each image, a list of B lists has T of them.
     batch : int
         B, the number of images.
 
@@ -110,6 +120,10 @@ def read(target: Target, batch: int) -> Request:
         if len(counts) > 1:
             raise ValueError(f"target: expected as many callables for each image; got {counts[0]} and {counts[-1]}")
         return Request(scores=rows)
+    predicted = None
+    if isinstance(target, (list, tuple)) and any(item is None for item in target):
+        predicted = torch.tensor([item is None for item in target])
+        target = [0 if item is None else item for item in target]
     indices = _as_tensor(target)
     if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
         raise TypeError(f"target: expected class indices of an integer dtype; got {indices.dtype}")
@@ -118,7 +132,8 @@ def read(target: Target, batch: int) -> Request:
     if indices.ndim > 2 or indices.numel() == 0:
         raise ValueError(f"target: expected (B,) or (B, T) class indices; got shape {tuple(indices.shape)}")
     _check_rows(len(indices), batch)
-    return Request(indices=indices.to(torch.int64, copy=True))  # the caller's own may change later
+    # A copy: the caller's own may change later.
+    return Request(indices=indices.to(torch.int64, copy=True), predicted=predicted)
 
 
 def _rows_of_callables(target: Any) -> tuple[tuple[Score, ...], ...] | None:
@@ -214,7 +229,11 @@ def resolve(
         indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
         if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
             indices = indices.clone()
+        if request.predicted is not None:
+            indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
+    if request.objective is not None:
+        return indices, [request.objective(logits, column[:, 0]) for column in columns]
     # All classes at once: in a backward of many targets, each would else fill logits of its own.
     scores = list(logits.gather(1, torch.cat(columns, dim=1)).unbind(dim=1))
     if contrast and logits.shape[1] > 1:
@@ -224,6 +243,11 @@ def resolve(
             for score, column in zip(scores, columns)
         ]
     return indices, scores
+
+
+def pinned(request: Request, indices: torch.Tensor | None) -> Request:
+    """The same request with the predicted classes settled, and known to be in range; None are those of callables."""
+    return request if indices is None else replace(request, indices=indices, checked=True)
 
 
 def check_range(indices: torch.Tensor, classes: int) -> None:

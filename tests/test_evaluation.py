@@ -11,7 +11,7 @@ from pyarrow import parquet
 from torch import nn
 from typer.testing import CliRunner
 
-from cfcam_gpu import CFCAM, Config, methods, metrics, models
+from cfcam_gpu import CAM, CFCAM, Config, methods, metrics, models
 from cfcam_gpu.cli import app
 from cfcam_gpu.evaluation import candidates, data, evaluate, suites, table
 from cfcam_gpu.metrics import Interval
@@ -161,9 +161,7 @@ def test_candidates_are_what_the_library_gives():
     model = two_scales().eval()
     images, classes = torch.randn(2, 3, 224, 224), torch.tensor([[1], [3]])
     there = candidates.find(model, images)
-    assert list(there) == [
-        *methods.METHODS, "layercam-fine", "gradcam*layercam-fine", "cfcam-paper", "cfcam-one", "cfcam",
-    ]  # fmt: skip
+    assert set(there) == {*methods.METHODS, "layercam-fine", "gradcam*layercam-fine"}
     assert there["cfcam"].layers == LAYERS
 
     def maps(name):
@@ -175,13 +173,13 @@ def test_candidates_are_what_the_library_gives():
     assert torch.equal(maps("cfcam"), expected.maps)
     for name, config in (("cfcam-one", Config()), ("cfcam-paper", Config.paper())):
         assert torch.equal(maps(name), CFCAM(model, "4", config=config)(images, classes[:, 0]).maps)
-    fine = methods.explain(model, "2", images, classes[:, 0], "layercam").maps
-    coarse = methods.explain(model, "4", images, classes[:, 0], "gradcam").maps
+    fine = CAM(model, "2", method="layercam")(images, classes[:, 0]).maps
+    coarse = CAM(model, "4", method="gradcam")(images, classes[:, 0]).maps
     assert torch.equal(maps("layercam-fine"), fine)
     fused = (fine * coarse).sqrt()
     torch.testing.assert_close(maps("gradcam*layercam-fine"), fused / fused.amax(dim=(1, 2), keepdim=True))
-    for name in ("gradcam", "scorecam", "ablationcam"):
-        assert torch.equal(maps(name), methods.explain(model, "4", images, classes[:, 0], name).maps)
+    for name in ("gradcam", "finercam", "scorecam", "ablationcam", "shapleycam"):
+        assert torch.equal(maps(name), CAM(model, "4", method=name)(images, classes[:, 0]).maps)
 
 
 def test_a_network_of_one_scale_has_no_fine_candidates():
@@ -226,7 +224,7 @@ def test_faithfulness_is_that_of_the_metrics(folder, tmp_path):
     rows, summary = results(tmp_path / "out", "faithfulness")
     model = two_scales().eval()
     images, classes, _ = inputs(folder)
-    maps = methods.explain(model, "2", images, classes[:, 0], "layercam").maps
+    maps = CAM(model, "2", method="layercam")(images, classes[:, 0]).maps
     change = metrics.confidence_change(model, images, maps, classes[:, 0])
     for metric, expected in (
         ("average_drop", change.drop),
@@ -270,7 +268,7 @@ def test_road_is_seeded_by_the_image(folder, tmp_path):
     run = check(folder, "faithfulness", tmp_path / "out", methods=["gradcam"], metrics=["road"], limit=1)
     (row,) = run.execute(lambda count: None)
     images, classes, _ = inputs(folder)
-    maps = methods.explain(two_scales().eval(), "4", images[:1], classes[:1, 0]).maps
+    maps = CAM(two_scales().eval(), "4")(images[:1], classes[:1, 0]).maps
     expected = metrics.road(two_scales().eval(), images[:1], maps, classes[:1, 0]).score
     # To the last digits of float32: the maps come from two forwards.
     assert row.value == pytest.approx(100 * expected.item(), rel=1e-3, abs=1e-3)

@@ -34,7 +34,9 @@ def result(explain, images):
 
 
 def test_the_public_names():
-    assert set(cfcam_gpu.__all__) == {"CFCAM", "Config", "Explanation", "cluster_filter_cam", "__version__"}
+    public = {"CAM", "CFCAM", "Config", "Explanation", "cluster_filter_cam", "methods", "__version__"}
+    assert set(cfcam_gpu.__all__) == public
+    assert all(hasattr(cfcam_gpu, name) for name in public)
 
 
 @pytest.mark.parametrize("config", [Config(), Config.paper()], ids=["default", "paper"])

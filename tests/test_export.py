@@ -59,6 +59,7 @@ def test_maps_overlays_and_lines(tmp_path):
         "probability": pytest.approx(p[1]),
         "top": [{"target": k, "class": "xyz"[k], "probability": pytest.approx(p[k])} for k in (1, 0, 2)],
         "empty": False,
+        "method": "cfcam",
         "layers": ["relu"],
         "channels": 7,
         "clusters": 2,

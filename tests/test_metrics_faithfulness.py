@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from cfcam_gpu.methods import explain
+from cfcam_gpu import CAM
 from cfcam_gpu.metrics import adcc, confidence_change, deletion, insertion
 from cfcam_gpu.metrics.correlation import pearson
 from cfcam_gpu.metrics.faithfulness import gaussian_blur
@@ -258,7 +258,7 @@ def test_pytorch_grad_cam_agrees(net, images, peer):
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     classes = torch.tensor([0, 1, 2])
-    maps = explain(net, "1", images, classes, "layercam").maps
+    maps = CAM(net, "1", method="layercam")(images, classes).maps
     softmax = [ClassifierOutputSoftmaxTarget(int(k)) for k in classes]
     found = confidence_change(net, images, maps, classes)
     before = net(images).softmax(dim=1).gather(1, classes[:, None])[:, 0].detach()
@@ -268,8 +268,8 @@ def test_pytorch_grad_cam_agrees(net, images, peer):
     increases = peers.IncreaseInConfidence()(images, maps.numpy(), softmax, net)
     np.testing.assert_array_equal(increases, found.increase / 100)
 
-    again = explain(net, "1", images * maps[:, None], classes, "layercam").maps
-    parts = adcc(net, lambda x, y: explain(net, "1", x, y, "layercam").maps, images, maps, classes)
+    again = CAM(net, "1", method="layercam")(images * maps[:, None], classes).maps
+    parts = adcc(net, lambda x, y: CAM(net, "1", method="layercam")(x, y).maps, images, maps, classes)
     np.testing.assert_allclose(
         (arcc.batch_pearson_coherency(maps.numpy(), again.numpy()) + 1) / 2, parts.coherency, atol=1e-5
     )

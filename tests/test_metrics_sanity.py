@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from cfcam_gpu.methods import explain
+from cfcam_gpu import CAM
 from cfcam_gpu.metrics import cascading_randomisation, classifier_randomisation_ssim, ssim
 from cfcam_gpu.metrics.correlation import spearman
 
@@ -47,7 +47,8 @@ def classes():
 
 
 def by_layercam(model):
-    return lambda images, classes: explain(model, "stem", images, classes, "layercam").maps
+    explain = CAM(model, "stem", method="layercam")
+    return lambda images, classes: explain(images, classes).maps
 
 
 def writing_down(seen):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from .. import layers, methods, targets
+from ..cam import CAM
 from ..capture import capture
 from ..config import Config
 from ..functional import compute
@@ -36,12 +37,15 @@ class Candidate:
         Makes maps from what was captured; with it a candidate can be given gradients that are not the model's own.
     contrast : float
         How far its gradients are those of the class against its rivals. See :class:`cfcam_gpu.Config`.
+    objective : callable or None
+        What its gradients are of, where not of a class's logit.
     """
 
     name: str
     layers: tuple[str, ...]
     render: Render | None = None
     contrast: float = 0.0
+    objective: targets.Objective | None = None
 
     def captured(
         self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor
@@ -52,7 +56,7 @@ class Candidate:
             model,
             fine,
             images,
-            targets.read(classes, len(images)),
+            replace(targets.read(classes, len(images)), objective=self.objective),
             coarse=coarse[0] if coarse else None,
             contrast=self.contrast,
         )
@@ -66,7 +70,7 @@ class Candidate:
         """Maps (B, T, H, W) in [0, 1] at `size`, of images (B, 3, h, w) and classes (B, T)."""
         if self.render is not None:
             return self.render(*self.captured(model, images, classes), size)
-        return upsample(methods.explain(model, self.layers[0], images, classes, self.name).raw_maps, size)
+        return upsample(CAM(model, self.layers[0], method=self.name)(images, classes).raw_maps, size)
 
     def explainer(self, model: nn.Module) -> Explainer:
         """Maps (B, H, W) at the images' size, of images and classes (B,)."""
@@ -78,8 +82,8 @@ class Candidate:
 def find(model: nn.Module, images: torch.Tensor) -> dict[str, Candidate]:
     """All candidates by name, at the layers that CF-CAM chooses for a model.
 
-    Every method of :data:`cfcam_gpu.methods.METHODS` and ``"cfcam-one"``, ``"cfcam-paper"`` work on the last layer. Of
-    a model that has two levels, ``"cfcam"`` takes both; ``"layercam-fine"`` is LayerCAM at the finer one, and
+    The methods of :data:`cfcam_gpu.methods.METHODS` work on the last layer. Of a model that has two levels, ``"cfcam"``
+    takes both; ``"layercam-fine"`` is LayerCAM at the finer one, and
     ``"gradcam*layercam-fine"`` the square root of it times Grad-CAM at the last layer. Where there is one level,
     ``"cfcam"`` takes that, and the other two are not there.
 
@@ -98,8 +102,14 @@ def find(model: nn.Module, images: torch.Tensor) -> dict[str, Candidate]:
     last, fine = levels[-1:], levels[:1]
     two = len(levels) == 2
     found = [
-        Candidate(name, last, None if method.from_gradients is None else _single(method.from_gradients))
+        Candidate(
+            name,
+            last,
+            None if method.from_gradients is None else _single(method.from_gradients),
+            objective=method.objective,
+        )
         for name, method in methods.METHODS.items()
+        if not method.cluster_filter
     ]
     if two:
         found.append(Candidate("layercam-fine", fine, _single(gradient.layercam)))

@@ -1,9 +1,10 @@
 """CAMs that need nothing but activations and gradients.
 
-Each takes ``activations`` A, (B, C, h, w), and ``gradients`` G, (B, T, C, h, w), of T scores with respect to them, in
-any floating dtype and on any device, and returns raw maps (B, T, h, w) float32 on that device: >= 0, not normalised.
-S_k is the sum of A_k over all positions. Sums are float32, also under autocast: they are written as products and
-``sum``, since it would run a matrix product in half precision.
+Each takes ``activations`` A, (B, C, ...), and ``gradients`` G, (B, T, C, ...), of T scores with respect to them, in any
+floating dtype, over any number of spatial axes and on any device, and returns raw maps (B, T, ...) float32 on that
+device: >= 0, not normalised. S_k is the sum of A_k over all positions. Sums are float32, also under autocast: they are
+written as products and ``sum``, since it would run a matrix product in half precision. Nothing is read by the host, so
+no `torch.where` with a number, which it would have to send; a decomposition's status is all that it waits for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def gradcam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
 
     Selvaraju et al., "Grad-CAM", ICCV 2017 (arXiv:1610.02391), equations 1 and 2.
     """
-    return weighted(activations, gradients.float().mean(dim=(-2, -1)))
+    return weighted(activations, gradients.float().flatten(3).mean(dim=-1))
 
 
 def gradcam_plusplus(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
@@ -37,20 +38,20 @@ def plusplus_weights(activations: torch.Tensor, first: torch.Tensor, ratio: torc
 
     Parameters
     ----------
-    activations : (B, C, h, w) floating tensor
-    first : (B, T, C, h, w) float32 tensor
+    activations : (B, C, ...) floating tensor
+    first : (B, T, C, ...) float32 tensor
         First derivatives D1 of the scores.
-    ratio : (B, T, C, h, w) float32 tensor
+    ratio : (B, T, C, ...) float32 tensor
         D3 / D2, third over second derivatives: for the exponential of one score, its gradient.
 
     Returns
     -------
     (B, T, C) float32 tensor
     """
-    sums = activations.float().sum(dim=(-2, -1))[:, None, :, None, None]
-    denominator = 2 + sums * ratio
-    alpha = torch.where(denominator != 0, 1 / denominator, 0.0)
-    return (alpha * first.relu()).sum(dim=(-2, -1))
+    sums = activations.float().flatten(2).sum(dim=-1)[:, None, :, None]
+    denominator = 2 + sums * ratio.flatten(3)
+    alpha = (1 / denominator).masked_fill(denominator == 0, 0.0)
+    return (alpha * first.flatten(3).relu()).sum(dim=-1)
 
 
 def hirescam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
@@ -66,9 +67,9 @@ def xgradcam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor
 
     Fu et al., "Axiom-based Grad-CAM", BMVC 2020 (arXiv:2008.02312).
     """
-    sums = activations.float().sum(dim=(-2, -1))[:, None]
-    products = (gradients.float() * activations.float()[:, None]).sum(dim=(-2, -1))
-    return weighted(activations, torch.where(sums != 0, products / sums, 0.0))
+    sums = activations.float().flatten(2).sum(dim=-1)[:, None]
+    products = (gradients.float() * activations.float()[:, None]).flatten(3).sum(dim=-1)
+    return weighted(activations, (products / sums).masked_fill(sums == 0, 0.0))
 
 
 def layercam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
@@ -86,16 +87,31 @@ def eigencam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor
     The channels are centred over the positions first, which is what makes it a principal component. A component has
     no sign of its own: it gets the one that makes the map go along with the norm of the activations.
     """
-    batch, _, height, width = activations.shape
-    points = activations.float().flatten(2).transpose(1, 2)
-    left, values, _ = torch.linalg.svd(points - points.mean(dim=1, keepdim=True), full_matrices=False)
-    projection = left[..., 0] * values[:, :1]
-    norms = torch.linalg.vector_norm(points, dim=-1)
-    along = (projection * norms).sum(dim=1, keepdim=True) >= 0
-    maps = torch.where(along, projection, -projection).relu().reshape(batch, 1, height, width)
-    return maps.expand(-1, gradients.shape[1], -1, -1)
+    activations = activations.float()[:, None]
+    norms = torch.linalg.vector_norm(activations, dim=2)
+    return _first_component(activations, norms).expand(-1, gradients.shape[1], *norms.shape[2:])
+
+
+def eigengradcam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """Eigen-Grad-CAM: Eigen-CAM of G_k * A_k, so that it tells targets apart.
+
+    It has no paper: J. Gildenblat's pytorch-grad-cam (2021) defines it. A component has no sign of its own: it gets the
+    one that makes the map go along with the evidence sum_k G_k * A_k.
+    """
+    evidence = gradients.float() * activations.float()[:, None]
+    return _first_component(evidence, evidence.sum(dim=2))
+
+
+def _first_component(channels: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+    """ReLU of the projection of channels (B, T, C, ...) onto their first principal component, signed as (B, T, ...)."""
+    points = channels.flatten(3).transpose(2, 3)
+    left, values, _ = torch.linalg.svd(points - points.mean(dim=2, keepdim=True), full_matrices=False)
+    projection = left[..., 0] * values[..., :1]
+    same = (projection * along.flatten(2)).sum(dim=-1, keepdim=True) >= 0
+    return torch.where(same, projection, -projection).relu().reshape(along.shape)
 
 
 def weighted(activations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """ReLU(sum_k w_k A_k): (B, T, h, w) float32, from activations (B, C, h, w) and float32 weights (B, T, C)."""
-    return (weights[..., None, None] * activations.float()[:, None]).sum(dim=2).relu()
+    """ReLU(sum_k w_k A_k): (B, T, ...) float32, from activations (B, C, ...) and float32 weights (B, T, C)."""
+    weights = weights.reshape(*weights.shape, *(1 for _ in activations.shape[2:]))
+    return (weights * activations.float()[:, None]).sum(dim=2).relu()

@@ -62,9 +62,6 @@ METRICS = {
 NAMES = {name: method.title for name, method in METHODS.items()} | {
     "layercam-fine": "LayerCAM, fine layer",
     "gradcam*layercam-fine": "Grad-CAM x LayerCAM",
-    "cfcam-paper": "CF-CAM, paper",
-    "cfcam-one": "CF-CAM, one level",
-    "cfcam": "CF-CAM",
 }
 
 
