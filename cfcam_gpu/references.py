@@ -33,6 +33,7 @@ class Detection:
     label: int
     iou: float = 0.5
     whole_output: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_index("label", self.label)

@@ -1,7 +1,8 @@
 """Ready targets: frozen callables that score one image's part of a model's output.
 
 They are to be had from :mod:`cfcam_gpu.targets`. All return float32 scalars, and none reads a value on the host, so
-that a CUDA graph can hold them; tensors that they are given should then be on the device already.
+that a CUDA graph can hold them; tensors that they are given should then be on the device already. ``whole_output`` says
+that a target gets the image's part of the whole output, ``in_place`` that it names places in the image.
 """
 
 from __future__ import annotations
@@ -209,6 +210,11 @@ class Segment:
             if mask.ndim < 1 or not bool((mask != 0).any()):
                 raise ValueError(f"mask: expected (H, W) with at least one pixel; got {tuple(mask.shape)}, all zero")
             object.__setattr__(self, "mask", (mask != 0).float())
+
+    @property
+    def in_place(self) -> bool:
+        """Whether places in the image are named."""
+        return self.mask is not None
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """From logits (K, h, w)."""

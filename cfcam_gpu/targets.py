@@ -86,6 +86,11 @@ class Request:
             return isinstance(self.scores[0], tuple)
         return self.indices is not None and self.indices.ndim == 2
 
+    def callables(self) -> list[Score]:
+        """All of them, image by image."""
+        rows = [row if isinstance(row, tuple) else (row,) for row in self.scores or ()]
+        return [score for row in rows for score in row]
+
 
 def read(target: Target, batch: int) -> Request:
     """Check a target against the batch, before anything runs.

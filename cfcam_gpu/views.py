@@ -145,6 +145,11 @@ class Views:
         for name in self.names:
             if images.ndim < 4 and name in TRANSFORMS and name != "flip":
                 raise ValueError(f"augment: {name!r} needs two spatial axes; got images {tuple(images.shape)}")
+        placed = next((score for score in request.callables() if getattr(score, "in_place", False)), None)
+        if self.names and placed is not None:
+            raise ValueError(
+                f"augment: {type(placed).__name__} names places in the image, which {self.names[0]!r} may move"
+            )
         settled = None
         if self.samples:
             settled = _settled(model, images, request)

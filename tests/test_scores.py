@@ -244,10 +244,24 @@ def test_the_whole_output_where_a_target_asks_for_it(images, tmp_path):
 
 
 def test_methods_that_score_logits_again_refuse_by_name(images):
-    from cfcam_gpu import methods
-
     with pytest.raises(TypeError, match="model: expected a tensor of logits"):
-        methods.explain(Net(as_detector).eval(), "conv", images, targets.Detection([0, 0, 4, 4], 3), "scorecam")
+        cfcam_gpu.CAM(Net(as_detector).eval(), "conv", method="scorecam")(images, targets.Detection([0, 0, 4, 4], 3))
     net = Net(lambda maps: maps.mean((2, 3))).eval()
     with pytest.raises(TypeError, match="WholeOutput looks at the model's whole output; there are only logits here"):
-        methods.explain(net, "conv", images, targets.WholeOutput(lambda out: out[0]), "ablationcam")
+        cfcam_gpu.CAM(net, "conv", method="ablationcam")(images, targets.WholeOutput(lambda out: out[0]))
+
+
+def test_noise_on_the_pixels_of_a_model_without_logits(images):
+    found = cfcam_gpu.CFCAM(Net(as_detector).eval(), "conv", smooth=2)(images, targets.Detection([0, 0, 4, 4], 3))
+    assert found.logits is None
+    assert not found.empty.any()
+
+
+def test_a_target_that_names_pixels_is_not_for_turned_images(images):
+    explain = cfcam_gpu.CFCAM(Net(as_detector).eval(), "conv", augment="flip")
+    with pytest.raises(ValueError, match="augment: Detection names places in the image, which 'flip' may move"):
+        explain(images, targets.Detection([0, 0, 4, 4], 3))
+    explain = cfcam_gpu.CFCAM(Net(lambda maps: maps).eval(), "conv", augment="flip")
+    with pytest.raises(ValueError, match="augment: Segment names places in the image, which 'flip' may move"):
+        explain(images, [[targets.Segment(1), targets.Segment(1, torch.eye(8))]] * 2)
+    assert explain(images, targets.Segment(1)).maps.shape == (2, 8, 8)
