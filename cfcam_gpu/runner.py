@@ -11,13 +11,14 @@ from typing import NamedTuple, cast
 import torch
 from PIL import Image
 
-from . import contact_sheet, engines, export, models, photos, render
+from . import contact_sheet, engines, export, methods, models, photos, render
+from .cam import CAM
+from .chunking import Progress
 from .components import REST, Component
-from .config import Config
-from .explainer import CFCAM
 from .explanation import Explanation
 from .layers import TargetLayer
 from .models import Model
+from .views import Fuse, Views, check_fuse
 
 SHEET = "contact_sheet.png"
 COMPONENTS = "components.png"
@@ -42,11 +43,18 @@ class Job:
         See :func:`cfcam_gpu.models.load`.
     weights : Path or None
     layers : sequence of str
-        One, or the finer one and the coarser; none chooses.
+        One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
     target : str or None
         A class index or name; None is the predicted class of each photograph.
     engine : str
     preset : {"default", "paper"}
+        Of the method ``"cfcam"``.
+    method : str
+        A key of :data:`cfcam_gpu.methods.METHODS`.
+    fuse : {"mean", "max"} or None
+    augment : sequence of str
+    smooth : int
+        As for :class:`cfcam_gpu.CAM`.
     device : {"auto", "cpu", "cuda"}
     batch_size : int
     overwrite : bool
@@ -62,6 +70,10 @@ class Job:
     target: str | None = None
     engine: str = "auto"
     preset: str = "default"
+    method: str = "cfcam"
+    fuse: str | None = None
+    augment: Sequence[str] = ()
+    smooth: int = 0
     device: str = "auto"
     batch_size: int = 8
     overwrite: bool = False
@@ -87,7 +99,7 @@ class Run:
     files: list[Path]
     stems: list[str]
     model: Model
-    explain: CFCAM
+    explain: CAM
     layers: tuple[TargetLayer, ...]
     engine: str
     device: torch.device
@@ -104,12 +116,28 @@ class Run:
         return f"layer{'s' * (len(self.layers) > 1)} {' and '.join(layer.name for layer in self.layers)}"
 
     @property
+    def title(self) -> str:
+        """The method, for people."""
+        return methods.find(self.job.method).title
+
+    @property
+    def how(self) -> str:
+        """What is done where, for people."""
+        job = self.job
+        said = [*job.augment, f"{job.smooth} noisy copies"] if job.smooth else list(job.augment)
+        if methods.find(job.method).cluster_filter:
+            said = [f"{job.preset} preset", f"{self.engine} engine", *said]
+        return f"{', '.join(said)}; {self.where}" if said else self.where
+
+    @property
     def sheet(self) -> Path:
         """Where the contact sheet goes."""
         return self.job.out / SHEET
 
-    def execute(self, done: Callable[[int], None]) -> None:
+    def execute(self, done: Callable[[int], None], within: Progress | None = None) -> None:
         """Explain all photographs, and write what comes of it; `done` hears how many more are behind us.
+
+        `within` is called with (done, total) in a batch that takes many forwards.
 
         Raises
         ------
@@ -119,7 +147,7 @@ class Run:
         try:
             for first in range(0, len(self.files), self.job.batch_size):
                 batch = slice(first, first + self.job.batch_size)
-                self._explain_batch(self.files[batch], self.stems[batch])
+                self._explain_batch(self.files[batch], self.stems[batch], within)
                 done(len(self.files[batch]))
         finally:
             if self.records:
@@ -130,19 +158,19 @@ class Run:
         if self.rows:
             self._save_components(self.rows, self.job.out / COMPONENTS)
 
-    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str]) -> None:
+    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str], within: Progress | None) -> None:
         batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
         if not batch:
             return
         try:
-            found = [(self._explain(batch), batch)]
+            found = [(self._explain(batch, within), batch)]
         except _FAILURES:
             found = []
         # One photograph may have spoilt its batch, or the batch been too large for the device: each for itself then.
         # Not inside the handler, where the error keeps the batch's tensors alive.
         for photograph in batch if not found else []:
             try:
-                found.append((self._explain([photograph]), [photograph]))
+                found.append((self._explain([photograph], within), [photograph]))
             except _FAILURES as error:
                 self.failed.append((photograph.file, str(error)))
         for (result, components), explained in found:
@@ -155,10 +183,12 @@ class Run:
             self.failed.append((file, str(error)))
             return None
 
-    def _explain(self, batch: Sequence[_Photograph]) -> tuple[Explanation, list[list[Component]]]:
+    def _explain(
+        self, batch: Sequence[_Photograph], within: Progress | None
+    ) -> tuple[Explanation, list[list[Component]]]:
         pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
         images = self.model.preparation.normalize(pixels)
-        result = self.explain(images, self.target)
+        result = self.explain(images, self.target, progress=within)
         return result, result.components(images, self.job.components) if self.job.components else []
 
     def _write(
@@ -208,8 +238,8 @@ class Run:
     def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path) -> None:
         sheet = contact_sheet.draw_components(
             rows,
-            title=f"CF-CAM of {self.job.model}, by groups of channels",
-            subtitle=f"{self.job.preset} preset, {self.engine} engine; {self.where}",
+            title=f"{self.title} of {self.job.model}, by groups of channels",
+            subtitle=self.how,
             alarm=self._alarm,
         )
         with export.replacing(path) as file:
@@ -224,8 +254,8 @@ class Run:
         count = f"{there} photograph{'s' * (there > 1)}{f', the first {shown} here' * (there > shown)}"
         return contact_sheet.draw(
             self.entries,
-            title=f"CF-CAM of {self.job.model}",
-            subtitle=f"{count}; {self.job.preset} preset, {self.engine} engine; {self.where}",
+            title=f"{self.title} of {self.job.model}",
+            subtitle=f"{count}; {self.how}",
             alarm=self._alarm,
         )
 
@@ -242,6 +272,7 @@ def check(job: Job) -> Run:
     ImportError, TypeError, ValueError, RuntimeError
         If model, weights, layer, target, engine or device can't be what is meant; the message says why.
     """
+    _check_method(job)
     files = photos.find(job.paths, skip=job.out)
     sheets, endings = [SHEET], [""]
     if job.components:
@@ -256,14 +287,26 @@ def check(job: Job) -> Run:
     engine = cast(ModuleType, engines.choose(job.engine, device)).__name__.rpartition(".")[2]
     model = models.load(job.model, job.weights)
     model.module.to(device)
-    config = Config.paper() if job.preset == "paper" else None
-    explain = CFCAM(model.module, list(job.layers) or None, config=config, engine=engine)
+    # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
+    method = "cfcam-paper" if job.preset == "paper" else job.method
+    trial = method if methods.find(method).cluster_filter else "gradcam"
+    fuse = cast("Fuse | None", job.fuse)
+    attempt = CAM(model.module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
     size = model.preparation.size
     try:
-        blank = explain(model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
+        blank = attempt(model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
     except RuntimeError as error:
         raise RuntimeError(f"model: {job.model} fails on a blank image of {size} x {size}: {error}") from error
+    explain = CAM(
+        model.module,
+        [layer.name for layer in blank.layers],
+        method=method,
+        fuse=fuse,
+        augment=list(job.augment),
+        smooth=job.smooth,
+        engine=engine,
+    )
     names = models.class_names(blank.logits.shape[1])
     target = None if job.target is None else models.class_index(job.target, names)
     job.out.mkdir(parents=True, exist_ok=True)
@@ -279,6 +322,18 @@ def check(job: Job) -> Run:
         class_names=names,
         target=target,
     )
+
+
+def _check_method(job: Job) -> None:
+    """Refuse what does not go together, and names that are none, before a model is loaded."""
+    methods.find(job.method)
+    check_fuse(job.fuse)
+    Views.read(list(job.augment), job.smooth, 0.0, 0)
+    if job.preset != "default" and job.method != "cfcam":
+        raise ValueError(f"preset: {job.preset} is a form of the method cfcam; got the method {job.method}")
+    fused = job.fuse is not None or (len(job.layers) > 1 and job.preset != "default")
+    if job.components and (job.method != "cfcam" or job.augment or job.smooth or fused):
+        raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
 
 
 def _device(name: str) -> torch.device:
