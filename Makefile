@@ -7,9 +7,9 @@ TORCH := torch==2.13.0
 # What ours is checked against and timed beside. Their dependencies are left out, so that none of them replaces torch;
 # bench/torchvision_shim.py has why torchvision is content with that.
 PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
-TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31
+TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1
 
-.PHONY: demo pictures test lint clean
+.PHONY: demo pictures test lint docs clean
 
 $(VENV)/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +19,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready
-	$(BIN)/python -m pip install -q --group test
+	$(BIN)/python -m pip install -q --group test --group docs
 	$(BIN)/python -m pip install -q --no-deps $(TEST_PEERS)
 	touch $@
 
@@ -30,13 +30,17 @@ demo: $(VENV)/ready
 pictures: demo
 	cp out/demo/contact_sheet.png out/demo/components.png docs/
 
-test: $(VENV)/ready-to-test lint
-	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest
+test: $(VENV)/ready-to-test lint docs
+	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation's pages, in out/site; a warning is an error. What they run is in tests/test_docs.py.
+docs: $(VENV)/ready-to-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist out
@@ -91,6 +95,7 @@ bench: $(MEASURE_VENV)/ready
 
 bench-variants: $(MEASURE_VENV)/ready
 	$(MEASURE_PYTHON) -m bench.variants --data $(DATA) --out $(RESULTS)
+	mv $(RESULTS)/frontier-lite0.png docs/
 	$(MEASURE_PYTHON) -m bench.tables
 
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.

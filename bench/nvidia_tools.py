@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -95,18 +96,21 @@ def _watched(
     command: list[str], calls: str, environ: dict[str, str], seconds: float, *, keep: bool = False
 ) -> dict[str, Any]:
     command = [*command, sys.executable, "-m", "bench.kernel_calls", calls]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"passed": None, "reason": f"not done within {seconds:.0f} s", **({"output": ""} if keep else {})}
-    tail = [line for line in done.stdout.splitlines() if re.search(r"=====|==ERROR==|Error", line)][-8:]
-    return {"passed": done.returncode == 0, "last_lines": tail, **({"output": done.stdout} if keep else {})}
+    # A session of its own: a tool that is stopped would leave the program that it watches on the GPU.
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return {"passed": None, "reason": f"not done within {seconds:.0f} s", **({"output": ""} if keep else {})}
+    tail = [line for line in output.splitlines() if re.search(r"=====|==ERROR==|Error", line)][-8:]
+    return {"passed": process.returncode == 0, "last_lines": tail, **({"output": output} if keep else {})}

@@ -34,13 +34,13 @@ def compare(
 
     Parameters
     ----------
-    activations : (B, C, h, w) floating tensor
-    gradients : (B, C, h, w) floating tensor
+    activations : (B, C, *spatial) floating tensor
+    gradients : (B, C, *spatial) floating tensor
     config : Config
     found : EngineResult
         With T = 1, on any device.
     coarse : tuple of two tensors, optional
-        Activations (B, C', h', w') and gradients (B, 1, C', h', w') of the coarse layer, where the maps of a two-level
+        Activations (B, C', ...) and gradients (B, 1, C', ...) of the coarse layer, where the maps of a two-level
         configuration went through the gate.
 
     Returns
@@ -55,7 +55,7 @@ def compare(
     for b in range(len(activations)):
         points, slopes = activations[b].double().cpu().numpy(), gradients[b].double().cpu().numpy()
         labels, raw = found.labels[b, 0].cpu().numpy(), found.raw_maps[b, 0].double().cpu().numpy()
-        pooled = slopes.mean(axis=(1, 2))
+        pooled = slopes.mean(axis=tuple(range(1, slopes.ndim)))
         expected = _clusters(points, pooled, config, 0.0)
         if np.array_equal(labels, expected.labels):
             same += 1

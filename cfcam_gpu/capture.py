@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .guard import first_tensor, guarded, logits_of
 from .layers import TargetLayer
+from .spatial import ACTIVATIONS
 from .targets import Request, resolve
 
 
@@ -22,16 +23,16 @@ class Captured:
 
     Parameters
     ----------
-    activations : (B, C, h, w) tensor
-        The target layer's activation, in the model's dtype.
-    gradients : (B, T, C, h, w) tensor
+    activations : (B, C, *spatial) tensor
+        The target layer's activation, in the model's dtype: (B, C, h, w) of an image.
+    gradients : (B, T, C, *spatial) tensor
         Of each of T scores with respect to the activations.
     logits : (B, K, ...) tensor
     indices : (B,) or (B, T) int64 tensor, or None
         The explained classes; None for callables.
     coarse : tuple of two tensors, or None
-        Activations (B, C', h', w') and gradients (B, T, C', h', w') of the coarse layer, where one was asked for.
-    curvatures : (B, T, C, h, w) tensor, or None
+        Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer, where one was asked for.
+    curvatures : (B, T, C, ...) tensor, or None
         Second derivatives of each score times the activations, where they were asked for.
     """
 
@@ -76,11 +77,12 @@ def capture(
     Raises
     ------
     TypeError, ValueError
-        If a layer never runs, runs twice, gives no floating (B, C, h, w) tensor, or the scores don't depend on it.
+        If a layer never runs, runs twice, gives no floating tensor with as many axes as `images`, (B, C, h, w), or the
+        scores don't depend on it.
     """
-    probes = [_Probe(layer, len(images), cuts=True)]
+    probes = [_Probe(layer, len(images), images.ndim, cuts=True)]
     if coarse is not None:
-        probes.append(_Probe(coarse, len(images), cuts=False))
+        probes.append(_Probe(coarse, len(images), images.ndim, cuts=False))
     with guarded(model):
         handles = [probe.attach() for probe in probes]
         try:
@@ -155,6 +157,7 @@ class _Probe:
 
     layer: TargetLayer
     batch: int
+    ndim: int
     cuts: bool
     activation: torch.Tensor | None = None
     owner: int = field(default_factory=get_ident)
@@ -193,10 +196,10 @@ class _Probe:
                 f"{type(value).__name__}"
             )
         shape = tuple(activation.shape)
-        if activation.ndim != 4 or shape[0] != self.batch:
+        if activation.ndim != self.ndim or shape[0] != self.batch:
             raise ValueError(
-                f"target_layer: expected an activation (B, C, h, w) with B = {self.batch} from {self.layer.name}; got "
-                f"shape {shape}"
+                f"target_layer: expected an activation {ACTIVATIONS[self.ndim - 2]} with B = {self.batch} from "
+                f"{self.layer.name}; got shape {shape}"
             )
         if not activation.is_floating_point():
             raise TypeError(

@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``methods``, ``demo``, ``info``, ``bench`` and ``report``.
+"""The command line: ``cfcam-gpu explain``, ``methods``, ``demo``, ``run``, ``serve``, ``info``, ``bench``, ``report``.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -18,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from .evaluation.command import bench
+from .pipelines.command import run as run_pipeline
 from .report.command import report
+from .service.command import serve
 
 if TYPE_CHECKING:
     from .runner import Run
@@ -216,12 +218,18 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
     Console(markup=False, highlight=False).print(table)
 
 
+app.command(
+    "run",
+    epilog="Exit status: 0 all explained; 1 some images failed, each with its reason in the manifest, or the run was "
+    "stopped, by a full disk, say; 2 bad usage, found before any work, such as a DIR of another job.",
+)(run_pipeline)
 app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work.")(
     bench
 )
 app.command(epilog="Exit status: 0 all drawn; 1 some maps failed, each named; 2 bad usage, found before any work.")(
     report
 )
+app.command(epilog="Exit status: 0 stopped by SIGINT or SIGTERM; 2 bad usage, or it can't be started.")(serve)
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""CF-CAM of one image, written once over an array namespace. Read this first.
+"""CF-CAM of one image, volume or signal, written once over an array namespace. Read this first.
 
 Every engine that works image by image runs this file: NumPy with SciPy and scikit-learn on the host, CuPy with cuML
 and cuCIM on a GPU. What differs between them is handed in as :class:`Primitives`. All arithmetic is float64, so that
 two engines agree on which distances are within eps of each other.
 
-Equations are those of arXiv:2504.00060 (version 2); the step numbers below are its own.
+Equations are those of arXiv:2504.00060 (version 2); the step numbers below are its own. What they say of an image's
+positions (h, w) is said here of those of a volume, (d, h, w), and of a signal, (t,), too: shapes are (C, *spatial).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Primitives:
     dbscan : callable
         ``(near (N (N - 1) / 2,) bool, N, min_samples) -> (N,)``: scikit-learn's labels, given which pairs are near.
     gaussian : callable
-        ``(maps (K, h, w), sigma, boundary) -> (K, h, w)``: each map smoothed on its own.
+        ``(maps (K, *spatial), sigma, boundary) -> (K, *spatial)``: each map smoothed on its own, along all its axes.
     """
 
     xp: Any
@@ -68,7 +69,7 @@ class Clusters(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """The map of one image and one target: (h, w) float64, not normalised; the channels' weights: (C,) float64."""
+    """The map of one image and one target: (*spatial) float64, not normalised; the channels' weights: (C,) float64."""
 
     map: Array
     weights: Array
@@ -81,8 +82,8 @@ def cluster_filter(
 
     Parameters
     ----------
-    activations : (C, h, w) float64
-    gradients : iterable of (C, h, w) float64
+    activations : (C, *spatial) float64
+    gradients : iterable of (C, *spatial) float64
         Of each target's score with respect to the activations.
     config : Config
     ops : Primitives
@@ -95,7 +96,7 @@ def cluster_filter(
     clusters = None
     for slopes in gradients:
         if clusters is None or config.importance == "contribution":
-            clusters = cluster_channels(activations, slopes.mean(axis=(1, 2)), config, ops)
+            clusters = cluster_channels(activations, slopes.mean(axis=tuple(range(1, slopes.ndim))), config, ops)
         yield clusters, weigh(activations, slopes, clusters.labels, config, ops)
 
 
@@ -104,7 +105,7 @@ def cluster_channels(activations: Array, pooled_gradients: Array, config: Config
 
     Parameters
     ----------
-    activations : (C, h, w) float64
+    activations : (C, *spatial) float64
     pooled_gradients : (C,) float64
         Spatial means of the gradients; only ``importance="contribution"`` looks at them.
     config : Config
@@ -164,7 +165,7 @@ def weigh(activations: Array, gradients: Array, labels: Array, config: Config, o
 
     Parameters
     ----------
-    activations, gradients : (C, h, w) float64
+    activations, gradients : (C, *spatial) float64
     labels : (C,) int64
         From :func:`cluster_channels`.
     config : Config
@@ -177,17 +178,16 @@ def weigh(activations: Array, gradients: Array, labels: Array, config: Config, o
         ReLU(G'_k - floor_k) for G'_k with ``combine="positive"``. ``weights``: w_k, the spatial mean of what multiplies
         A_k (its softmax, if so configured); 0 for channels that take no part.
     """
-    channels, height, width = activations.shape
     filtered, weights = _multipliers(gradients, labels, config, ops)
     if config.combine == "pooled":
-        evidence = (weights @ activations.reshape(channels, -1)).reshape(height, width)
+        evidence = (weights @ activations.reshape(len(activations), -1)).reshape(activations.shape[1:])
     else:
         evidence = (filtered * activations).sum(axis=0)
     return Weighted(ops.xp.clip(evidence, 0.0, MAX_MAP), weights)
 
 
 def channel_evidence(activations: Array, gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:
-    """What each channel adds to the map of :func:`weigh`, whose ReLU comes after their sum: (C, h, w) float64.
+    """What each channel adds to the map of :func:`weigh`, whose ReLU comes after their sum: (C, *spatial) float64.
 
     Parameters
     ----------
@@ -195,16 +195,16 @@ def channel_evidence(activations: Array, gradients: Array, labels: Array, config
         As for :func:`weigh`.
     """
     filtered, weights = _multipliers(gradients, labels, config, ops)
-    return (weights[:, None, None] if config.combine == "pooled" else filtered) * activations
+    return (_by_channel(weights, gradients) if config.combine == "pooled" else filtered) * activations
 
 
 def _multipliers(gradients: Array, labels: Array, config: Config, ops: Primitives) -> tuple[Array, Array]:
-    """Steps 3 and 4: filtered gradients (C, h, w), above the noise floor if so configured, and weights (C,)."""
+    """Steps 3 and 4: filtered gradients (C, *spatial), above the noise floor if so configured, and weights (C,)."""
     xp = ops.xp
     filtered = _filtered(gradients, labels, config, ops)
     if config.combine == "positive":
         floor = _noise_floor(gradients, filtered, labels, config, ops)
-        filtered = xp.maximum(filtered - floor[:, None, None], 0.0)
+        filtered = xp.maximum(filtered - _by_channel(floor, filtered), 0.0)
     weights = filtered.reshape(len(filtered), -1).mean(axis=1)
     if config.weighting == "softmax":
         valid = (labels == DOMINANT) | (labels >= 0)
@@ -216,12 +216,12 @@ def _multipliers(gradients: Array, labels: Array, config: Config, ops: Primitive
 
 
 def _filtered(gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:
-    """Step 3: what stands for each channel's gradient, (C, h, w); zero where a channel takes no part."""
+    """Step 3: what stands for each channel's gradient, (C, *spatial); zero where a channel takes no part."""
     xp = ops.xp
     if config.gradient == "own":
         smooth = ops.gaussian(gradients, config.sigma, config.boundary) if config.sigma > 0 else gradients
-        return xp.where((labels != DEAD)[:, None, None], smooth, 0.0)
-    filtered = xp.where((labels == DOMINANT)[:, None, None], gradients, 0.0)
+        return xp.where(_by_channel(labels != DEAD, smooth), smooth, 0.0)
+    filtered = xp.where(_by_channel(labels == DOMINANT, gradients), gradients, 0.0)
     clustered = xp.nonzero(labels >= 0)[0]
     if clustered.size:
         ids = labels[clustered]
@@ -238,20 +238,21 @@ def _noise_floor(gradients: Array, filtered: Array, labels: Array, config: Confi
     """`noise_floor` standard deviations of the noise that the filter left in each channel, (C,).
 
     White noise of variance v leaves v q in the filtered gradient and v (1 - 2 k + q) in the residual, with q the sum of
-    the filter's squared taps and k its centre tap: so the one is told from the other. Variances are averaged over each
-    cluster and over the noise channels; dominant channels keep their own.
+    the filter's squared taps and k its centre tap: so the one is told from the other. The filter is a product of one
+    along each axis, and so are q and k. Variances are averaged over each cluster and over the noise channels; dominant
+    channels keep their own.
     """
     xp = ops.xp
-    channels, height, width = gradients.shape
+    channels, *size = gradients.shape
     reach = int(4 * config.sigma + 0.5)
     if config.noise_floor == 0 or reach == 0:  # a filter of one tap leaves no residual to tell noise by
         return xp.zeros(channels)
-    impulse = xp.zeros((1, 2 * reach + 1, 2 * reach + 1))
-    impulse[0, reach, reach] = 1.0
+    impulse = xp.zeros((1, 2 * reach + 1))
+    impulse[0, reach] = 1.0
     taps = ops.gaussian(impulse, config.sigma, "zero")
-    squares, centre = (taps * taps).sum(), taps.max()
+    squares, centre = (taps * taps).sum() ** len(size), taps.max() ** len(size)
     # A zero boundary pulls the filtered gradient down; the residual is taken from the mean of what is inside.
-    inside = ops.gaussian(xp.ones((1, height, width)), config.sigma, config.boundary)
+    inside = ops.gaussian(xp.ones((1, *size)), config.sigma, config.boundary)
     residual = gradients - filtered / inside
     variance = (residual * residual).reshape(channels, -1).mean(axis=1) * squares / (1 - 2 * centre + squares)
     shared = xp.nonzero(labels >= NOISE)[0]
@@ -261,6 +262,11 @@ def _noise_floor(gradients: Array, filtered: Array, labels: Array, config: Confi
         counts = xp.maximum(member.sum(axis=1), 1.0)  # there may be no noise channel
         variance[shared] = (member @ variance[shared] / counts)[ids]
     return config.noise_floor * xp.sqrt(variance)
+
+
+def _by_channel(values: Array, maps: Array) -> Array:
+    """Values (C,) in a shape that broadcasts over maps (C, *spatial)."""
+    return values.reshape(-1, *[1] * (maps.ndim - 1))
 
 
 def _members(ids: Array, xp: Any) -> Array:

@@ -16,6 +16,7 @@ from .cluster_filter import MAX_MAP, channel_evidence
 from .config import Config
 from .engines.cpu import PRIMITIVES
 from .plan import Plan
+from .spatial import INPUTS
 from .targets import Request
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Component:
     map : (H, W) float32 tensor in [0, 1]
         At the image's size and on its own scale, 1 where the group is strongest, so that a weak group is seen, too.
     image : (3, H, W) tensor
-        The image as the model got it.
+        The image as the model got it. Volumes and signals have other axes than (H, W), as in the explanation.
     """
 
     name: str
@@ -114,7 +115,7 @@ def decompose(explanation: Explanation, images: torch.Tensor, top: int = 4) -> l
 
 
 def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
-    """What of the raw map belongs to each channel: for each of B images (C, h, w), >= 0.
+    """What of the raw map belongs to each channel: for each of B images (C, *spatial), >= 0.
 
     Raises
     ------
@@ -130,7 +131,7 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
         )
     if origin is None:
         raise ValueError("components: this explanation does not know its model; use one that a CFCAM returned")
-    if explanation.raw_maps.ndim != 3:
+    if explanation.several:
         raise ValueError(
             f"components: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain "
             "each target in a call of its own: explain(images, target[:, t])"
@@ -160,7 +161,7 @@ def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArr
 
     Parameters
     ----------
-    parts : (C, h, w) float64, >= 0
+    parts : (C, *spatial) float64, >= 0
         From :func:`evidence`.
     config : Config
         Its filter is used.
@@ -171,12 +172,13 @@ def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArr
     -------
     (C,) int64
     """
-    shares = parts.sum(axis=(1, 2))
+    axes = tuple(range(1, parts.ndim))
+    shares = parts.sum(axis=axes)
     numbers = np.full(len(parts), -1)
     members = np.flatnonzero(shares > 0)
     if not members.size:
         return numbers
-    patterns = parts[members] / parts[members].max(axis=(1, 2), keepdims=True)  # squares of tiny numbers would be 0
+    patterns = parts[members] / parts[members].max(axis=axes, keepdims=True)  # squares of tiny numbers would be 0
     if config.sigma > 0:
         patterns = cast(Floats, PRIMITIVES.gaussian(patterns, config.sigma, config.boundary))
     patterns = patterns.reshape(members.size, -1)
@@ -202,7 +204,7 @@ def _alike(patterns: Floats, likeness: float) -> NDArray[np.int64]:
 
 
 def _apportioned(signed: Floats, raw: Floats) -> Floats:
-    """The raw map (h, w) shared out among the channels that speak for the target, (C, h, w)."""
+    """The raw map (*spatial) shared out among the channels that speak for the target, (C, *spatial)."""
     positive = np.maximum(signed, 0.0)
     total = positive.sum(axis=0)
     share: Floats = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
@@ -241,12 +243,11 @@ def _check_images(explanation: Explanation, images: object) -> None:
         raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype, prepared as for the explanation; got {images.dtype}")
-    height, width = explanation.size
-    shape = tuple(images.shape)
-    if images.ndim != 4 or (len(images), *shape[2:]) != (len(explanation), height, width):
-        raise ValueError(
-            f"images: expected those that were explained, ({len(explanation)}, 3, {height}, {width}); got {shape}"
-        )
+    size, shape = explanation.size, tuple(images.shape)
+    if images.ndim != len(size) + 2 or (len(images), *shape[2:]) != (len(explanation), *size):
+        channels = INPUTS[len(size)].split(", ")[1]
+        wanted = ", ".join(map(str, (len(explanation), channels, *size)))
+        raise ValueError(f"images: expected those that were explained, ({wanted}); got {shape}")
     if images.device != explanation.raw_maps.device:
         raise ValueError(
             f"images: expected device '{explanation.raw_maps.device}', as for the explanation; got '{images.device}'"

@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import nn
 
-from . import engines, graph, layers, targets
+from . import engines, graph, layers, spatial, targets
 from .chunking import Progress
 from .config import Config
 from .explanation import Explanation
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class CFCAM:
-    """Cluster Filter Class Activation Mapping of a model.
+    """Cluster Filter Class Activation Mapping of a model of images, volumes or signals.
 
     Parameters
     ----------
@@ -104,12 +104,14 @@ class CFCAM:
 
         Parameters
         ----------
-        images : (B, 3, H, W) floating tensor
-            Prepared as the model wants them, on the model's device.
+        images : (B, C, H, W) floating tensor
+            Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, T); the
+            target layer's activation has as many spatial axes.
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
-            class for each image. (B, T): T classes for each image, from one forward. A callable: gets one image's
-            logits (K, ...) and returns a scalar tensor; or a list of B callables.
+            class for each image; None in a list is that image's predicted class. (B, T): T classes for each image, from
+            one forward. A callable: gets one image's logits (K, ...) and returns a scalar tensor; or a list of B
+            callables.
 
         Returns
         -------
@@ -130,7 +132,7 @@ class CFCAM:
 
     def _prepare(self, images: torch.Tensor) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
-        engines.choose(self.engine, images.device)
+        engines.choose(self.engine, images.device, images.ndim - 2)
         self._planned(images)
 
     def _look(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
@@ -165,9 +167,9 @@ class CFCAM:
         Raises
         ------
         TypeError, ValueError
-            As in a call; if `images` are not on a CUDA device, the explainer's engine is neither ``"auto"`` nor
-            ``"fused"``, the fused engine does not cover the configuration, a module is in training mode, or the
-            explainer augments or smooths.
+            As in a call; if `images` are volumes or signals, or not on a CUDA device, the explainer's engine is neither
+            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, a module is in training mode,
+            or the explainer augments or smooths.
         RuntimeError
             If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
             reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
@@ -186,7 +188,11 @@ class CFCAM:
                 "capture: a graph holds one look at the images; make the explainer without augment, smooth"
             )
         request = targets.read(target, len(images))
-        engine = graph.check(self.model, images.device, self.engine)
+        if request.predicted is not None:
+            raise ValueError(
+                "target: a graph explains a class that is named, or the predicted one, of all images alike"
+            )
+        engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
         return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor) -> Plan:
@@ -206,7 +212,7 @@ class CFCAM:
 
 
 def check_images(model: nn.Module, images: object) -> None:
-    """Refuse what is no batch of images for a model.
+    """Refuse what is no batch of images, volumes or signals for a model.
 
     Raises
     ------
@@ -214,8 +220,11 @@ def check_images(model: nn.Module, images: object) -> None:
     """
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
-    if images.ndim != 4 or images.numel() == 0:
-        raise ValueError(f"images: expected shape (B, 3, H, W), nothing of it empty; got {tuple(images.shape)}")
+    given, least = images.ndim - 2, spatial.of_model(model)
+    # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
+    if given not in spatial.INPUTS or given < (least or 1) or images.numel() == 0:
+        wanted = spatial.INPUTS[least] if least else " or ".join(spatial.INPUTS.values())
+        raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
     device = next((parameter.device for parameter in model.parameters()), images.device)

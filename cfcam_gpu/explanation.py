@@ -17,6 +17,7 @@ from torch import nn
 from . import bridge, export, render
 from .config import Config
 from .layers import TargetLayer
+from .spatial import INPUTS, last_axes
 from .targets import Score
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Origin(NamedTuple):
 class Explanation:
     """Class activation maps of a batch of B images, on the device of the images.
 
-    With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B.
+    With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B. Of volumes
+    (B, C, D, H, W), read (D, H, W) and (d, h, w) for (H, W) and (h, w); of signals (B, C, T), (T,) and (t,).
 
     Parameters
     ----------
@@ -56,8 +58,8 @@ class Explanation:
         of its channels.
     config : Config or None
         What was computed; None where the method is not CF-CAM.
-    size : (int, int)
-        H and W of the images.
+    size : tuple of int
+        H and W of the images: the length of each spatial axis.
     origin : Origin or None
         For :meth:`components`; holds no activations and no images. Pickles and deep copies go without.
     method : str
@@ -85,7 +87,12 @@ class Explanation:
     @cached_property
     def empty(self) -> torch.Tensor:
         """(B,) bool: no position speaks for the target, so the map is all zeros."""
-        return self.raw_maps.amax(dim=(-2, -1)) <= 0
+        return self.raw_maps.amax(dim=last_axes(len(self.size))) <= 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a T axis: several targets of each image."""
+        return self.raw_maps.ndim == len(self.size) + 2
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled or copied: all but the model, which would go along whole."""
@@ -96,7 +103,14 @@ class Explanation:
         return len(self.raw_maps)
 
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
-        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`."""
+        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`.
+
+        Of volumes a picture for each slice, (B, D, H, W, 3); of signals a drawing of each.
+        """
+        if isinstance(images, torch.Tensor) and images.ndim != len(self.size) + 2:
+            raise ValueError(
+                f"images: expected {INPUTS[len(self.size)]}, as those explained; got {tuple(images.shape)}"
+            )
         return render.overlay(self.maps, images, alpha=alpha, colormap=colormap)
 
     def components(self, images: torch.Tensor, top: int = 4) -> list[list[Component]]:

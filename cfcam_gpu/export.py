@@ -39,7 +39,8 @@ def save(
 ) -> list[Path]:
     """Write an explanation to a folder.
 
-    ``<name>.npy`` is the map, (H, W) float32 in [0, 1]; ``<name>.png`` its overlay, where `images` are given;
+    ``<name>.npy`` is the map, (H, W) float32 in [0, 1]; ``<name>.png`` its overlay, where `images` are given, and of a
+    volume ``<name>.tif``, with a page for each slice;
     ``explanations.jsonl`` has a line of JSON for each map: name, files, target, class, probability, the five likeliest
     classes, whether the map is empty, the method, the layers, eps and how many channels are clustered, noise, dominant
     and dead; null where the method has none.
@@ -51,7 +52,7 @@ def save(
         Of B images.
     folder : str or path
         Made if it doesn't exist.
-    images : (B, 3, H, W) or (B, 1, H, W) tensor, optional
+    images : (B, C, H, W), (B, C, D, H, W) or (B, C, T) tensor, optional
         As for :meth:`Explanation.overlay`.
     names : sequence of B str, optional
         Of the images; ``"0000"``, ``"0001"``, ... otherwise. In file names, what isn't a letter, a digit or one of
@@ -81,15 +82,17 @@ def save(
     if class_names is not None and explanation.logits.ndim == 2:
         _check_names("class_names", class_names, explanation.logits.shape[1], "class")
     given = per_map = list(names)
-    if explanation.raw_maps.ndim == 4 and explanation.target is not None:
+    if explanation.several and explanation.target is not None:
         rows = explanation.target.tolist()
         per_map = [f"{name}-{index}" for name, row in zip(names, rows) for index in row]
         given = [name for name, row in zip(names, rows) for _ in row]
     stems = file_names(per_map)
     folder = Path(folder)
-    files = outputs(folder, stems, overlays=images is not None)
+    files = outputs(folder, stems, overlays=images is not None, suffix=_suffix(explanation))
     check_free(files, overwrite=overwrite)
-    overlays = None if images is None else explanation.overlay(images).flatten(0, -4).cpu().numpy()
+    overlays = None
+    if images is not None:
+        overlays = explanation.overlay(images).flatten(0, int(explanation.several)).cpu().numpy()
     records = write(explanation, folder, stems, overlays=overlays, class_names=class_names)
     write_lines(folder / JSON_LINES, ({"name": name, **record} for name, record in zip(given, records)))
     return files
@@ -116,9 +119,9 @@ def file_names(names: Iterable[str], *, taken: Iterable[str] = (), endings: Sequ
     return result
 
 
-def outputs(folder: Path, stems: Iterable[str], *, overlays: bool) -> list[Path]:
-    """The files that :func:`write` and :func:`write_lines` will make."""
-    suffixes = (".npy", ".png") if overlays else (".npy",)
+def outputs(folder: Path, stems: Iterable[str], *, overlays: bool, suffix: str = ".png") -> list[Path]:
+    """The files that :func:`write` and :func:`write_lines` will make; overlays with `suffix`."""
+    suffixes = (".npy", suffix) if overlays else (".npy",)
     return [*(folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes), folder / JSON_LINES]
 
 
@@ -156,10 +159,10 @@ def write(
     folder : Path
     stems : N str
         See :func:`file_names`.
-    overlays : (N, H, W, 3) uint8 array or None
+    overlays : (N, H, W, 3) uint8 array, of volumes (N, D, H, W, 3), or None
     class_names : K str or None
     """
-    maps = explanation.maps.flatten(0, -3).cpu().numpy()
+    maps = explanation.maps.flatten(0, int(explanation.several)).cpu().numpy()
     records = describe(explanation, class_names)
     folder.mkdir(parents=True, exist_ok=True)
     for i, stem in enumerate(stems):
@@ -167,9 +170,9 @@ def write(
         with replacing(folder / files["map"]) as file:
             np.save(file, maps[i])
         if overlays is not None:
-            files["overlay"] = f"{stem}.png"
+            files["overlay"] = f"{stem}{_suffix(explanation)}"
             with replacing(folder / files["overlay"]) as file:
-                Image.fromarray(overlays[i]).save(file, format="PNG")
+                _save_picture(overlays[i], file)
         records[i] = {**files, **records[i]}
     return records
 
@@ -180,7 +183,7 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     def name(index: int) -> str:
         return class_names[index] if class_names is not None else f"class {index}"
 
-    per_image = 1 if explanation.raw_maps.ndim == 3 else explanation.raw_maps.shape[1]
+    per_image = explanation.raw_maps.shape[1] if explanation.several else 1
     logits = explanation.logits.float().cpu()
     # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
     probabilities = logits.softmax(dim=1) if logits.ndim == 2 else None
@@ -222,6 +225,20 @@ def _channels(labels: NDArray[np.int64] | None) -> Record:
     return {"channels": len(labels), "clusters": clusters, **counts}
 
 
+def _suffix(explanation: Explanation) -> str:
+    """Of the files of overlays: a volume's has a page for each slice."""
+    return ".tif" if len(explanation.size) == 3 else ".png"
+
+
+def _save_picture(pixels: NDArray[np.uint8], file: IO[bytes]) -> None:
+    """Write (H, W, 3) as PNG, or slices (D, H, W, 3) as pages of a TIFF."""
+    if pixels.ndim == 3:
+        Image.fromarray(pixels).save(file, format="PNG")
+        return
+    first, *rest = (Image.fromarray(page) for page in pixels)
+    first.save(file, format="TIFF", save_all=True, append_images=rest, compression="tiff_deflate")
+
+
 def write_lines(path: Path, records: Iterable[Record]) -> None:
     """Write one line of JSON for each record."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +251,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` when it is complete, so that no reader sees half of it."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as file:
+        with open(part, "x+b") as file:  # a TIFF of several pages is read again as it grows
             yield file
         os.replace(part, path)
     except BaseException:

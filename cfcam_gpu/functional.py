@@ -8,14 +8,17 @@ import torch
 
 from . import bridge, engines, two_level
 from .config import Config
+from .spatial import ACTIVATIONS
 
 
-def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | None = None, engine: str = "auto") -> Any:
+def cluster_filter_cam(
+    activations: Any, gradients: Any, *, config: Config | None = None, engine: str = "auto", spatial_dims: int = 2
+) -> Any:
     """CF-CAM maps from activations and gradients.
 
     Parameters
     ----------
-    activations : array, (C, h, w) or (B, C, h, w), floating
+    activations : array, (C, *spatial) or (B, C, *spatial), floating
         The target layer's activations: torch, CuPy or NumPy, or anything with ``__dlpack__``.
     gradients : array, same shape and device
         Gradients of the target's score with respect to them.
@@ -23,10 +26,13 @@ def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | Non
         Defaults to ``Config()``; ``Config.paper()`` is the method as published.
     engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
+    spatial_dims : {1, 2, 3}
+        How many of the last axes are spatial, which shapes alone don't tell: 1 for signals, (C, t) or (B, C, t); 2 for
+        images, (C, h, w) or (B, C, h, w); 3 for volumes, (C, d, h, w) or (B, C, d, h, w).
 
     Returns
     -------
-    array, (h, w) or (B, h, w) float32
+    array, (*spatial) or (B, *spatial) float32
         Raw maps, ReLU(sum_k w_k A_k) (arXiv:2504.00060), not normalised, of the same library and on the same device
         as `activations`. All zeros where nothing speaks for the target. Values beyond float32 are its largest number.
 
@@ -43,17 +49,23 @@ def cluster_filter_cam(activations: Any, gradients: Any, *, config: Config | Non
     config = check_config(config)
     if config.levels != 1:
         raise ValueError("config: cluster_filter_cam takes the arrays of one layer; got a two-level configuration")
+    if spatial_dims not in ACTIVATIONS:
+        raise ValueError(f"spatial_dims: expected 1, 2 or 3; got {spatial_dims!r}")
     first = bridge.as_torch(activations, "activations")
     second = bridge.as_torch(gradients, "gradients")
-    if first.ndim not in (3, 4):
-        raise ValueError(f"activations: expected shape (C, h, w) or (B, C, h, w); got {tuple(first.shape)}")
+    if first.ndim not in (spatial_dims + 1, spatial_dims + 2):
+        batched = ACTIVATIONS[spatial_dims]
+        raise ValueError(
+            f"activations: expected shape {batched.replace('B, ', '')} or {batched} for "
+            f"spatial_dims={spatial_dims}; got {tuple(first.shape)}"
+        )
     if second.shape != first.shape:
         raise ValueError(
             f"gradients: expected the shape of activations, {tuple(first.shape)}; got {tuple(second.shape)}"
         )
     if second.device != first.device:
         raise ValueError(f"gradients: expected device '{first.device}', as for activations; got '{second.device}'")
-    single = first.ndim == 3
+    single = first.ndim == spatial_dims + 1
     if single:
         first, second = first[None], second[None]
     result = compute(first, second[:, None], config, engine)
@@ -73,12 +85,12 @@ def compute(
 
     Parameters
     ----------
-    activations : (B, C, h, w) floating tensor
-    gradients : (B, T, C, h, w) floating tensor
+    activations : (B, C, *spatial) floating tensor
+    gradients : (B, T, C, *spatial) floating tensor
     config : Config
     engine : str
     coarse : tuple of two tensors, optional
-        Activations (B, C', h', w') and gradients (B, T, C', h', w') of the coarse layer of a two-level configuration.
+        Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer of a two-level configuration.
 
     Raises
     ------
@@ -89,7 +101,7 @@ def compute(
         raise ValueError(
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
-    chosen = engines.choose(engine, activations.device)
+    chosen = engines.choose(engine, activations.device, activations.ndim - 2)
     finite = {"activations": are_finite(activations), "gradients": are_finite(gradients)}
     if coarse is not None:
         finite |= {"coarse activations": are_finite(coarse[0]), "coarse gradients": are_finite(coarse[1])}

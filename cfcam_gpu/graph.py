@@ -171,9 +171,10 @@ class CapturedCFCAM:
                 "target: this graph explains the predicted class, or callables; capture one with class indices to name "
                 "them at a replay"
             )
-        indices = targets.read(target, len(self.images)).indices
+        request = targets.read(target, len(self.images))
+        indices = request.indices if request.predicted is None else None
         if indices is None or indices.shape != self._indices.shape:
-            got = "callables" if indices is None else f"shape {tuple(indices.shape)}"
+            got = "other targets" if indices is None else f"shape {tuple(indices.shape)}"
             raise ValueError(
                 f"target: this graph was captured with class indices of shape {tuple(self._indices.shape)}; got {got}"
             )
@@ -239,17 +240,22 @@ def record(
     return graph, found
 
 
-def check(model: nn.Module, device: torch.device, engine: str) -> engines.Engine:
+def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.Engine:
     """The fused engine, if a graph of `model` on `device` can be captured.
 
     Raises
     ------
     ValueError
-        If the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a module is in training
-        mode.
+        If maps have not two axes, the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a
+        module is in training mode.
     RuntimeError
         If this machine lacks the fused engine.
     """
+    if spatial_dims != 2:
+        raise ValueError(
+            f"capture: takes images (B, 3, H, W), as the fused engine does; got {spatial_dims} spatial axes. Call the "
+            "explainer itself on volumes and signals"
+        )
     if device.type != "cuda":
         raise ValueError(f"capture: needs a CUDA device; got {device}")
     if engine not in ("auto", "fused"):

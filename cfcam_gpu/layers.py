@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from threading import get_ident
@@ -12,9 +13,14 @@ import torch
 from torch import nn
 
 from .guard import first_tensor, guarded
+from .spatial import ACTIVATIONS
 
 #: Suffix that means what enters a layer instead of what leaves it.
 INPUT_SUFFIX = ".input"
+
+#: Modules that work on the last axis of (B, N, C): they tell tokens in a model of signals, where (B, C, t) has three
+#: axes, too.
+_TOKENWISE = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class _Seen:
 
 
 def _watch(model: nn.Module, images: torch.Tensor) -> _Watch:
-    watch = _Watch({name: module for name, module in model.named_modules() if name}, images.shape[1])
+    watch = _Watch({name: module for name, module in model.named_modules() if name}, images.shape)
     handles = watch.attach()
     try:
         with guarded(model):
@@ -142,14 +148,17 @@ def _watch(model: nn.Module, images: torch.Tensor) -> _Watch:
 class _Watch:
     """Hooks that note every spatial activation of a forward, and keep none of them in memory."""
 
-    def __init__(self, named: dict[str, nn.Module], image_channels: int) -> None:
+    def __init__(self, named: dict[str, nn.Module], images: torch.Size) -> None:
         self.named = named
-        self.image_channels = image_channels
+        self.image_channels = images[1]
+        self.shape = ACTIVATIONS[len(images) - 2]
+        self.ndim = len(images)
         self.owner = get_ident()
         self.calls: Counter[str] = Counter()
         self.seen: list[_Seen] = []
         self.current: tuple[torch.Tensor, int] | None = None
         self.tokens_after: str | None = None
+        self.tokens: torch.Tensor | None = None
 
     def attach(self) -> list[Any]:
         handles = []
@@ -171,9 +180,10 @@ class _Watch:
         tensor = first_tensor(value)
         if tensor is None:
             return
-        if tensor.ndim == 3 and tensor.shape[1] > 1:
-            self.tokens_after = name
-        if tensor.ndim != 4 or tensor.shape[2] * tensor.shape[3] < 2:
+        if self.are_tokens(tensor, name):
+            self.tokens_after = name if tensor.shape[1] > 1 else self.tokens_after
+            return
+        if tensor.ndim != self.ndim or math.prod(tensor.shape[2:]) < 2:
             return
         # An in-place ReLU returns the tensor that it was given, with other values.
         version = -1 if tensor.is_inference() else tensor._version
@@ -184,6 +194,16 @@ class _Watch:
             self.seen.append(_Seen(tuple(tensor.shape), negative))
             self.tokens_after = None
         (self.seen[-1].returned_by if output else self.seen[-1].entered).append(name)
+
+    def are_tokens(self, tensor: torch.Tensor, name: str) -> bool:
+        if tensor.ndim != 3 or self.ndim != 3:
+            return tensor.ndim == 3
+        if isinstance(self.named[name], _TOKENWISE):
+            if self.current is not None and tensor is self.current[0]:  # noted when it entered a module around this one
+                self.seen.pop()
+                self.current = None
+            self.tokens = tensor
+        return tensor is self.tokens
 
     def layer(self, seen: _Seen, what: str) -> TargetLayer | None:
         size = " x ".join(str(n) for n in seen.shape[1:])
@@ -200,13 +220,13 @@ class _Watch:
     def last(self) -> TargetLayer:
         if not self.seen:
             raise ValueError(
-                "target_layer: no layer of this model takes or returns an activation (B, C, h, w) with more than one "
+                f"target_layer: no layer of this model takes or returns an activation {self.shape} with more than one "
                 "position; name the layer to use"
             )
         if self.tokens_after is not None:
             raise ValueError(
-                f"target_layer: after its last (B, C, h, w) activation this model works on tokens ({self.tokens_after}"
-                "); name a layer with a (B, C, h, w) activation"
+                f"target_layer: after its last {self.shape} activation this model works on tokens ({self.tokens_after}"
+                f"); name a layer with a {self.shape} activation"
             )
         found = self.layer(self.seen[-1], "the last spatial activation")
         if found is None:
@@ -229,10 +249,12 @@ class _Watch:
 
         Of a kind are those that are hardly negative, or not, and have names of one depth; there are `least` of them.
         """
-        height, width = self.seen[-1].shape[2:]
+        last = self.seen[-1].shape[2:]
         kinds: dict[tuple[bool, int], list[TargetLayer]] = {}
         for seen in self.seen[:-1]:
-            alike = all(low * n <= m <= high * n for n, m in zip((height, width), seen.shape[2:]))
+            ratios = [m / n for n, m in zip(last, seen.shape[2:])]
+            # Slices of a volume, frames of a video: an axis may keep its length while others halve.
+            alike = all(r == 1 or low <= r <= high for r in ratios) and max(ratios) >= low
             # As many channels as the image: it is the image, maybe normalised.
             if not alike or seen.shape[1] == self.image_channels:
                 continue

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ _SAMPLES = (
 
 class UnreadableError(ValueError):
     """A file that is no photograph that can be explained; the message says why, without the file's name."""
+
+
+class TooLargeError(UnreadableError):
+    """A photograph of more pixels than are allowed."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class Preparation:
         scale = self.resize / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), self.interpolation)
         return torch.from_numpy(np.array(_central(image, self.size, self.size))).movedim(-1, 0)
+
+    def blank(self, count: int) -> torch.Tensor:
+        """`count` black images, as :meth:`pixels` makes them: (count, 3, size, size) uint8."""
+        return torch.zeros(count, 3, self.size, self.size, dtype=torch.uint8)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """The model's input (B, 3, size, size) float32 from `pixels` of the same shape, uint8, on their device."""
@@ -98,7 +107,7 @@ def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = list(_search(path, skip.resolve()))
+            inside = list(search(path, skip.resolve()))
             if not inside:
                 raise ValueError(f"no photographs in {path} (looked for {', '.join(sorted(SUFFIXES))})")
         elif path.exists():
@@ -110,19 +119,20 @@ def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
     return list(found.values())
 
 
-def _search(folder: Path, skip: Path) -> Iterator[Path]:
+def search(folder: Path, skip: Path) -> Iterator[Path]:
+    """The photographs in one folder, as :func:`find` says."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = folder / entry.name
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
             if path.resolve() != skip:
-                yield from _search(path, skip)
+                yield from search(path, skip)
         elif path.suffix.lower() in SUFFIXES and entry.is_file():
             yield path
 
 
-def read(path: Path) -> Image.Image:
+def read(path: Path | IO[bytes], *, max_pixels: int | None = None) -> Image.Image:
     """A photograph as RGB, upright.
 
     The orientation in its EXIF data is applied, what is transparent is laid on white, 16-bit greys are scaled down,
@@ -130,12 +140,16 @@ def read(path: Path) -> Image.Image:
 
     Parameters
     ----------
-    path : Path
+    path : Path, or a binary file
+    max_pixels : int, optional
+        Refuse an image whose header promises more, before it is decoded. Pillow's own limit holds all the same.
 
     Raises
     ------
     UnreadableError
-        If it is missing, no image in one of :data:`FORMATS`, damaged, or beyond Pillow's limit on pixels.
+        If it is missing, no image in one of :data:`FORMATS`, or damaged.
+    TooLargeError
+        If it has too many pixels.
     """
     with warnings.catch_warnings():
         # Pillow only warns of an image up to twice its limit; about damaged EXIF data nothing need be said.
@@ -143,13 +157,15 @@ def read(path: Path) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path, formats=FORMATS) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise TooLargeError(f"{image.width} x {image.height}, more than the limit of {max_pixels:,} pixels")
                 return _rgb(ImageOps.exif_transpose(image))
         except UnreadableError:
             raise
         except UnidentifiedImageError:
             raise UnreadableError(f"not an image in a format of {', '.join(FORMATS)}, or damaged") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise UnreadableError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+            raise TooLargeError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels") from None
         except Exception as error:  # what a decoder raises on damaged data is anything: SyntaxError, struct.error, ...
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UnreadableError(reason) from error

@@ -65,6 +65,6 @@ class Plan:
             eps=found.eps,
             layers=self.layers,
             config=self.config,
-            size=(images.shape[-2], images.shape[-1]),
+            size=tuple(images.shape[2:]),
             origin=Origin(model, request.scores),
         )

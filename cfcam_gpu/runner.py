@@ -6,19 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from PIL import Image
+from torch import nn
 
 from . import contact_sheet, engines, export, methods, models, photos, render
 from .cam import CAM
 from .chunking import Progress
 from .components import REST, Component
+from .config import Config
+from .explainer import CFCAM
 from .explanation import Explanation
 from .layers import TargetLayer
 from .models import Model
 from .views import Fuse, Views, check_fuse
+
+Explainer = TypeVar("Explainer", CAM, CFCAM)
 
 SHEET = "contact_sheet.png"
 COMPONENTS = "components.png"
@@ -283,45 +288,85 @@ def check(job: Job) -> Run:
     outputs = [*export.outputs(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
     export.check_free(outputs, overwrite=job.overwrite)
 
-    device = _device(job.device)
-    engine = cast(ModuleType, engines.choose(job.engine, device)).__name__.rpartition(".")[2]
-    model = models.load(job.model, job.weights)
-    model.module.to(device)
     # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
     method = "cfcam-paper" if job.preset == "paper" else job.method
     trial = method if methods.find(method).cluster_filter else "gradcam"
     fuse = cast("Fuse | None", job.fuse)
-    attempt = CAM(model.module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine)
-    # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
-    size = model.preparation.size
-    try:
-        blank = attempt(model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)))
-    except RuntimeError as error:
-        raise RuntimeError(f"model: {job.model} fails on a blank image of {size} x {size}: {error}") from error
+    loaded = load(
+        job.model,
+        job.weights,
+        lambda module, engine: CAM(module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine),
+        engine=job.engine,
+        device=job.device,
+    )
     explain = CAM(
-        model.module,
-        [layer.name for layer in blank.layers],
+        loaded.model.module,
+        [layer.name for layer in loaded.layers],
         method=method,
         fuse=fuse,
         augment=list(job.augment),
         smooth=job.smooth,
-        engine=engine,
+        engine=loaded.engine,
     )
-    names = models.class_names(blank.logits.shape[1])
-    target = None if job.target is None else models.class_index(job.target, names)
+    target = None if job.target is None else models.class_index(job.target, loaded.class_names)
     job.out.mkdir(parents=True, exist_ok=True)
-    return Run(
-        job=job,
-        files=files,
-        stems=stems,
-        model=model,
-        explain=explain,
-        layers=blank.layers,
-        engine=engine,
-        device=device,
-        class_names=names,
-        target=target,
-    )
+    return Run(job=job, files=files, stems=stems, target=target, **(vars(loaded) | {"explain": explain}))
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Explainer]):
+    """A model and its explainer, tried on a blank image."""
+
+    model: Model
+    explain: Explainer
+    layers: tuple[TargetLayer, ...]
+    engine: str
+    device: torch.device
+    class_names: list[str]
+
+
+def load(
+    model: str,
+    weights: Path | None,
+    make: Callable[[nn.Module, str], Explainer],
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+) -> Loaded[Explainer]:
+    """A model by name, where it is to run, and its explainer; see :class:`Job`. A blank image is explained.
+
+    Parameters
+    ----------
+    model : str
+    weights : Path or None
+    make : callable
+        Makes an explainer of the module and the name of an engine.
+    engine, device : str
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layer, engine or device can't be what is meant; the message says why.
+    """
+    where = _device(device)
+    chosen = cast(ModuleType, engines.choose(engine, where)).__name__.rpartition(".")[2]
+    found = models.load(model, weights)
+    found.module.to(where)
+    explain = make(found.module, chosen)
+    # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
+    size = found.preparation.size
+    try:
+        blank = explain(found.preparation.normalize(found.preparation.blank(1).to(where)))
+    except RuntimeError as error:
+        raise RuntimeError(f"model: {model} fails on a blank image of {size} x {size}: {error}") from error
+    names = models.class_names(blank.logits.shape[1])
+    return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
+
+
+def cfcam(layers: Sequence[str], preset: str) -> Callable[[nn.Module, str], CFCAM]:
+    """What makes a CFCAM of a job's layers and preset, for :func:`load`."""
+    config = Config.paper() if preset == "paper" else None
+    return lambda module, engine: CFCAM(module, list(layers) or None, config=config, engine=engine)
 
 
 def _check_method(job: Job) -> None:

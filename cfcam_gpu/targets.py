@@ -12,19 +12,23 @@ import torch
 Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 #: Scores (B,) of classes (B,) from logits (B, K).
 Objective: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Target: TypeAlias = "int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | None"
+Target: TypeAlias = (
+    "int | Sequence[int | None] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | None"
+)
 
 
 @dataclass(frozen=True)
 class Request:
     """A checked target, before the logits are known.
 
-    Exactly one of `indices` and `scores` is set; neither means the predicted class.
+    At most one of `indices` and `scores` is set; neither means the predicted class.
 
     Parameters
     ----------
     indices : (B,) or (B, T) int64 tensor or None
         On the device where the caller had it, or on the host.
+    predicted : (B,) bool tensor on the host, or None
+        Which images' `indices` are placeholders of the predicted class.
     scores : tuple of B callables, or None
     checked : bool
         The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
@@ -33,6 +37,7 @@ class Request:
     """
 
     indices: torch.Tensor | None = None
+    predicted: torch.Tensor | None = None
     scores: tuple[Score, ...] | None = None
     checked: bool = False
     objective: Objective | None = None
@@ -50,7 +55,8 @@ def read(target: Target, batch: int) -> Request:
     ----------
     target : None, int, sequence, tensor, callable
         None explains the predicted class. An int or a callable serves every image. A list or tensor (B,) has one
-        class index for each image, (B, T) has T of them. A list of callables has one for each image.
+        class index for each image, (B, T) has T of them; None in a list (B,) is that image's predicted class. A list
+        of callables has one for each image.
     batch : int
         B, the number of images.
 
@@ -68,6 +74,10 @@ def read(target: Target, batch: int) -> Request:
     if isinstance(target, (list, tuple)) and target and all(callable(item) for item in target):
         _check_rows(len(target), batch)
         return Request(scores=tuple(target))
+    predicted = None
+    if isinstance(target, (list, tuple)) and any(item is None for item in target):
+        predicted = torch.tensor([item is None for item in target])
+        target = [0 if item is None else item for item in target]
     indices = _as_tensor(target)
     if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
         raise TypeError(f"target: expected class indices of an integer dtype; got {indices.dtype}")
@@ -76,7 +86,8 @@ def read(target: Target, batch: int) -> Request:
     if indices.ndim > 2 or indices.numel() == 0:
         raise ValueError(f"target: expected (B,) or (B, T) class indices; got shape {tuple(indices.shape)}")
     _check_rows(len(indices), batch)
-    return Request(indices=indices.to(torch.int64, copy=True))  # the caller's own may change later
+    # A copy: the caller's own may change later.
+    return Request(indices=indices.to(torch.int64, copy=True), predicted=predicted)
 
 
 def _as_tensor(target: Any) -> torch.Tensor:
@@ -137,6 +148,8 @@ def resolve(
         indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
         if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
             indices = indices.clone()
+        if request.predicted is not None:
+            indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
     if request.objective is not None:
         return indices, [request.objective(logits, column[:, 0]) for column in columns]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
-from .render import over_maximum
+from .render import interpolate, over_maximum
+from .spatial import last_axes
 
 
 def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, constant: float) -> torch.Tensor:
@@ -18,23 +18,24 @@ def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Ten
 
     Parameters
     ----------
-    raw_maps : (B, T, h, w) float32, >= 0
+    raw_maps : (B, T, *spatial) float32, >= 0
         Of the fine layer.
-    activations : (B, C, h', w') floating
+    activations : (B, C, *spatial') floating
         Of the coarse layer.
-    gradients : (B, T, C, h', w') floating
+    gradients : (B, T, C, *spatial') floating
         Of the targets' scores with respect to them.
     constant : float
         c^2 at which half of the fine map passes.
 
     Returns
     -------
-    (B, T, h, w) float32
+    (B, T, *spatial) float32
     """
-    weights, activations = gradients.float().mean(dim=(-2, -1)), activations.float()
+    dims = activations.ndim - 2
+    weights, activations = gradients.float().mean(dim=last_axes(dims), keepdim=True), activations.float()
     # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
-    sums = [(weight[..., None, None] * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
+    sums = [(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
     coarse = torch.stack(sums, dim=1).relu()
-    coarse = functional.interpolate(over_maximum(coarse), size=raw_maps.shape[-2:], mode="bilinear")
-    squared = over_maximum(coarse).square()
+    coarse = interpolate(over_maximum(coarse, dims), raw_maps.shape[2:])
+    squared = over_maximum(coarse, dims).square()
     return raw_maps * (squared / (squared + constant))

@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from .chunking import Progress
 from .explanation import Explanation
 from .guard import guarded, logits_of
+from .render import interpolate, over_maximum
+from .spatial import last_axes
 from .targets import Request, pinned, resolve
 
 Fuse = Literal["mean", "max"]
@@ -249,13 +250,8 @@ class _Steps:
 def _fused(maps: Sequence[torch.Tensor], spatial: int, fuse: Fuse) -> torch.Tensor:
     if len(maps) == 1:
         return maps[0]
-    each = torch.stack([_over_maximum(one, spatial) for one in maps])
+    each = torch.stack([over_maximum(one, spatial) for one in maps])
     return each.mean(dim=0) if fuse == "mean" else each.amax(dim=0)
-
-
-def _over_maximum(maps: torch.Tensor, spatial: int) -> torch.Tensor:
-    peak = maps.amax(dim=tuple(range(-spatial, 0)), keepdim=True)
-    return maps / peak.masked_fill(peak == 0, 1.0)
 
 
 def check_fuse(fuse: object) -> None:
@@ -282,19 +278,13 @@ def noisy_copies(images: torch.Tensor, samples: int, noise: float, seed: int) ->
         yield images + spread * drawn
 
 
-def interpolate(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """(N, C, ...) maps at another size: linear along one axis, two or three, ``align_corners=False``."""
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    return functional.interpolate(maps, size=tuple(size), mode=mode, align_corners=False)
-
-
 def resized(raw_maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Raw maps (..., h, w) >= 0 at another size, on their own scale."""
     spatial = len(size)
     flat = raw_maps.reshape(-1, 1, *raw_maps.shape[-spatial:])
     # Scaled first: the sums inside interpolation may overflow next to float32's end.
-    peak = flat.amax(dim=tuple(range(-spatial, 0)), keepdim=True)
-    return (interpolate(_over_maximum(flat, spatial), size) * peak).reshape(*raw_maps.shape[:-spatial], *size)
+    peak = flat.amax(dim=last_axes(spatial), keepdim=True)
+    return (interpolate(over_maximum(flat, spatial), size) * peak).reshape(*raw_maps.shape[:-spatial], *size)
 
 
 def _is_one(augment: object) -> bool:

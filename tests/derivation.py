@@ -3,6 +3,7 @@
 Slow on purpose: sorted lists, breadth-first search, explicit filter taps. Used as the reference of the tests.
 """
 
+import itertools
 import math
 from collections import deque
 
@@ -43,7 +44,7 @@ def dbscan(distances, eps, min_samples):
 
 
 def gaussian(field, sigma, boundary):
-    """Separable Gaussian, taps out to round(4 sigma), one position at a time."""
+    """Separable Gaussian along each axis, taps out to round(4 sigma), one position at a time."""
     radius = int(4 * sigma + 0.5)
     taps = [math.exp(-0.5 * (t / sigma) ** 2) for t in range(-radius, radius + 1)]
     total = sum(taps)
@@ -65,20 +66,20 @@ def gaussian(field, sigma, boundary):
             out.append(value / total)
         return out
 
-    rows = [along(list(row)) for row in field]
-    columns = [along([row[x] for row in rows]) for x in range(len(rows[0]))]
-    return np.array(columns).T
+    for axis in range(field.ndim):
+        field = np.apply_along_axis(along, axis, field)
+    return field
 
 
 def noise_floors(gradients, filtered, labels, config):
     """What white noise of the residual's size leaves behind the filter, from the filter's matrix row by row."""
-    channels, height, width = gradients.shape
+    channels, *size = gradients.shape
     reach = int(4 * config.sigma + 0.5)
     tap = [math.exp(-0.5 * (t / config.sigma) ** 2) for t in range(-reach, reach + 1)]
     tap = [t / sum(tap) for t in tap]
-    q = sum((a * b) ** 2 for a in tap for b in tap)
-    centre = tap[reach] ** 2
-    inside = gaussian(np.ones((height, width)), config.sigma, config.boundary)
+    q = sum(math.prod(taps) ** 2 for taps in itertools.product(tap, repeat=len(size)))
+    centre = math.prod(tap[reach] for _ in size)
+    inside = gaussian(np.ones(size), config.sigma, config.boundary)
     left = []
     for k in range(channels):
         residual = gradients[k] - filtered[k] / inside
@@ -91,10 +92,10 @@ def noise_floors(gradients, filtered, labels, config):
 
 
 def cf_cam(activations, gradients, config):
-    """Labels, eps, weights and map of one image: (C, h, w) float arrays."""
+    """Labels, eps, weights and map of one image, volume or signal: (C, *spatial) float arrays."""
     activations = np.asarray(activations, dtype=np.float64)
     gradients = np.asarray(gradients, dtype=np.float64)
-    channels, height, width = activations.shape
+    channels, *size = activations.shape
     norm = [math.sqrt(sum(float(v) ** 2 for v in activations[k].ravel())) for k in range(channels)]
 
     labels = [-3] * channels
@@ -153,7 +154,7 @@ def cf_cam(activations, gradients, config):
         peak = max(weights[k] for k in valid)
         total = sum(math.exp(weights[k] - peak) for k in valid)
         weights = np.array([math.exp(weights[k] - peak) / total if k in valid else 0.0 for k in range(channels)])
-    evidence = np.zeros((height, width))
+    evidence = np.zeros(size)
     for k in range(channels):
         evidence += filtered[k] * activations[k] if config.combine != "pooled" else weights[k] * activations[k]
     return np.array(labels), eps, weights, np.maximum(evidence, 0)

@@ -36,7 +36,8 @@ CONFIGS = {
 
 
 def assert_derived(activations, gradients, config):
-    clusters = cluster_channels(activations, gradients.mean(axis=(1, 2)), config, cpu.PRIMITIVES)
+    pooled = gradients.reshape(len(gradients), -1).mean(axis=1)
+    clusters = cluster_channels(activations, pooled, config, cpu.PRIMITIVES)
     weighted = weigh(activations, gradients, clusters.labels, config, cpu.PRIMITIVES)
     labels, eps, weights, evidence = cf_cam(activations, gradients, config)
     np.testing.assert_array_equal(clusters.labels, labels)
@@ -47,10 +48,26 @@ def assert_derived(activations, gradients, config):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("shape", [(3, 1, 1), (4, 1, 5), (5, 7, 3), (37, 4, 9), (64, 7, 7), (130, 3, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 1, 1),
+        (4, 1, 5),
+        (5, 7, 3),
+        (37, 4, 9),
+        (64, 7, 7),
+        (130, 3, 2),
+        (31, 13),
+        (5, 1),
+        (29, 3, 4, 5),
+        (4, 1, 6, 2),
+    ],
+    ids=str,
+)
 def test_random_activations_of_odd_shapes(name, shape):
     rng = np.random.default_rng(shape)
-    activations = np.maximum(rng.normal(size=shape), 0) * (rng.random(shape[0]) > 0.3)[:, None, None]
+    alive = (rng.random(shape[0]) > 0.3).reshape(-1, *[1] * (len(shape) - 1))
+    activations = np.maximum(rng.normal(size=shape), 0) * alive
     assert_derived(activations, rng.normal(size=shape), CONFIGS[name])
 
 

@@ -216,7 +216,7 @@ def test_autocasts_cache_is_off(captured, monkeypatch):
 
 
 def fused_there(monkeypatch):
-    monkeypatch.setattr(engines, "choose", lambda name, device: FUSED)
+    monkeypatch.setattr(engines, "choose", lambda *given: FUSED)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -226,6 +226,8 @@ def test_a_model_on_the_host_is_refused(model):
 
 
 def test_images_and_target_are_refused_first(model):
+    with pytest.raises(ValueError, match="target: a graph explains a class that is named"):
+        CFCAM(model, "late").capture(draw(0), [None, 1, 2])
     with pytest.raises(TypeError, match="images: expected a torch tensor"):
         CFCAM(model, "late").capture([1])
     with pytest.raises(ValueError, match="one for each of the 3 images; got 2"):
@@ -317,7 +319,8 @@ def test_other_images_are_refused(captured, wrong):
         ([0, -1, 0], r"class -1 is out of range"),
         ([0, 1], r"one for each of the 3 images; got 2"),
         ([[0], [1], [2]], r"captured with class indices of shape \(3,\); got shape \(3, 1\)"),
-        (lambda logits: logits[0], r"captured with class indices of shape \(3,\); got callables"),
+        (lambda logits: logits[0], r"captured with class indices of shape \(3,\); got other targets"),
+        ([None, 1, 2], r"captured with class indices of shape \(3,\); got other targets"),
     ],
 )
 def test_other_targets_are_refused(captured, target, message):

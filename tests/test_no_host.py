@@ -75,7 +75,7 @@ def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatc
         done.append("run")
         return cpu.run(activations.nan_to_num(), gradients.nan_to_num(), config)
 
-    monkeypatch.setattr(engines, "choose", lambda name, device: SimpleNamespace(ASYNCHRONOUS=late, run=run))
+    monkeypatch.setattr(engines, "choose", lambda *given: SimpleNamespace(ASYNCHRONOUS=late, run=run))
     activations, gradients = torch.ones(2, 4, 3, 3), torch.ones(2, 1, 4, 3, 3)
     gradients[1, 0, 2, 2, 2] = torch.nan
     with pytest.raises(ValueError, match="gradients: expected finite numbers within float32; image 1 has NaN"):

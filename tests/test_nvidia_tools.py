@@ -1,6 +1,7 @@
 """compute-sanitizer and Nsight Compute: scripts in their place."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,14 @@ def test_a_sanitizer_that_is_not_done_in_time_has_not_failed(tool):
     found = nvidia_tools.sanitize(6.0)
     assert found["racecheck"] == {"passed": None, "reason": "not done within 2 s"}
     assert (found["passed"], found["reason"]) == (None, "racecheck not done within 2 s")
+
+
+def test_what_a_late_tool_started_is_stopped_with_it(tool, tmp_path):
+    tool(f"sleep 60 & echo $! > {tmp_path / 'child'}; wait")
+    nvidia_tools.bandwidth(1.0)
+    state = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    # A killed process that nobody has waited for yet is a zombie.
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_one_that_fails_counts_though_another_is_not_done(tool):

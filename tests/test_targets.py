@@ -20,6 +20,9 @@ LOGITS = torch.tensor([[0.0, 3, 1], [2, 1, 0]], requires_grad=True)
         (torch.tensor([2, 0], dtype=torch.int32), [2, 0], [[1, 2]]),
         (np.array([2, 0]), [2, 0], [[1, 2]]),
         (np.int64(2), [2, 2], [[1, 0]]),
+        ([None, 2], [1, 2], [[3, 0]]),
+        ((0, None), [0, 0], [[0, 2]]),
+        ([None, None], [1, 0], [[3, 2]]),
         ([[0, 1], [2, 0]], [[0, 1], [2, 0]], [[0, 0], [3, 2]]),
         (torch.tensor([[1], [1]]), [[1], [1]], [[3, 1]]),
     ],
@@ -70,7 +73,10 @@ def test_callables_get_one_images_logits():
         (True, TypeError, "integer dtype; got torch.bool"),
         ("cat", TypeError, "target: expected None, a class index, .*; got str"),
         ([[1, 2], [3]], TypeError, "target: expected None"),
-        ([None, 1], TypeError, "target: expected None"),
+        ([None, [1, 2]], TypeError, "target: expected None"),
+        ([None, "cat"], TypeError, "target: expected None"),
+        ([None, 0.5], TypeError, "integer dtype; got torch.float32"),
+        ([None], ValueError, "one for each of the 2 images; got 1"),
     ],
 )
 def test_a_wrong_target_is_refused_before_anything_runs(target, error, message):

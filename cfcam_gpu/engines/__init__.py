@@ -18,7 +18,7 @@ ENGINES = ("cpu", "rapids", "fused")
 class EngineResult(NamedTuple):
     """What an engine computes for B images and T targets each, on the device of its input.
 
-    ``raw_maps`` (B, T, h, w) float32; ``labels`` (B, T, C) int64; ``weights`` (B, T, C) float32; ``eps`` (B, T)
+    ``raw_maps`` (B, T, *spatial) float32; ``labels`` (B, T, C) int64; ``weights`` (B, T, C) float32; ``eps`` (B, T)
     float64.
     """
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
     """An engine is a module with these two functions, and ``ASYNCHRONOUS = True`` where `run` lets no host wait."""
 
     def run(self, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
-        """CF-CAM of ``activations`` (B, C, h, w) and ``gradients`` (B, T, C, h, w), any floating dtype, finite."""
+        """CF-CAM of ``activations`` (B, C, *spatial), ``gradients`` (B, T, C, *spatial), any floating dtype, finite."""
         ...
 
     def why_missing(self) -> str | None:
@@ -45,7 +45,7 @@ def load(name: str) -> Engine:
     return cast(Engine, importlib.import_module(f".{name}", __name__))
 
 
-def choose(name: str, device: torch.device) -> Engine:
+def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
     """The engine to use for tensors on `device`.
 
     Parameters
@@ -54,6 +54,8 @@ def choose(name: str, device: torch.device) -> Engine:
         ``"auto"`` is ``cpu`` for tensors on the host and ``rapids`` for tensors on a CUDA device.
     device : torch.device
         Where the activations are.
+    spatial_dims : int
+        How many axes a map has: of a volume 3, of a signal 1.
 
     Returns
     -------
@@ -62,13 +64,15 @@ def choose(name: str, device: torch.device) -> Engine:
     Raises
     ------
     ValueError
-        If there is no such engine, or it can't take tensors on `device`.
+        If there is no such engine, or it can't take tensors on `device`, or maps of so many axes.
     RuntimeError
         If this machine lacks the engine; the message says what to do.
     """
     check_name(name)
     if name == "auto":
         name = "rapids" if device.type == "cuda" else "cpu"
+    if name == "fused" and spatial_dims != 2:
+        raise ValueError(f"engine: 'fused' takes maps of 2 axes; got {spatial_dims}; use engine='rapids' or 'cpu'")
     if name != "cpu" and device.type != "cuda":
         raise ValueError(
             f"engine: '{name}' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "

@@ -98,8 +98,9 @@ def dbscan(near: NDArray[np.bool_], n: int, min_samples: int) -> Any:
 
 
 def gaussian(maps: NDArray[np.float64], sigma: float, boundary: str) -> Any:
-    """SciPy's Gaussian filter over the last two axes, taps out to 4 sigma."""
-    return ndimage.gaussian_filter(maps, sigma, mode=_SCIPY_BOUNDARY[boundary], truncate=4.0, axes=(-2, -1))
+    """SciPy's Gaussian filter over all axes but the first, taps out to 4 sigma."""
+    axes = tuple(range(1, maps.ndim))
+    return ndimage.gaussian_filter(maps, sigma, mode=_SCIPY_BOUNDARY[boundary], truncate=4.0, axes=axes)
 
 
 PRIMITIVES = Primitives(

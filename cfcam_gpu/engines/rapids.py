@@ -72,7 +72,7 @@ def _remedy() -> str:
 
 def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
     """CF-CAM on the GPU, one image after the other. See :class:`cfcam_gpu.engines.Engine`."""
-    batch, targets, channels, height, width = gradients.shape
+    batch, targets, channels, *size = gradients.shape
     device = activations.device
 
     def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -80,7 +80,7 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
 
     # Torch's own tensors, which CuPy writes into: record_stream and the like work on what the caller gets.
     result = EngineResult(
-        raw_maps=empty(height, width, dtype=torch.float32),
+        raw_maps=empty(*size, dtype=torch.float32),
         labels=empty(channels, dtype=torch.int64),
         weights=empty(channels, dtype=torch.float32),
         eps=empty(dtype=torch.float64),
@@ -206,6 +206,7 @@ def of_ndimage(gaussian_filter: Callable[..., Array]) -> Callable[[Array, float,
     """The primitive from SciPy's ``ndimage.gaussian_filter`` or CuPy's, which knows no ``axes`` before release 14."""
 
     def smooth(maps: Array, sigma: float, boundary: str) -> Array:
-        return gaussian_filter(maps, (0, sigma, sigma), mode=_MODE[boundary], truncate=4.0)
+        sigmas = (0, *[sigma] * (maps.ndim - 1))
+        return gaussian_filter(maps, sigmas, mode=_MODE[boundary], truncate=4.0)
 
     return smooth

@@ -17,8 +17,9 @@ from ..capture import Captured, capture
 from ..chunking import Progress, chunk_size, forward_bytes
 from ..guard import guarded, logits_of
 from ..layers import TargetLayer
+from ..render import interpolate
 from ..targets import Request, resolve
-from ..views import interpolate, noisy_copies
+from ..views import noisy_copies
 from .gradient import plusplus_weights, weighted
 from .substitute import first_copy_only, substituted
 

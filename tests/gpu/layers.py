@@ -5,11 +5,11 @@ import torch
 from bench.parity import compare
 
 
-def random(seed, batch, several, channels, height, width):
+def random(seed, batch, several, channels, *size):
     generator = torch.Generator().manual_seed(seed)
-    activations = torch.randn(batch, channels, height, width, generator=generator).relu()
-    activations *= torch.rand(batch, channels, 1, 1, generator=generator) > 0.3
-    return activations.cuda(), torch.randn(batch, several, channels, height, width, generator=generator).cuda()
+    activations = torch.randn(batch, channels, *size, generator=generator).relu()
+    activations *= torch.rand(batch, channels, *[1] * len(size), generator=generator) > 0.3
+    return activations.cuda(), torch.randn(batch, several, channels, *size, generator=generator).cuda()
 
 
 def assert_equal(found, expected):

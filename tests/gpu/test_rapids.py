@@ -11,7 +11,28 @@ from torch import nn
 from bench.trace import copies_to_host
 from cfcam_gpu import CFCAM, Config, cluster_filter_cam
 
+from ..cases import CONFIGS
+from .layers import assert_right, random
+
 pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("config", ["default", "zero boundary", "elementwise", "two-level"])
+@pytest.mark.parametrize("size", [(70,), (3,), (6, 5, 7), (1, 4, 4)], ids=str)
+def test_volumes_and_signals(engine, size, config):
+    chosen = Config.two_level() if config == "two-level" else CONFIGS[config]
+    assert_right(engine, *random(0, 2, 1, 120, *size), chosen)
+
+
+def test_auto_takes_volumes_and_signals_and_fused_refuses_them(engine, fused):
+    for size in ((20,), (4, 5, 6)):
+        activations, gradients = random(0, 1, 1, 40, *size)
+        spatial_dims = len(size)
+        found = cluster_filter_cam(activations, gradients[:, 0], spatial_dims=spatial_dims)
+        expected = cluster_filter_cam(activations.cpu(), gradients[:, 0].cpu(), spatial_dims=spatial_dims)
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-6)
+        with pytest.raises(ValueError, match=f"'fused' takes maps of 2 axes; got {spatial_dims}; use engine='rapids'"):
+            cluster_filter_cam(activations, gradients[:, 0], spatial_dims=spatial_dims, engine="fused")
 
 
 def test_on_cupys_side_stream_from_cupy_arrays(layer, engine, cupy):

@@ -1,0 +1,252 @@
+"""``cfcam-gpu run``: torch takes seconds to import, so nothing here imports it before the command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from .bulk import Summary
+
+#: Seconds between lines of progress where there is no terminal.
+EVERY = 10.0
+#: Failures that are named; all of them are in the manifest.
+NAMED = 20
+
+
+class Preset(StrEnum):
+    """Which Config."""
+
+    default = "default"
+    paper = "paper"
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """Of the maps."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Picture(StrEnum):
+    """Kinds of overlays."""
+
+    jpg = "jpg"
+    png = "png"
+
+
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            show_default=False,
+            help="A folder, searched as cfcam-gpu explain does; a .txt with a file a line; a .csv with the columns "
+            "file and, if any, target; a .tar of a WebDataset, or a pattern of them: 'shard-{000..123}.tar'. Files of "
+            "a list are relative to its folder.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="For maps.zarr (an array of N x H x W, NaN where an image failed), manifest.parquet (a row for each "
+            "image, in the order of SOURCE) and overlays/. What a stopped run left there goes on.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="As for cfcam-gpu explain.")] = "lite0",
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="A state dict for the model.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Target layer; twice, the finer one first: two levels.",
+            show_default="chosen, and told",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_NAME",
+            help="Class to explain of every image, by index or name; predicted for each image's predicted class.",
+            show_default="SOURCE's own where it has one (column target, .cls), else predicted",
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
+    preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images in one forward.")] = 32,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that are written at once, a multiple of the batch size; what a kill may cost.",
+            show_default="256, or the next multiple",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that read images.", show_default="half of the cores, up to 16"
+        ),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the maps.")] = Dtype.float16,
+    overlays: Annotated[
+        Picture | None, typer.Option(help="Write the maps over their images, too.", show_default="none")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what a job left in DIR, and begin anew.")] = False,
+    device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+) -> None:
+    """Explain a whole data set: maps as one Zarr array, a Parquet manifest; killed, it goes on where it was."""
+    from . import job
+
+    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    try:
+        asked = job.Job(
+            source=source,
+            out=out,
+            model=model,
+            weights=weights,
+            layers=tuple(layer or ()),
+            target=target,
+            engine=engine,
+            preset=preset.value,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            workers=_workers() if workers is None else workers,
+            dtype=dtype.value,
+            overlays=None if overlays is None else overlays.value,
+            restart=restart,
+            device=device.value,
+        )
+        ready = job.check(asked)
+    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        _refuse(error)
+    err.print(ready.description)
+    if not ready.trained:
+        err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
+    began = False
+    try:
+        with _progress(err) as show:
+
+            def progress(done: int, total: int | None) -> None:
+                nonlocal began
+                began = True
+                show(done, total)
+
+            summary = ready.execute(progress)
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        # The folder is looked at before any image is.
+        if not began:
+            _refuse(error)
+        err.print(f"error: {_plain(error)}", style="red")
+        err.print("what is done is kept, and the same command goes on from there")
+        raise typer.Exit(1) from None
+    _report(summary, err)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def _workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, max(1, cores // 2))
+
+
+@contextmanager
+def _progress(err: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    if not err.is_terminal:
+        yield _Lines(err)
+        return
+    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=err, redirect_stdout=False, speed_estimate_period=300) as bar:
+        tasks: list[TaskID] = []
+
+        def show(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(bar.add_task("", total=total, completed=done))
+            bar.update(tasks[0], completed=done)
+
+        yield show
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Images a second."""
+        return Text("" if task.speed is None else f"{task.speed:,.1f} images/s")
+
+
+class _Lines:
+    """How far a job is, how fast this run of it, and how long it takes still; at most every so many seconds."""
+
+    def __init__(self, err: Console) -> None:
+        self._err = err
+        self._first: int | None = None
+        self._began = self._said = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._began = done, now
+        elif now - self._said < EVERY and done != total:
+            return
+        self._said = now
+        text = f"{done:,} images" if total is None else f"{done:,} of {total:,} images"
+        if done > self._first:
+            rate = (done - self._first) / (now - self._began)
+            text += f", {rate:,.1f} images/s"
+            if total is not None and done < total:
+                text += f", {timedelta(seconds=round((total - done) / rate))} left"
+        self._err.print(text)
+
+
+def _report(summary: Summary, err: Console) -> None:
+    from .store import MANIFEST, MAPS, failures
+
+    folder = summary.folder
+    print(f"{summary.images:,} images in {_plain(folder / MAPS)} and {_plain(folder / MANIFEST)}")
+    if summary.failed:
+        for source, reason in failures(folder, NAMED):
+            err.print(f"failed: {_plain(source)}: {_plain(reason)}", style="red")
+        more = f"; all of them are in {_plain(folder / MANIFEST)}" if summary.failed > NAMED else ""
+        err.print(f"{summary.failed:,} of {summary.images:,} images failed{more}", style="red")
+
+
+def _refuse(error: Exception) -> NoReturn:
+    print(f"error: {_plain(error)}", file=sys.stderr)
+    raise typer.Exit(2) from error
+
+
+def _plain(value: object) -> str:
+    """`value` without what would break a line, steer the terminal or fail to be encoded: file names hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))

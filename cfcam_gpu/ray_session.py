@@ -1,0 +1,81 @@
+"""Ray, started or found: for the service and for runs on many machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+_NEEDED = {"ray": "ray", "fastapi": "ray[serve]", "python_multipart": "python-multipart", "pyarrow": "ray[data]"}
+_SINGLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def prepare(address: str | None = None) -> None:
+    """See to it that Ray is installed and, where :func:`connected` is to start it, starts on loopback.
+
+    To be called before Ray is imported, which is when it reads its environment.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without the extra; it says what is missing, and how to get it.
+    """
+    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise ModuleNotFoundError(f"{', '.join(missing)} not installed; pip install 'cfcam-gpu[ray]'")
+    if _own(address) and "ray" not in sys.modules:
+        # Ray's way to be a cluster of one machine, which is its default on macOS and Windows: all of its servers then
+        # listen on 127.0.0.1 alone. And it reports to nobody.
+        os.environ[_SINGLE] = "0"
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@contextmanager
+def connected(address: str | None = None, *, cpus: int | None = None) -> Iterator[None]:
+    """Ray for as long as the context lasts.
+
+    Parameters
+    ----------
+    address : str, optional
+        Of a cluster: ``"auto"``, ``"host:port"`` or ``"ray://host:port"``. Without one, and without RAY_ADDRESS in the
+        environment, one is started on this machine, for this process.
+    cpus : int, optional
+        How many that one has; as many as the machine otherwise.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without the extra.
+    RuntimeError
+        If Ray was imported before :func:`prepare`, so that its servers would listen on all interfaces.
+    ConnectionError
+        If there is no cluster at that address.
+    """
+    prepare(address)
+    import ray
+
+    options: dict[str, Any] = {"address": address or "auto"}
+    if _own(address):
+        if not loopback():
+            raise RuntimeError(f"Ray would listen on all interfaces: import it later, or set {_SINGLE}=0 before")
+        options = {"num_cpus": cpus, "include_dashboard": False}
+    ray.init(**options, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def loopback() -> bool:
+    """Whether the cluster that this process starts, or is part of, is on loopback alone."""
+    import ray
+
+    address: str = ray.util.get_node_ip_address()
+    return address.startswith("127.")
+
+
+def _own(address: str | None) -> bool:
+    return address is None and not os.environ.get("RAY_ADDRESS")

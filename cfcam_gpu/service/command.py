@@ -1,0 +1,93 @@
+"""``cfcam-gpu serve``: torch and Ray take seconds to import, so nothing here imports them before the command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+
+
+class Preset(StrEnum):
+    """Which Config."""
+
+    default = "default"
+    paper = "paper"
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def serve(
+    model: Annotated[str, typer.Option(help="As for cfcam-gpu explain.")] = "lite0",
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="A state dict for the model.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Target layer, or two, the finer one first.", show_default="chosen"),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
+    preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Models that work side by side, on a GPU each where there are any.")
+    ] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images in one forward at most.")] = 8,
+    batch_wait: Annotated[
+        float, typer.Option(min=0, metavar="MS", help="Milliseconds that a batch's first image waits for more.")
+    ] = 10,
+    queue: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Requests that may wait; further ones get status 429.")
+    ] = 256,
+    max_body: Annotated[int, typer.Option(min=1, metavar="MIB", help="Largest body of a request.")] = 32,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=89, metavar="MILLIONS", help="Largest image, in millions of pixels.")
+    ] = 50,
+    max_images: Annotated[int, typer.Option(min=1, metavar="N", help="Images in one request.")] = 16,
+) -> None:
+    """Explain images over HTTP, on Ray Serve: POST /explain, GET /health, and a page to drop a photograph on at /.
+
+    A cluster that RAY_ADDRESS names is used; otherwise Ray is started on this machine, on loopback.
+    """
+    from .. import ray_session
+
+    # What is under way is finished, and Ray ends with the service.
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        ray_session.prepare()
+        from .backend import Limits, Settings
+        from .deployment import Options, running
+
+        options = Options(
+            settings=Settings(
+                model=model,
+                weights=weights and weights.absolute(),
+                layers=tuple(layer or ()),
+                engine=engine,
+                preset=preset.value,
+                device=device.value,
+            ),
+            limits=Limits(body=max_body * 2**20, pixels=max_pixels * 10**6, images=max_images),
+            replicas=replicas,
+            batch_size=batch_size,
+            batch_wait=batch_wait / 1000,
+            queue=queue,
+        )
+        with running(options, host=host, port=port) as url:
+            print(f"look at {url}", flush=True)
+            stop.wait()
+    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error

@@ -1,0 +1,61 @@
+"""A service on a network that is built in no time, images for it, and what its answers hold."""
+
+import base64
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cfcam_gpu.service import app
+from cfcam_gpu.service.backend import Backend, Limits, Settings
+
+from .albums import small
+
+SMALL = Settings(model="tests.albums:small")
+LIMITS = Limits(body=60_000, pixels=10_000, images=3)
+
+
+def picky():
+    """The small network, which a white image drives to infinity."""
+    module = small()
+    module.register_forward_pre_hook(lambda _, args: (args[0] / (args[0].mean((1, 2, 3), True) < 2),))
+    return module
+
+
+def backend(settings=SMALL, limits=LIMITS):
+    return Backend(settings, limits)
+
+
+def application(answering):
+    """The application without Ray: each image is explained by itself."""
+
+    async def explain(question):
+        return answering.explain([question])[0]
+
+    return app.build(answering, explain)
+
+
+def picture(seed=0, *, size=(60, 40), form="PNG"):
+    """An encoded image."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return encoded(Image.fromarray(pixels), form)
+
+
+def encoded(image, form="PNG"):
+    file = io.BytesIO()
+    image.save(file, format=form)
+    return file.getvalue()
+
+
+def expected(answering, data, target=None):
+    """The library's own explanation of an encoded image."""
+    pixels = answering.decode(data)[None]
+    return answering.explainer(answering.model.preparation.normalize(pixels), target), pixels
+
+
+def values(field):
+    """The array of a map or an overlay in an answer."""
+    data = base64.b64decode(field["data"])
+    found = np.frombuffer(data, "<f2") if field["encoding"] == "float16" else np.asarray(Image.open(io.BytesIO(data)))
+    return torch.from_numpy(found.reshape(field["shape"]).copy())

@@ -1,0 +1,478 @@
+"""Volumes (B, C, D, H, W) and signals (B, C, T): what is explained follows the rank of the input."""
+
+import copy
+import itertools
+import json
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import skimage.filters
+import torch
+from PIL import Image
+from torch import nn
+
+from cfcam_gpu import CFCAM, Config, bridge, cluster_filter_cam, engines, layers, render
+from cfcam_gpu.engines import cpu, fused, rapids
+
+from .derivation import cf_cam, gaussian
+from .test_rapids import LikeCuML
+
+CONFIGS = {
+    "default": Config(),
+    "paper": Config.paper(),
+    "two-level": Config.two_level(),
+    "elementwise": Config(combine="elementwise", boundary="nearest", sigma=0.8, eps_percentile=60),
+}
+SIZES = {"signal": (11,), "image": (5, 4), "volume": (3, 4, 5)}
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+class Network(nn.Module):
+    """Two scales; the same seed gives the same weights."""
+
+    def __init__(self, spatial_dims, channels=2, stride=2):
+        super().__init__()
+        torch.manual_seed(0)
+        convolution = CONVOLUTIONS[spatial_dims]
+        self.early = nn.Sequential(
+            convolution(channels, 16, 3, padding=1), NORMS[spatial_dims](16), nn.ReLU(inplace=True)
+        )
+        self.late = nn.Sequential(convolution(16, 24, 3, stride=stride, padding=1), nn.ReLU(inplace=True))
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x):
+        return self.head(self.late(self.early(x)).flatten(2).mean(dim=2))
+
+
+def network(spatial_dims, **options):
+    return Network(spatial_dims, **options).eval()
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def layer(size, channels=40, batch=2):
+    rng = np.random.default_rng(len(size))
+    activations = np.maximum(rng.normal(size=(batch, channels, *size)), 0)
+    activations[:, ::4] = 0
+    return activations, 0.3 + rng.normal(size=activations.shape)
+
+
+# The algorithm, in both of the engines that take every rank
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("kind", SIZES)
+def test_maps_are_the_derived_ones(kind, config):
+    activations, gradients = layer(SIZES[kind])
+    if config == "two-level":
+        found = cpu.run(torch.tensor(activations), torch.tensor(gradients)[:, None], CONFIGS[config]).raw_maps[:, 0]
+    else:
+        found = cluster_filter_cam(activations, gradients, config=CONFIGS[config], spatial_dims=len(SIZES[kind]))
+        single = cluster_filter_cam(activations[1], gradients[1], config=CONFIGS[config], spatial_dims=len(SIZES[kind]))
+        np.testing.assert_array_equal(single, found[1])
+    assert found.shape == (2, *SIZES[kind])
+    for b in range(2):
+        expected = cf_cam(activations[b], gradients[b], CONFIGS[config])[3]
+        np.testing.assert_allclose(found[b], expected, rtol=1e-5, atol=1e-6 * expected.max())
+        assert expected.any()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("kind", ["signal", "volume"])
+@pytest.mark.parametrize("smooth", ["as cupyx", "as cucim"])
+def test_rapids_gives_what_the_cpu_gives(monkeypatch, smooth, kind, config):
+    filters = {
+        "as cupyx": rapids.of_ndimage(scipy.ndimage.gaussian_filter),
+        "as cucim": rapids.of_skimage(skimage.filters.gaussian),
+    }
+    ops = rapids.primitives(
+        np, pdist=cpu.PRIMITIVES.pdist, dbscan_class=LikeCuML, gaussian=filters[smooth], synchronize=lambda: None
+    )
+    monkeypatch.setattr(bridge, "cupy_on_torch", lambda device: nullcontext())
+    monkeypatch.setattr(bridge, "to_cupy", lambda tensor: tensor.detach().numpy())
+    monkeypatch.setattr(rapids, "_on_gpu", lambda: ops)
+    activations, gradients = map(torch.tensor, layer(SIZES[kind]))
+    gradients = torch.stack([gradients, gradients.flip(1)], dim=1)
+    found = rapids.run(activations, gradients, CONFIGS[config])
+    for ours, theirs in zip(found, cpu.run(activations, gradients, CONFIGS[config])):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "zero", "nearest"])
+@pytest.mark.parametrize("size", [(9,), (3, 4, 5), (1, 6, 2)], ids=str)
+def test_each_map_is_smoothed_along_all_its_axes(size, boundary):
+    maps = np.random.default_rng(0).normal(size=(2, *size))
+    expected = [gaussian(one, 1.3, boundary) for one in maps]
+    for smooth in (
+        cpu.gaussian,
+        rapids.of_ndimage(scipy.ndimage.gaussian_filter),
+        rapids.of_skimage(skimage.filters.gaussian),
+    ):
+        np.testing.assert_allclose(smooth(maps, 1.3, boundary), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", ["default", "paper", "elementwise"])
+def test_an_axis_of_length_one_changes_nothing_where_the_filter_keeps_its_sum(config):
+    for size in ((11,), (5, 4)):
+        activations, gradients = layer(size)
+        explain = partial(cluster_filter_cam, config=CONFIGS[config])
+        expected = explain(activations, gradients, spatial_dims=len(size))
+        for axis in range(2, len(size) + 3):
+            wider = [np.expand_dims(array, axis) for array in (activations, gradients)]
+            found = explain(*wider, spatial_dims=len(size) + 1)
+            np.testing.assert_allclose(found.squeeze(axis - 1), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", ["default", "paper", "elementwise"])
+def test_a_volume_of_equal_slices_has_the_slices_map_in_each(config):
+    """Norms, distances and eps all grow by one factor; a filter that keeps its sum changes nothing along the slices."""
+    activations, gradients = layer((5, 4))
+    expected = cluster_filter_cam(activations, gradients, config=CONFIGS[config])
+    volumes = [np.repeat(array[:, :, None], 6, axis=2) for array in (activations, gradients)]
+    found = cluster_filter_cam(*volumes, config=CONFIGS[config], spatial_dims=3)
+    np.testing.assert_allclose(found, np.repeat(expected[:, None], 6, axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:], ids=str)
+def test_axes_in_another_order_give_the_map_in_that_order(order, levels):
+    """Whatever the network does to each axis: its weights are put into that order, too."""
+    model, turned = network(3).double(), network(3).double()
+    for convolution in (turned.early[0], turned.late[0]):
+        convolution.weight.data = convolution.weight.data.permute(0, 1, *[2 + axis for axis in order]).contiguous()
+    names = ["early", "late"][-levels:]
+    volumes = noise(2, 2, 6, 7, 8).double()
+    plain = CFCAM(model, names)(volumes, [[0, 1], [2, 3]])
+    found = CFCAM(turned, names)(volumes.permute(0, 1, *[2 + axis for axis in order]), [[0, 1], [2, 3]])
+    for name in ("raw_maps", "maps"):
+        expected = getattr(plain, name).permute(0, 1, *[2 + axis for axis in order])
+        torch.testing.assert_close(getattr(found, name), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.labels, plain.labels)
+    assert not plain.empty.any()
+
+
+# The whole call
+
+
+@pytest.mark.parametrize("size", [(32,), (6, 9, 8)], ids=["signal", "volume"])
+def test_two_levels_are_the_derived_ones(size):
+    dims = len(size)
+    model, images = network(dims), noise(1, 2, *size)
+    result = CFCAM(model)(images)
+    (target,) = result.target.tolist()
+    assert [layer.name for layer in result.layers] == ["early", "late"]
+
+    fine = model.early(images).detach().requires_grad_()
+    coarse = model.late(fine)
+    logits = model.head(coarse.flatten(2).mean(2))
+    rivals = [k for k in range(4) if k != target]
+    score = logits[0, target] - 0.75 * logits[0, rivals].logsumexp(0)
+    slopes, coarse_slopes = torch.autograd.grad(score, (fine, coarse))
+    labels, eps, weights, evidence = cf_cam(fine[0].detach().numpy(), slopes[0].numpy(), Config.two_level())
+    np.testing.assert_array_equal(result.labels[0], labels)
+    np.testing.assert_allclose(result.eps[0], eps, rtol=1e-5)
+    np.testing.assert_allclose(result.weights[0], weights, atol=1e-6)
+
+    means = coarse_slopes[0].reshape(24, -1).mean(1).numpy()
+    gradcam = np.maximum(np.tensordot(means, coarse[0].detach().numpy(), 1), 0)
+    c = enlarged(gradcam, size)
+    c = c / c.max()
+    raw = evidence * c**2 / (c**2 + 0.07)
+    np.testing.assert_allclose(result.raw_maps[0], raw, atol=1e-5 * raw.max())
+    x = raw / raw.max()
+    np.testing.assert_allclose(result.maps[0], x * 1.25 / (x + 0.25), atol=1e-4)
+    assert result.maps.shape == (1, *size)
+
+
+def enlarged(field, size):
+    """Linear interpolation along each axis between the centres of cells, level beyond the outermost ones."""
+    for axis, length in enumerate(size):
+        at = (np.arange(length) + 0.5) * field.shape[axis] / length - 0.5
+        cells = np.arange(field.shape[axis])
+        field = np.apply_along_axis(partial(np.interp, at, cells), axis, field)
+    return field
+
+
+@pytest.mark.parametrize("size", [(4,), (4, 3), (2, 3, 4)], ids=str)
+def test_maps_are_interpolated_along_each_axis_and_over_their_maximum(size):
+    raw = np.random.default_rng(0).random((2, 3, *size))
+    raw[1, 2] = 0
+    larger = tuple(5 * n + 1 for n in size)
+    found = render.upsample(torch.tensor(raw, dtype=torch.float32), larger)
+    assert found.shape == (2, 3, *larger)
+    for b, t in itertools.product(range(2), range(3)):
+        expected = enlarged(raw[b, t], larger)
+        np.testing.assert_allclose(found[b, t], expected / (expected.max() or 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16,), (6, 9, 8)], ids=["signal", "volume"])
+def test_several_targets_callables_and_arrays(size):
+    explain, images = CFCAM(network(len(size)), "late"), noise(3, 2, *size)
+    several = explain(images, [[0, 1]] * 3)
+    assert several.maps.shape == (3, 2, *size)
+    assert several.empty.shape == several.eps.shape == (3, 2)
+    torch.testing.assert_close(several.raw_maps[:, 1], explain(images, 1).raw_maps)
+    torch.testing.assert_close(explain(images, lambda logits: logits[1]).raw_maps, explain(images, 1).raw_maps)
+    assert several.numpy().shape == torch.from_dlpack(several).shape == (3, 2, *size)
+    model = network(len(size))
+    nn.init.constant_(model.head.weight, -1.0)
+    assert CFCAM(model, "late")(images, 0).empty.tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("size", [(16,), (6, 9, 8)], ids=["signal", "volume"])
+def test_components_add_up_to_the_map(size):
+    images = noise(2, 2, *size)
+    result = CFCAM(network(len(size)))(images)
+    for b, parts in enumerate(result.components(images)):
+        torch.testing.assert_close(sum(part.raw_map for part in parts), result.raw_maps[b])
+        assert sum(part.share for part in parts) == pytest.approx(1)
+        assert parts[0].map.shape == size
+        assert parts[0].overlay.shape == result.overlay(images)[b].shape
+    with pytest.raises(ValueError, match=r"images: expected those that were explained, \(2, .*; got \(2, 2, 5\)"):
+        result.components(images.flatten(2)[..., :5])
+
+
+# Layers
+
+
+def test_slices_may_keep_their_number_from_scale_to_scale():
+    chosen = layers.choose_two(network(3, stride=(1, 2, 2)), noise(1, 2, 5, 12, 12))
+    assert [(layer.name, layer.reason) for layer in chosen] == [
+        ("early", "returns an activation of twice the last one's resolution, 16 x 5 x 12 x 12"),
+        ("late", "returns the last spatial activation, 24 x 5 x 6 x 6"),
+    ]
+
+
+class Encoder(nn.Module):
+    """A transformer of patches of a signal."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.patch = nn.Conv1d(2, 8, 4, stride=4)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.after = after
+
+    def forward(self, x):
+        tokens = self.after(self.blocks(self.patch(x).transpose(1, 2)))
+        return (tokens[0] if isinstance(tokens, tuple) else tokens).mean(1)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.mix = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x):
+        return x + self.mix(self.norm(x))
+
+
+@pytest.mark.parametrize("after", [nn.LayerNorm(8), nn.Linear(8, 3), nn.LSTM(8, 3, batch_first=True)], ids=repr)
+def test_tokens_of_a_signal_are_no_activation(after):
+    explain = CFCAM(Encoder(after).eval())
+    with pytest.raises(ValueError, match=r"after its last \(B, C, t\) activation .* tokens \(after\); name a layer"):
+        explain(noise(1, 2, 64))
+    assert CFCAM(explain.model, "patch")(noise(1, 2, 64)).raw_maps.shape == (1, 16)
+
+
+def test_a_layer_of_another_rank_is_refused_by_shape():
+    model = nn.Sequential(nn.Flatten(2, 3), nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    volumes = noise(2, 2, 3, 4, 9)
+    with pytest.raises(ValueError, match=r"expected an activation \(B, C, d, h, w\) with B = 2 from 2; got shape \(2,"):
+        CFCAM(model.eval(), "2")(volumes)
+    assert layers.choose(model, volumes).name == "0.input"
+
+
+# Pictures and files
+
+
+def test_a_volumes_overlay_is_that_of_each_slice():
+    volumes = torch.rand(2, 3, 4, 6, 5)
+    volumes[0, 0, 0, 0, 0], volumes[1, 0, 0, 0, 0] = 0, 1
+    maps = torch.rand(2, 4, 6, 5)
+    found = render.overlay(maps, volumes)
+    assert (found.shape, found.dtype) == ((2, 4, 6, 5, 3), torch.uint8)
+    for d in range(4):
+        assert torch.equal(found[:, d], render.overlay(maps[:, d], volumes[:, :, d]))
+    several = render.overlay(torch.stack([maps, maps * 0], dim=1), volumes)
+    assert torch.equal(several[:, 0], found)
+    assert torch.equal(several[:, 1], volumes.movedim(1, -1).mul(255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize("size", [(6, 5), (3, 6, 5)], ids=["image", "volume"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_of_other_numbers_of_channels_the_mean_is_shown_in_gray(size, dtype):
+    images = torch.rand(2, 4, *size) if dtype.is_floating_point else torch.randint(256, (2, 4, *size), dtype=dtype)
+    found = render.overlay(torch.zeros(2, *size), images).float()
+    mean = images.float().mean(dim=1) * (255 if dtype.is_floating_point else 1)
+    torch.testing.assert_close(found, mean[..., None].expand(*mean.shape, 3), atol=0.51, rtol=0)
+
+
+def test_signals_are_drawn_over_their_maps():
+    signals = torch.stack([torch.linspace(-3, 5, 100), torch.zeros(100)])[None].repeat(2, 1, 1)
+    maps = torch.zeros(2, 100)
+    maps[0, 50:] = 1.0
+    found = render.overlay(maps, signals, alpha=1.0)
+    assert (found.dtype, found.ndim, found.shape[0], found.shape[-1]) == (torch.uint8, 4, 2, 3)
+    dark = (found < 100).all(dim=-1)
+    first, second = dark[0, 16:200, 100:1150].chunk(2)  # the channels, without the frame
+    columns = first.any(dim=0).nonzero()[:, 0]
+    heights = first.float().argmax(dim=0)[columns]
+    assert len(columns) > 1000
+    assert (heights.diff() <= 0).all()  # a rising line
+    assert heights[0] - heights[-1] > 50
+    assert second.any(dim=1).sum() <= 3  # a level one
+    # The second half in the last colour of the map, the first half and the other signal white.
+    from matplotlib import colormaps
+
+    last = torch.tensor(colormaps["turbo"](1.0)[:3]).mul(255).round()
+    assert torch.equal(found[0, 100, 800].float(), last.float())
+    assert found[0, 100, 300].tolist() == found[1, 100, 800].tolist() == [255, 255, 255]
+    several = render.overlay(maps[:, None].repeat(1, 3, 1), signals, alpha=1.0)
+    assert torch.equal(several, found[:, None].repeat(1, 3, 1, 1, 1))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_volume_is_saved_with_a_page_for_each_slice(tmp_path, several):
+    volumes = noise(2, 4, 6, 9, 8)
+    result = CFCAM(network(3, channels=4))(volumes, [[0, 3], [1, 2]] if several else [0, 1])
+    files = result.save(tmp_path, images=volumes, names=["a", "b"])
+    stems = ["a-0", "a-3", "b-1", "b-2"] if several else ["a", "b"]
+    assert [file.name for file in files[:-1]] == [f"{stem}{end}" for stem in stems for end in (".npy", ".tif")]
+    assert set(files) == set(tmp_path.iterdir())
+    maps, overlays = result.maps.reshape(-1, 6, 9, 8), result.overlay(volumes).reshape(-1, 6, 9, 8, 3)
+    for i, stem in enumerate(stems):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{stem}.npy"), maps[i])
+        with Image.open(tmp_path / f"{stem}.tif") as pages:
+            assert pages.n_frames == 6
+            for d in range(6):
+                pages.seek(d)
+                np.testing.assert_array_equal(np.asarray(pages), overlays[i, d])
+    lines = [json.loads(line) for line in files[-1].read_text().splitlines()]
+    assert [line["overlay"] for line in lines] == [f"{stem}.tif" for stem in stems]
+    with pytest.raises(FileExistsError, match=r"\.tif"):
+        result.save(tmp_path, images=volumes, names=["a", "b"])
+
+
+def test_a_signal_is_saved_as_its_drawing(tmp_path):
+    signals = noise(2, 2, 40)
+    result = CFCAM(network(1))(signals)
+    result.save(tmp_path, images=signals)
+    np.testing.assert_array_equal(np.load(tmp_path / "0001.npy"), result.maps[1])
+    with Image.open(tmp_path / "0001.png") as drawing:
+        np.testing.assert_array_equal(np.asarray(drawing), result.overlay(signals)[1])
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "message"),
+    [
+        (2, (2, 8, 8), r"images: expected shape \(B, 3, H, W\), nothing of it empty; got \(2, 8, 8\)"),
+        (3, (2, 8, 8, 8), r"images: expected shape \(B, C, D, H, W\), nothing of it empty; got \(2, 8, 8, 8\)"),
+        (1, (2, 8), r"images: expected shape \(B, C, T\), nothing of it empty; got \(2, 8\)"),
+        (3, (1, 2, 8, 0, 8), r"nothing of it empty; got \(1, 2, 8, 0, 8\)"),
+        (3, (1, 2, 8, 8, 8, 8), r"images: expected shape \(B, C, D, H, W\)"),
+    ],
+)
+def test_an_input_without_its_batch_axis_is_refused_before_the_model_runs(dims, shape, message):
+    model = network(dims)
+    model.register_forward_pre_hook(lambda *args: pytest.fail("the model ran"))
+    with pytest.raises(ValueError, match=message):
+        CFCAM(model)(torch.zeros(shape))
+
+
+def test_a_model_without_convolutions_says_all_that_fits():
+    with pytest.raises(ValueError, match=r"expected shape \(B, C, T\) or \(B, 3, H, W\) or \(B, C, D, H, W\), "):
+        CFCAM(nn.Linear(3, 2))(torch.rand(3, 2))
+
+
+@pytest.mark.parametrize("size", [(8,), (4, 5, 6)], ids=["signal", "volume"])
+def test_fused_and_graphs_are_for_images(monkeypatch, size):
+    dims, images = len(size), noise(1, 2, *size)
+    model = network(dims)
+    message = f"engine: 'fused' takes maps of 2 axes; got {dims}; use engine='rapids' or 'cpu'"
+    with pytest.raises(ValueError, match=message):
+        CFCAM(model, engine="fused")(images)
+    with pytest.raises(ValueError, match=message):
+        cluster_filter_cam(images, images, spatial_dims=dims, engine="fused")
+    with pytest.raises(
+        ValueError, match=f"capture: takes images .* got {dims} spatial axes. Call the explainer itself"
+    ):
+        CFCAM(model).capture(images)
+    monkeypatch.setattr(rapids, "why_missing", lambda: None)
+    monkeypatch.setattr(fused, "why_missing", lambda: None)
+    assert engines.choose("auto", torch.device("cuda"), dims) is rapids
+    assert engines.choose("fused", torch.device("cuda"), 2) is fused
+
+
+@pytest.mark.parametrize(
+    ("shape", "spatial_dims", "message"),
+    [
+        ((4, 3), 2, r"expected shape \(C, h, w\) or \(B, C, h, w\) for spatial_dims=2; got \(4, 3\)"),
+        ((2, 4, 3, 3, 3), 2, r"\(B, C, h, w\) for spatial_dims=2; got \(2, 4, 3, 3, 3\)"),
+        ((2, 4, 3, 3), 1, r"\(C, t\) or \(B, C, t\) for spatial_dims=1"),
+        ((4, 3), 3, r"\(C, d, h, w\) or \(B, C, d, h, w\) for spatial_dims=3"),
+        ((4, 3), 4, "spatial_dims: expected 1, 2 or 3; got 4"),
+    ],
+)
+def test_arrays_of_another_rank_are_refused(shape, spatial_dims, message):
+    with pytest.raises(ValueError, match=message):
+        cluster_filter_cam(np.ones(shape), np.ones(shape), spatial_dims=spatial_dims)
+
+
+def test_overlays_want_what_was_explained():
+    result = CFCAM(network(3), "late")(noise(2, 2, 4, 5, 6))
+    with pytest.raises(ValueError, match=r"images: expected \(B, C, D, H, W\), as those explained; got \(2, 2, 5, 6\)"):
+        result.overlay(torch.rand(2, 2, 5, 6))
+    with pytest.raises(ValueError, match=r"with B, D, H, W = \(2, 4, 5, 6\), as the maps; got \(2, 2, 4, 5, 7\)"):
+        result.overlay(torch.rand(2, 2, 4, 5, 7))
+
+
+# MONAI
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "expected"),
+    [
+        ("DenseNet121", {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}, (1, 32, 32, 32), (4, 4, 4)),
+        ("DenseNet121", {"spatial_dims": 1, "in_channels": 12, "out_channels": 3}, (12, 256), (16,)),
+        ("resnet10", {"spatial_dims": 3, "n_input_channels": 4, "num_classes": 3}, (4, 32, 32, 24), (4, 4, 3)),
+        ("resnet18", {"spatial_dims": 1, "n_input_channels": 2, "num_classes": 3}, (2, 256), (32,)),
+        ("SEResNet50", {"spatial_dims": 3, "in_channels": 1, "num_classes": 3}, (1, 32, 32, 32), (4, 4, 4)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_networks_of_monai(peer, name, options, shape, expected):
+    torch.manual_seed(0)
+    model = getattr(peer("monai.networks.nets"), name)(**options).eval()
+    result = CFCAM(model)(noise(2, *shape))
+    assert result.maps.shape == (2, *shape[1:])
+    assert result.raw_maps.shape == (2, *expected)
+    assert "twice" in result.layers[0].reason
+    assert result.maps.isfinite().all()
+    assert not result.empty.any()
+    assert bool((result.maps.flatten(1).amax(1) == 1).all())
+
+
+def test_where_all_channels_are_dominant_it_is_monais_gradcam(peer):
+    """Of one volume: MONAI's mixes the classes that it predicts for several."""
+    torch.manual_seed(0)
+    model = peer("monai.networks.nets").resnet10(spatial_dims=3, n_input_channels=1, num_classes=3).eval()
+    volume = noise(1, 1, 40, 32, 48)
+    theirs = peer("monai.visualize").GradCAM(copy.deepcopy(model), "layer3", postprocessing=nn.Identity())
+    for target in (0, 2):
+        found = CFCAM(model, "layer3", config=Config(dominant_percentile=0))(volume, target)
+        expected = theirs(volume, class_idx=target)[0, 0]
+        torch.testing.assert_close(found.maps[0], expected / expected.max(), atol=1e-4, rtol=0)
+        raw = theirs.compute_map(volume, class_idx=target)[0, 0]
+        assert raw.any()
+        torch.testing.assert_close(found.raw_maps[0] / raw.max(), raw / raw.max(), atol=1e-4, rtol=0)
