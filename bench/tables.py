@@ -1,4 +1,4 @@
-"""The tables of the README and the documentation, from the files in bench/results.
+"""The tables of the README and the documentation, from the files in bench/results and the library's methods.
 
 ``python -m bench.tables`` writes them between their marks, ``<!-- table NAME -->`` and ``<!-- end -->``; ``--check``
 says which are not what the results say, and writes nothing.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cfcam_gpu import export
+from cfcam_gpu import methods as library
 
 from . import bars
 from .variants import COLUMNS
@@ -152,6 +153,12 @@ def components() -> Iterator[str]:
     return markdown(head, rows)
 
 
+def registry() -> Iterator[str]:
+    """Every method of the library."""
+    rows = [[f"`{name}`", one.title, one.paper, one.cost] for name, one in library.METHODS.items()]
+    return markdown(["method=", "", "defined in", "cost beyond one forward"], rows)
+
+
 EVALUATION = RESULTS / "evaluation"
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "brief": lambda: methods(EVALUATION, "lite0", BRIEF, SHORT),
@@ -162,6 +169,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "variants": variants,
     "components": components,
     "latency": latency,
+    "methods": registry,
 }
 
 
