@@ -1,7 +1,13 @@
-"""Every Python block of the documentation runs, in the order of its page."""
+"""Every Python block of the documentation runs, in the order of its page, and every command that it shows is there."""
+
+import re
+import shlex
 
 import pytest
 import torch
+import typer
+
+from cfcam_gpu import cli
 
 from .networks import lite0, photographs
 from .pages import PAGES, blocks
@@ -34,3 +40,13 @@ def test_a_block_that_fails_is_seen_with_the_line_of_its_page(tmp_path, monkeypa
     with pytest.raises(ZeroDivisionError) as error:
         three.run(names)
     assert error.traceback[-1].lineno == 12  # counted from 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_and_their_options_are_there(page):
+    commands = typer.main.get_command(cli.app).commands
+    for line in re.findall(r"(?:^|`)cfcam-gpu ([a-z][^`\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        name, *arguments = shlex.split(line, comments=True)
+        for command in name.split("|"):
+            known = {option for parameter in commands[command].params for option in (*parameter.opts, "--help")}
+            assert {argument for argument in arguments if argument.startswith("--")} <= known, line
