@@ -1,5 +1,6 @@
 """Every Python block of the documentation runs, in the order of its page, and every command that it shows is there."""
 
+import copy
 import re
 import shlex
 
@@ -19,7 +20,7 @@ from .pages import PAGES, blocks
 def test_the_code_of_a_page_runs(page, peer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # What a page takes for granted: a model, and two photographs as it wants them.
-    names = {"torch": torch, "model": lite0(), "images": photographs()[1][:2] * 2 - 1}
+    names = {"torch": torch, "model": copy.deepcopy(lite0()), "images": photographs()[1][:2] * 2 - 1}
     names["activations"] = names["gradients"] = torch.rand(2, 6, 4, 4)
     for block in blocks(page):
         block.run(names)
