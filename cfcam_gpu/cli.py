@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``demo``, ``run``, ``serve``, ``info``, ``bench`` and ``report``.
+"""The command line: ``cfcam-gpu explain``, ``methods``, ``demo``, ``run``, ``serve``, ``info``, ``bench``, ``report``.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -45,6 +45,13 @@ class Preset(StrEnum):
     paper = "paper"
 
 
+class Fuse(StrEnum):
+    """How the maps of several layers become one."""
+
+    mean = "mean"
+    max = "max"
+
+
 class Device(StrEnum):
     """Where the model runs."""
 
@@ -85,7 +92,7 @@ def explain(
         typer.Option(
             metavar="NAME",
             help="Target layer: a module's dotted name, or 'name.input' for what enters it. Given twice, the finer one "
-            "first: a two-level explanation.",
+            "first: a two-level explanation by CF-CAM. Several of another method are fused.",
             show_default="chosen, and told",
         ),
     ] = None,
@@ -98,7 +105,28 @@ def explain(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
+    method: Annotated[str, typer.Option(help="One that cfcam-gpu methods lists.")] = "cfcam",
     preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    fuse: Annotated[
+        Fuse | None,
+        typer.Option(
+            help="How the maps of several layers, each over its maximum, become one.",
+            show_default="mean; two levels of cfcam",
+        ),
+    ] = None,
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Look at each photograph transformed, too, and average: flip, flip-vertical, rotate90, rotate180 or "
+            "rotate270. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    smooth: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Average over N noisy copies of each photograph, the same in every run."),
+    ] = 0,
     components: Annotated[
         int | None,
         typer.Option(
@@ -130,12 +158,28 @@ def explain(
         target=target,
         engine=engine,
         preset=preset.value,
+        method=method,
+        fuse=None if fuse is None else fuse.value,
+        augment=tuple(augment or ()),
+        smooth=smooth,
         components=components,
         batch_size=batch_size,
         out=out,
         overwrite=overwrite,
         device=device.value,
     )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what each is called, where it is defined, and what it costs beyond one forward."""
+    from .methods import METHODS
+
+    columns = (Column("name", no_wrap=True), "method", Column("paper", overflow="fold"), "beyond one forward")
+    table = Table(*columns, box=None, pad_edge=False)
+    for name, method in METHODS.items():
+        table.add_row(name, method.title, method.paper, method.cost)
+    Console(markup=False, highlight=False, soft_wrap=True).print(table)
 
 
 @app.command()
@@ -205,16 +249,21 @@ def _run(**job: object) -> None:
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
         _refuse(error)
     err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    err.print(f"{run.job.model} on {run.device}, {run.engine} engine, {run.where}")
+    err.print(f"{run.title} of {run.job.model} on {run.device}: {run.how}")
     for layer in run.layers:
         err.print(f"  {layer.name}: {layer.reason}")
     if not run.model.trained:
         err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
-    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
-            task = progress.add_task("", total=len(run.files))
-            run.execute(lambda count: progress.advance(task, count))
+            task = progress.add_task("explaining", total=len(run.files))
+            inner = progress.add_task("within the batch", visible=False)
+
+            def within(done: int, total: int) -> None:
+                progress.update(inner, completed=done, total=total, visible=done < total)
+
+            run.execute(lambda count: progress.advance(task, count), within)
     except OSError as error:
         err.print(f"error: {error}", style="red")
         raise typer.Exit(1) from None

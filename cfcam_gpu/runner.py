@@ -6,18 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from PIL import Image
+from torch import nn
 
-from . import contact_sheet, engines, export, models, photos, render
+from . import contact_sheet, engines, export, methods, models, photos, render
+from .cam import CAM
+from .chunking import Progress
 from .components import REST, Component
 from .config import Config
 from .explainer import CFCAM
 from .explanation import Explanation
 from .layers import TargetLayer
 from .models import Model
+from .views import Fuse, Views, check_fuse
+
+Explainer = TypeVar("Explainer", CAM, CFCAM)
 
 SHEET = "contact_sheet.png"
 COMPONENTS = "components.png"
@@ -42,11 +48,18 @@ class Job:
         See :func:`cfcam_gpu.models.load`.
     weights : Path or None
     layers : sequence of str
-        One, or the finer one and the coarser; none chooses.
+        One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
     target : str or None
         A class index or name; None is the predicted class of each photograph.
     engine : str
     preset : {"default", "paper"}
+        Of the method ``"cfcam"``.
+    method : str
+        A key of :data:`cfcam_gpu.methods.METHODS`.
+    fuse : {"mean", "max"} or None
+    augment : sequence of str
+    smooth : int
+        As for :class:`cfcam_gpu.CAM`.
     device : {"auto", "cpu", "cuda"}
     batch_size : int
     overwrite : bool
@@ -62,6 +75,10 @@ class Job:
     target: str | None = None
     engine: str = "auto"
     preset: str = "default"
+    method: str = "cfcam"
+    fuse: str | None = None
+    augment: Sequence[str] = ()
+    smooth: int = 0
     device: str = "auto"
     batch_size: int = 8
     overwrite: bool = False
@@ -87,7 +104,7 @@ class Run:
     files: list[Path]
     stems: list[str]
     model: Model
-    explain: CFCAM
+    explain: CAM
     layers: tuple[TargetLayer, ...]
     engine: str
     device: torch.device
@@ -104,12 +121,28 @@ class Run:
         return f"layer{'s' * (len(self.layers) > 1)} {' and '.join(layer.name for layer in self.layers)}"
 
     @property
+    def title(self) -> str:
+        """The method, for people."""
+        return methods.find(self.job.method).title
+
+    @property
+    def how(self) -> str:
+        """What is done where, for people."""
+        job = self.job
+        said = [*job.augment, f"{job.smooth} noisy copies"] if job.smooth else list(job.augment)
+        if methods.find(job.method).cluster_filter:
+            said = [f"{job.preset} preset", f"{self.engine} engine", *said]
+        return f"{', '.join(said)}; {self.where}" if said else self.where
+
+    @property
     def sheet(self) -> Path:
         """Where the contact sheet goes."""
         return self.job.out / SHEET
 
-    def execute(self, done: Callable[[int], None]) -> None:
+    def execute(self, done: Callable[[int], None], within: Progress | None = None) -> None:
         """Explain all photographs, and write what comes of it; `done` hears how many more are behind us.
+
+        `within` is called with (done, total) in a batch that takes many forwards.
 
         Raises
         ------
@@ -119,7 +152,7 @@ class Run:
         try:
             for first in range(0, len(self.files), self.job.batch_size):
                 batch = slice(first, first + self.job.batch_size)
-                self._explain_batch(self.files[batch], self.stems[batch])
+                self._explain_batch(self.files[batch], self.stems[batch], within)
                 done(len(self.files[batch]))
         finally:
             if self.records:
@@ -130,19 +163,19 @@ class Run:
         if self.rows:
             self._save_components(self.rows, self.job.out / COMPONENTS)
 
-    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str]) -> None:
+    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str], within: Progress | None) -> None:
         batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
         if not batch:
             return
         try:
-            found = [(self._explain(batch), batch)]
+            found = [(self._explain(batch, within), batch)]
         except _FAILURES:
             found = []
         # One photograph may have spoilt its batch, or the batch been too large for the device: each for itself then.
         # Not inside the handler, where the error keeps the batch's tensors alive.
         for photograph in batch if not found else []:
             try:
-                found.append((self._explain([photograph]), [photograph]))
+                found.append((self._explain([photograph], within), [photograph]))
             except _FAILURES as error:
                 self.failed.append((photograph.file, str(error)))
         for (result, components), explained in found:
@@ -155,10 +188,12 @@ class Run:
             self.failed.append((file, str(error)))
             return None
 
-    def _explain(self, batch: Sequence[_Photograph]) -> tuple[Explanation, list[list[Component]]]:
+    def _explain(
+        self, batch: Sequence[_Photograph], within: Progress | None
+    ) -> tuple[Explanation, list[list[Component]]]:
         pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
         images = self.model.preparation.normalize(pixels)
-        result = self.explain(images, self.target)
+        result = self.explain(images, self.target, progress=within)
         return result, result.components(images, self.job.components) if self.job.components else []
 
     def _write(
@@ -208,8 +243,8 @@ class Run:
     def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path) -> None:
         sheet = contact_sheet.draw_components(
             rows,
-            title=f"CF-CAM of {self.job.model}, by groups of channels",
-            subtitle=f"{self.job.preset} preset, {self.engine} engine; {self.where}",
+            title=f"{self.title} of {self.job.model}, by groups of channels",
+            subtitle=self.how,
             alarm=self._alarm,
         )
         with export.replacing(path) as file:
@@ -224,8 +259,8 @@ class Run:
         count = f"{there} photograph{'s' * (there > 1)}{f', the first {shown} here' * (there > shown)}"
         return contact_sheet.draw(
             self.entries,
-            title=f"CF-CAM of {self.job.model}",
-            subtitle=f"{count}; {self.job.preset} preset, {self.engine} engine; {self.where}",
+            title=f"{self.title} of {self.job.model}",
+            subtitle=f"{count}; {self.how}",
             alarm=self._alarm,
         )
 
@@ -242,6 +277,7 @@ def check(job: Job) -> Run:
     ImportError, TypeError, ValueError, RuntimeError
         If model, weights, layer, target, engine or device can't be what is meant; the message says why.
     """
+    _check_method(job)
     files = photos.find(job.paths, skip=job.out)
     sheets, endings = [SHEET], [""]
     if job.components:
@@ -252,18 +288,37 @@ def check(job: Job) -> Run:
     outputs = [*export.outputs(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
     export.check_free(outputs, overwrite=job.overwrite)
 
-    loaded = load(job.model, job.weights, layers=job.layers, preset=job.preset, engine=job.engine, device=job.device)
+    # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
+    method = "cfcam-paper" if job.preset == "paper" else job.method
+    trial = method if methods.find(method).cluster_filter else "gradcam"
+    fuse = cast("Fuse | None", job.fuse)
+    loaded = load(
+        job.model,
+        job.weights,
+        lambda module, engine: CAM(module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine),
+        engine=job.engine,
+        device=job.device,
+    )
+    explain = CAM(
+        loaded.model.module,
+        [layer.name for layer in loaded.layers],
+        method=method,
+        fuse=fuse,
+        augment=list(job.augment),
+        smooth=job.smooth,
+        engine=loaded.engine,
+    )
     target = None if job.target is None else models.class_index(job.target, loaded.class_names)
     job.out.mkdir(parents=True, exist_ok=True)
-    return Run(job=job, files=files, stems=stems, target=target, **vars(loaded))
+    return Run(job=job, files=files, stems=stems, target=target, **(vars(loaded) | {"explain": explain}))
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Generic[Explainer]):
     """A model and its explainer, tried on a blank image."""
 
     model: Model
-    explain: CFCAM
+    explain: Explainer
     layers: tuple[TargetLayer, ...]
     engine: str
     device: torch.device
@@ -272,14 +327,21 @@ class Loaded:
 
 def load(
     model: str,
-    weights: Path | None = None,
+    weights: Path | None,
+    make: Callable[[nn.Module, str], Explainer],
     *,
-    layers: Sequence[str] = (),
-    preset: str = "default",
     engine: str = "auto",
     device: str = "auto",
-) -> Loaded:
+) -> Loaded[Explainer]:
     """A model by name, where it is to run, and its explainer; see :class:`Job`. A blank image is explained.
+
+    Parameters
+    ----------
+    model : str
+    weights : Path or None
+    make : callable
+        Makes an explainer of the module and the name of an engine.
+    engine, device : str
 
     Raises
     ------
@@ -290,8 +352,7 @@ def load(
     chosen = cast(ModuleType, engines.choose(engine, where)).__name__.rpartition(".")[2]
     found = models.load(model, weights)
     found.module.to(where)
-    config = Config.paper() if preset == "paper" else None
-    explain = CFCAM(found.module, list(layers) or None, config=config, engine=chosen)
+    explain = make(found.module, chosen)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
     size = found.preparation.size
     try:
@@ -300,6 +361,24 @@ def load(
         raise RuntimeError(f"model: {model} fails on a blank image of {size} x {size}: {error}") from error
     names = models.class_names(blank.logits.shape[1])
     return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
+
+
+def cfcam(layers: Sequence[str], preset: str) -> Callable[[nn.Module, str], CFCAM]:
+    """What makes a CFCAM of a job's layers and preset, for :func:`load`."""
+    config = Config.paper() if preset == "paper" else None
+    return lambda module, engine: CFCAM(module, list(layers) or None, config=config, engine=engine)
+
+
+def _check_method(job: Job) -> None:
+    """Refuse what does not go together, and names that are none, before a model is loaded."""
+    methods.find(job.method)
+    check_fuse(job.fuse)
+    Views.read(list(job.augment), job.smooth, 0.0, 0)
+    if job.preset != "default" and job.method != "cfcam":
+        raise ValueError(f"preset: {job.preset} is a form of the method cfcam; got the method {job.method}")
+    fused = job.fuse is not None or (len(job.layers) > 1 and job.preset != "default")
+    if job.components and (job.method != "cfcam" or job.augment or job.smooth or fused):
+        raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
 
 
 def _device(name: str) -> torch.device:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cfcam_gpu import CFCAM, Config, engines, functional, graph, targets
+from cfcam_gpu import CAM, CFCAM, Config, capture, engines, functional, graph, layers, targets
 from cfcam_gpu.engines import EngineResult, cpu
+from cfcam_gpu.methods import METHODS, forwards
+from cfcam_gpu.render import upsample
 
 from . import recorder
 from .small import CONFIGS, LAYERS, Network, draw
@@ -56,6 +58,61 @@ def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
         found = work()
     assert found.maps.shape == (3, *(several or ())[1:], 12, 10)
     assert found.finite.shape == (3,)
+
+
+#: The others draw random numbers, which the meta device has none of, or must know which channels are alive.
+ON_META = [name for name, method in METHODS.items() if method.from_gradients or method.curvature]
+
+
+@pytest.mark.parametrize("name", ON_META)
+@pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
+def test_no_method_is_read_by_the_host_or_copied_from_it(name, several):
+    method = METHODS[name]
+    model = Network().eval().to("meta")
+    images, layer = draw(0).to("meta"), layers.find(model, "late")
+    request = targets.Request(objective=method.objective)
+    if several:
+        indices = torch.zeros(several, dtype=torch.int64, device="meta")
+        request = targets.Request(indices=indices, checked=True, objective=method.objective)
+    with OnDevice():
+        captured = capture.capture(model, layer, images, request, curvature=method.curvature)
+        if method.from_gradients:
+            found = method.from_gradients(captured.activations, captured.gradients)
+        else:
+            found = method.from_model(forwards.Work(model, layer, images, captured, request, 1, 0.0, 0))
+        found = upsample(found, (12, 10))
+    assert found.shape == (3, *((several or ())[1:] or (1,)), 12, 10)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what the host reads: single values, and how many there are of something."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        bools = name == "index" and any(one is not None and one.dtype == torch.bool for one in args[1])
+        self.count += bools or name in ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.cluster_filter])
+def test_the_host_reads_once_a_look_and_of_channels_which_are_alive(name):
+    model, images = Network().eval(), draw(0)
+
+    def reads(**options):
+        explain = CAM(model, "late", method=name, **options)
+        with Reads() as found:
+            explain(images)
+        return found.count
+
+    alive = {"scorecam": 1, "ablationcam": 2}.get(name, 0)
+    assert reads() == 1 + alive
+    assert reads(memory=1) == 1 + alive, "with a chunk for each channel as with one"
+    assert reads(augment="flip") == 2 * (1 + alive)
+    assert reads(smooth=3) == 3 * (1 + alive)
 
 
 @pytest.mark.parametrize(

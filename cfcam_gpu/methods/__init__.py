@@ -20,7 +20,7 @@ FromGradients: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Raw maps (B, T, ...) from the model, the images and what was captured of them.
 FromModel: TypeAlias = Callable[[forwards.Work], torch.Tensor]
 
-_BACKWARD = "one backward behind the layer"
+_BACKWARD = "one backward"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Method:
     paper : str
         Where it is defined.
     cost : str
-        What it takes beyond one forward.
+        What it takes beyond one forward; a backward goes from the score to the target layer.
     from_gradients : callable, optional
         Such a method can be given gradients that are not the model's own, to measure how it bears noise in them.
     from_model : callable, optional
@@ -89,7 +89,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "shapleycam": Method(
             title="ShapleyCAM",
             paper="arXiv:2501.06261",
-            cost="two backwards behind the layer, and one through them",
+            cost="three backwards",
             from_model=forwards.shapleycam,
             objective=objective.residual_softmax,
             curvature=True,
@@ -103,16 +103,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "ablationcam": Method(
             title="Ablation-CAM",
             paper="doi:10.1109/WACV45572.2020.9093360",
-            cost="a forward behind the layer for each live channel",
+            cost="a forward from the layer on for each live channel",
             from_model=forwards.ablationcam,
         ),
         "smoothgradcam++": Method(
             title="Smooth Grad-CAM++",
             paper="arXiv:1908.01224",
-            cost=f"{forwards.SAMPLES} forwards, and backwards behind the layer",
+            cost=f"{forwards.SAMPLES + 1} backwards, {forwards.SAMPLES} forwards",
             from_model=forwards.smoothgradcam_plusplus,
         ),
-        "randomcam": Method(title="Random-CAM", paper="none: a floor for sanity checks", from_model=forwards.randomcam),
+        "randomcam": Method(title="Random-CAM", paper="none; a floor for sanity checks", from_model=forwards.randomcam),
     }
 )
 

@@ -211,6 +211,7 @@ class BatchExplainer:
 def measure(result: Explanation, overlays: torch.Tensor | None, dtype: torch.dtype) -> Found:
     """What is kept of an explanation of B images, one target each."""
     assert result.target is not None
+    assert result.labels is not None
     share = result.logits.float().softmax(dim=1).gather(1, result.target[:, None])[:, 0]
     counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
     return Found(

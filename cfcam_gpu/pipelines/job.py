@@ -71,9 +71,8 @@ def check(job: Job) -> Ready:
         The message says why.
     """
     require()
-    loaded = runner.load(
-        job.model, job.weights, layers=job.layers, preset=job.preset, engine=job.engine, device=job.device
-    )
+    make = runner.cfcam(job.layers, job.preset)
+    loaded = runner.load(job.model, job.weights, make, engine=job.engine, device=job.device)
     target: int | str | None = job.target
     if target is not None and target != "predicted":
         target = models.class_index(str(target), loaded.class_names)
