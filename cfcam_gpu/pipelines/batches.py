@@ -121,13 +121,15 @@ class BatchExplainer:
         errors = [None] * count if errors is None else list(errors)
         while True:
             step = min(self.limit or count, count)
-            starts = range(0, count, step)
-            parts = [self._whole(images[i : i + step], targets[i : i + step], errors[i : i + step]) for i in starts]
-            done = [part for part in parts if part is not None]
-            if len(done) == len(parts):
-                return _join(done)
-            # Not inside a handler, where the error keeps the batch's tensors alive.
-            del parts, done
+            parts: list[Found] = []
+            for i in range(0, count, step):
+                found = self._whole(images[i : i + step], targets[i : i + step], errors[i : i + step])
+                if found is None:
+                    break
+                parts.append(found)
+            else:
+                return _join(parts)
+            del parts
             if step == 1:
                 raise RuntimeError("out of memory with a single image")
             self.limit = (step + 1) // 2
