@@ -78,7 +78,7 @@ def test_maps_and_rows_are_the_librarys(source, tmp_path):
         for label, kind in ((-1, "noise"), (-2, "dominant"), (-3, "dead")):
             assert row[kind] == (labels == label).sum()
         assert row["error"] is None
-        np.testing.assert_array_equal(Image.open(tmp_path / "out" / row["overlay"]), overlays[b])
+        np.testing.assert_array_equal(photos.read(tmp_path / "out" / row["overlay"]), overlays[b])
 
 
 def test_float16_is_the_default_and_loses_little(source, tmp_path):
@@ -213,7 +213,7 @@ def test_no_room_for_a_single_image_stops_a_run_that_goes_on_later(source, tmp_p
     explain(source, tmp_path / "whole", model=narrow(8), **options)
     with pytest.raises(RuntimeError, match="out of memory with a single image"):
         explain(source, tmp_path / "out", model=narrow(8, batches=3), **options)
-    assert explain(source, tmp_path / "out", model=narrow(8), **options).before > 0
+    assert explain(source, tmp_path / "out", model=narrow(8), **options).before == 6
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -400,7 +400,7 @@ def test_an_iterable_that_stopped_goes_on_and_is_seen_to_be_the_same(tmp_path):
         # It is a generator the first time.
         (out / "job.json").write_bytes((tmp_path / "whole" / "job.json").read_bytes())
         found = pipelines.run(explainer, list(images(10)), out, **options)
-        assert found.before <= count
+        assert found.before == count // 4 * 4
         assert contents(out) == contents(tmp_path / "whole")
     with pytest.raises(OSError, match="network"):
         pipelines.run(explainer, broken(9), tmp_path / "out", **options)

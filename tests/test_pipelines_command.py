@@ -54,7 +54,7 @@ def test_a_folder(album, tmp_path):
     array = zarr.open_array(tmp_path / "out" / "maps.zarr", mode="r")
     np.testing.assert_array_equal(array[:], library.maps)
     assert [row["class"] for row in found] == [f"class {k}" for k in library.target]
-    assert all(Image.open(tmp_path / "out" / row["overlay"]).size == (224, 224) for row in found)
+    assert all(photos.read(tmp_path / "out" / row["overlay"]).size == (224, 224) for row in found)
 
 
 def test_bad_images_are_named_and_the_status_tells(album, tmp_path):
