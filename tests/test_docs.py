@@ -21,7 +21,7 @@ def test_the_code_of_a_page_runs(page, peer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # What a page takes for granted: a model, and two photographs as it wants them.
     names = {"torch": torch, "model": copy.deepcopy(lite0()), "images": photographs()[1][:2] * 2 - 1}
-    names["activations"] = names["gradients"] = torch.rand(2, 6, 4, 4)
+    names |= {"activations": torch.rand(2, 6, 4, 4), "gradients": torch.rand(2, 6, 4, 4), "loader": [names["images"]]}
     for block in blocks(page):
         block.run(names)
 
