@@ -7,9 +7,9 @@ turn, round by round. ``throughput`` is images a second, ``kept`` that of ``run`
 what else is done to an image, the difference, is taken from it, and ``at_most`` is what ``run`` can keep of the
 throughput however well it is arranged.
 
-``python -m bench.pipelines memory`` explains a folder of 50,000 small images with a network of two channels and notes the resident
-memory of the process and of its worker with every shard. ``growth_kib_per_1000`` is a line's slope from a tenth of the
-way on.
+``python -m bench.pipelines memory`` explains a folder of 50,000 small images with a network of two channels and notes
+the resident memory of the process and of its worker with every shard. ``growth_kib_per_1000`` is a line's slope from a
+tenth of the way on.
 
 Each writes its part of results/MACHINE-pipelines.json.
 """
