@@ -7,9 +7,9 @@ turn, round by round. ``throughput`` is images a second, ``kept`` that of ``run`
 what else is done to an image, the difference, is taken from it, and ``at_most`` is what ``run`` can keep of the
 throughput however well it is arranged.
 
-``python -m bench.pipelines memory`` explains a folder of 50,000 small images with a tiny network and notes the resident
-memory of the process and of its worker with every shard. ``growth_kib_per_1000`` is a line's slope from a tenth of the
-way on.
+``python -m bench.pipelines memory`` explains a folder of 50,000 small images with a network of two channels and notes
+the resident memory of the process and of its worker with every shard. ``growth_kib_per_1000`` is a line's slope from a
+tenth of the way on.
 
 Each writes its part of results/MACHINE-pipelines.json.
 """
@@ -155,11 +155,11 @@ def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         )
     torch.manual_seed(0)
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 16, 16),
+        torch.nn.Conv2d(3, 2, 16, 16),
         torch.nn.ReLU(),
         torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(),
-        torch.nn.Linear(8, 5),
+        torch.nn.Linear(2, 5),
     ).eval()
     seen: list[tuple[int, int, int]] = []
 
