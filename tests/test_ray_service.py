@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from cfcam_gpu import ray_session
+from cfcam_gpu.service.backend import Settings
 
 from .services import SMALL, backend, expected, picture, values
 
@@ -93,17 +93,25 @@ def test_only_loopback_is_listened_on(service):
     assert {port: ip for port, ip in listening.items() if ip.removeprefix("::ffff:") != "127.0.0.1"} == {}
 
 
-def test_what_cant_be_started_says_why(cluster):
-    with started(free_port(), "--layer", "9", cluster=cluster) as process:
-        _, said = process.communicate(timeout=90)
-    assert process.returncode == 2
-    assert said.splitlines()[-1].startswith("error: target_layer: ")
-
-
-def test_a_port_that_is_taken_is_refused_before_anything_starts():
-    ray_session.prepare()
+@pytest.fixture
+def deployment(cluster):
     from cfcam_gpu.service import deployment
 
+    return deployment
+
+
+# Ray's own settings, when ray.serve is imported.
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+def test_what_cant_be_meant_is_found_by_a_worker_before_anything_is_served(deployment):
+    settings = Settings(model=SMALL.model, layers=("9",))
+    with pytest.raises(ValueError, match="target_layer: "):
+        deployment._check(deployment.Options(settings=settings), {"num_cpus": 1})
+    many = deployment.Options(settings=SMALL, replicas=9)
+    assert deployment._resources(many) == {"num_cpus": 4 / 9}
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+def test_a_port_that_is_taken_is_refused_before_anything_starts(deployment):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         refused = deployment.running(deployment.Options(), port=port)
