@@ -235,10 +235,8 @@ def _with_class(item: Item, names: Sequence[str] | None) -> Item:
 def _find_in_tars(pattern: str) -> tuple[Path, list[Item]]:
     try:
         from webdataset.shardlists import expand_urls
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"source: a WebDataset needs {error.name}; pip install 'cfcam-gpu[pipelines]'"
-        ) from error
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("source: webdataset is not installed; pip install 'cfcam-gpu[pipelines]'") from None
     tars = [Path(name) for name in expand_urls(pattern)]
     missing = [str(tar) for tar in tars if not tar.is_file()]
     if missing:
