@@ -77,7 +77,7 @@ class Explain:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
         file = None if weights is None else Path(weights)
-        loaded = runner.load(model, file, layers=layers, preset=preset, engine=engine, device=device)
+        loaded = runner.load(model, file, runner.cfcam(layers, preset), engine=engine, device=device)
         self.device, self.class_names = loaded.device, loaded.class_names
         self.preparation = loaded.model.preparation
         self.explain = BatchExplainer(
