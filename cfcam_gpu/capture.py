@@ -11,10 +11,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .guard import first_tensor, guarded, logits_of
+from .guard import first_tensor, guarded
 from .layers import TargetLayer
 from .spatial import ACTIVATIONS
-from .targets import Request, resolve
+from .targets import Request, logits_for, resolve
+
+#: Targets that one batched backward serves: what it keeps between the layers grows with them.
+AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Captured:
         The target layer's activation, in the model's dtype: (B, C, h, w) of an image.
     gradients : (B, T, C, *spatial) tensor
         Of each of T scores with respect to the activations.
-    logits : (B, K, ...) tensor
+    logits : (B, K, ...) tensor, or None
+        None where a model has no logits and callables are explained.
     indices : (B,) or (B, T) int64 tensor, or None
         The explained classes; None for callables.
     coarse : tuple of two tensors, or None
@@ -38,10 +42,16 @@ class Captured:
 
     activations: torch.Tensor
     gradients: torch.Tensor
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     indices: torch.Tensor | None
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
     curvatures: torch.Tensor | None = None
+
+    def need_logits(self) -> torch.Tensor:
+        """The logits, or a TypeError where there are none."""
+        if self.logits is None:
+            raise TypeError("model: this method scores logits again and again; this model's output has none")
+        return self.logits
 
 
 def capture(
@@ -99,19 +109,15 @@ def capture(
                 f"depend on {layer.name}"
             )
         with torch.enable_grad():
-            logits = logits_of(output)
-            if len(logits) != len(images):
-                raise ValueError(
-                    f"model: expected logits for each of the {len(images)} images; got shape {tuple(logits.shape)}"
-                )
-            indices, scores = resolve(request, logits, contrast=contrast)
+            logits = logits_for(request, output, len(images))
+            indices, scores = resolve(request, logits, output, contrast=contrast)
             curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else None
-            found = [_gradients(score, reached, probes, last=t == len(scores) - 1) for t, score in enumerate(scores)]
+            found = _gradients(model, scores, reached, probes)
     stacked = [torch.stack(gradients, dim=1) for gradients in zip(*found)]
     return Captured(
         activations=reached[0].detach(),
         gradients=stacked[0],
-        logits=logits.detach(),
+        logits=None if logits is None else logits.detach(),
         indices=indices,
         coarse=None if coarse is None else (reached[1].detach(), stacked[1]),
         curvatures=None if curvatures is None else torch.stack(curvatures, dim=1),
@@ -137,18 +143,53 @@ def _curvature(score: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(
-    score: torch.Tensor, reached: list[torch.Tensor], probes: list[_Probe], *, last: bool
-) -> tuple[torch.Tensor, ...]:
-    found: tuple[torch.Tensor | None, ...] = (None,) * len(reached)
-    if score.requires_grad:
-        found = torch.autograd.grad(score.sum(), reached, retain_graph=not last, allow_unused=True)
-    for gradient, probe in zip(found, probes):
-        if gradient is None:
-            raise ValueError(
-                f"target_layer: the target's score does not depend on {probe.layer.name}: it is beside the way to the "
-                "output, or the model cuts the graph behind it (no_grad or detach)"
+    model: nn.Module, scores: list[torch.Tensor], reached: list[torch.Tensor], probes: list[_Probe]
+) -> list[tuple[torch.Tensor, ...]]:
+    """Of each of T scores (B,), the gradients with respect to what was reached."""
+    dependent = all(score.requires_grad for score in scores)
+    found: list[tuple[torch.Tensor | None, ...]] = [(None,) * len(reached)]
+    if dependent and len(scores) > 1 and not _has_backward_hooks(model):
+        found = _batched(scores, reached)
+    elif dependent:
+        found = _one_by_one(scores, reached)
+    for gradients in found:
+        for gradient, probe in zip(gradients, probes):
+            if gradient is None:
+                raise ValueError(
+                    f"target_layer: the target's score does not depend on {probe.layer.name}: it is beside the way to "
+                    "the output, or the model cuts the graph behind it (no_grad or detach)"
+                )
+    return cast(list[tuple[torch.Tensor, ...]], found)
+
+
+def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
+    last = len(scores) - 1
+    return [
+        torch.autograd.grad(score.sum(), reached, retain_graph=t != last, allow_unused=True)
+        for t, score in enumerate(scores)
+    ]
+
+
+def _batched(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
+    """The same by backward passes that serve many targets each; where an operator has no batched form, one by one."""
+    sums = torch.stack([score.sum() for score in scores])
+    found: list[tuple[torch.Tensor | None, ...]] = []
+    try:
+        for chosen in torch.split(torch.eye(len(scores), dtype=sums.dtype, device=sums.device), AT_ONCE):
+            several = torch.autograd.grad(
+                sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
             )
-    return cast(tuple[torch.Tensor, ...], found)
+            found += zip(*([None] * len(chosen) if each is None else each.unbind() for each in several))
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return _one_by_one(scores, reached)
+    return found
+
+
+def _has_backward_hooks(model: nn.Module) -> bool:
+    """Whether code of the user's watches the backward: it must see tensors, not batches of them that vmap makes."""
+    return any(module._backward_hooks or module._backward_pre_hooks for module in model.modules())
 
 
 @dataclass

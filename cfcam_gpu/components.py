@@ -148,7 +148,7 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
     again = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in signed])).clamp(0, MAX_MAP).float()
     if captured.coarse is not None and config.gate is not None:
         again = two_level.gate(again[:, None].to(images.device), *captured.coarse, config.gate)[:, 0]
-    if not (_agree(again.cpu(), explanation.raw_maps.cpu()) and _agree(captured.logits, explanation.logits)):
+    if not (_agree(again.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
         raise ValueError(
             "images: expected those that were explained, prepared in the same way and under the same autocast; the "
             "model sees other evidence in these, or has changed since"
@@ -252,6 +252,10 @@ def _check_images(explanation: Explanation, images: object) -> None:
         raise ValueError(
             f"images: expected device '{explanation.raw_maps.device}', as for the explanation; got '{images.device}'"
         )
+
+
+def _same_logits(again: torch.Tensor | None, before: torch.Tensor | None) -> bool:
+    return again is before if again is None or before is None else _agree(again, before)
 
 
 def _agree(again: torch.Tensor, before: torch.Tensor) -> bool:

@@ -110,8 +110,9 @@ class CFCAM:
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
             class for each image; None in a list is that image's predicted class. (B, T): T classes for each image, from
-            one forward. A callable: gets one image's logits (K, ...) and returns a scalar tensor; or a list of B
-            callables.
+            one forward. A callable: gets one image's logits (K, ...), or its part of an output without logits, and
+            returns a scalar tensor; or a list of B callables, or of B lists of T. :mod:`cfcam_gpu.targets` has ready
+            ones.
 
         Returns
         -------

@@ -28,7 +28,7 @@ class Origin(NamedTuple):
     """What it takes, beside the result, to look at the same images again: the model, and the callables explained."""
 
     model: nn.Module
-    scores: tuple[Score, ...] | None
+    scores: tuple[Score | tuple[Score, ...], ...] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class Explanation:
         Evidence for the target at the target layer's resolution, >= 0, not normalised.
     target : (B,) int64 tensor or None
         The explained classes; None where callables were given.
-    logits : (B, K) tensor
-        The model's output, in its dtype.
+    logits : (B, K) tensor, or None
+        The model's output, in its dtype; None where it has no logits and callables were given.
     labels : (B, C) int64 tensor or None
         Of each channel: >= 0 its cluster, -1 noise, -2 dominant, -3 dead. These three are None where the method is not
         CF-CAM, and where several looks were averaged or fused.
@@ -68,7 +68,7 @@ class Explanation:
 
     raw_maps: torch.Tensor
     target: torch.Tensor | None
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     labels: torch.Tensor | None
     weights: torch.Tensor | None
     eps: torch.Tensor | None

@@ -79,11 +79,12 @@ def save(
     if names is None:
         names = [f"{b:04d}" for b in range(len(explanation))]
     _check_names("names", names, len(explanation), "image")
-    if class_names is not None and explanation.logits.ndim == 2:
+    if class_names is not None and explanation.logits is not None and explanation.logits.ndim == 2:
         _check_names("class_names", class_names, explanation.logits.shape[1], "class")
     given = per_map = list(names)
-    if explanation.several and explanation.target is not None:
-        rows = explanation.target.tolist()
+    if explanation.several:
+        count = explanation.raw_maps.shape[1]
+        rows = explanation.target.tolist() if explanation.target is not None else [range(count)] * len(names)
         per_map = [f"{name}-{index}" for name, row in zip(names, rows) for index in row]
         given = [name for name, row in zip(names, rows) for _ in row]
     stems = file_names(per_map)
@@ -184,9 +185,9 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
         return class_names[index] if class_names is not None else f"class {index}"
 
     per_image = explanation.raw_maps.shape[1] if explanation.several else 1
-    logits = explanation.logits.float().cpu()
+    logits = explanation.logits
     # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
-    probabilities = logits.softmax(dim=1) if logits.ndim == 2 else None
+    probabilities = logits.float().cpu().softmax(dim=1) if logits is not None and logits.ndim == 2 else None
     targets = None if explanation.target is None else explanation.target.flatten().tolist()
     empty = explanation.empty.flatten().tolist()
     labels = None if explanation.labels is None else explanation.labels.flatten(0, -2).cpu().numpy()

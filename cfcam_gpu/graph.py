@@ -91,7 +91,8 @@ class CapturedCFCAM:
             return _explain(model, plan, engine, self.images, request, overlay=overlay)
 
         def warm_up() -> None:
-            self._classes = work(request).logits.shape[-1]  # of a request that is checked against them
+            logits = work(request).logits
+            self._classes = 0 if logits is None else logits.shape[-1]  # of a request that is checked against them
 
         with _outside_autograd(), torch.cuda.device(device):
             self.images = torch.empty_like(images).copy_(images)

@@ -26,10 +26,11 @@ def prepare(address: str | None = None) -> None:
     missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(f"{', '.join(missing)} not installed; pip install 'cfcam-gpu[ray]'")
-    if _own(address) and "ray" not in sys.modules:
+    if own(address) and "ray" not in sys.modules:
         # Ray's way to be a cluster of one machine, which is its default on macOS and Windows: all of its servers then
-        # listen on 127.0.0.1 alone. And it reports to nobody.
+        # listen on 127.0.0.1 alone, to processes of this user. And it reports to nobody.
         os.environ[_SINGLE] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
@@ -58,7 +59,7 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
     import ray
 
     options: dict[str, Any] = {"address": address or "auto"}
-    if _own(address):
+    if own(address):
         if not loopback():
             raise RuntimeError(f"Ray would listen on all interfaces: import it later, or set {_SINGLE}=0 before")
         options = {"num_cpus": cpus, "include_dashboard": False}
@@ -77,5 +78,6 @@ def loopback() -> bool:
     return address.startswith("127.")
 
 
-def _own(address: str | None) -> bool:
+def own(address: str | None = None) -> bool:
+    """Whether :func:`connected` starts a cluster, instead of going to one."""
     return address is None and not os.environ.get("RAY_ADDRESS")

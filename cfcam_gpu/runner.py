@@ -359,6 +359,7 @@ def load(
         blank = explain(found.preparation.normalize(found.preparation.blank(1).to(where)))
     except RuntimeError as error:
         raise RuntimeError(f"model: {model} fails on a blank image of {size} x {size}: {error}") from error
+    assert blank.logits is not None  # the predicted class was asked for
     names = models.class_names(blank.logits.shape[1])
     return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
 

@@ -1,4 +1,12 @@
-"""What is explained: class indices, given or predicted, or any score of an image's logits."""
+"""What is explained: class indices, given or predicted, or any score of an image's output.
+
+A callable gets the row of logits of one image and returns a scalar tensor. Where a model has no logits, or the callable
+says so by an attribute ``whole_output = True``, it gets the image's part of the whole output, see
+:func:`cfcam_gpu.outputs.samples`. Ready ones are here, too: :class:`Probability`, :class:`Contrast`, :class:`Binary`,
+:class:`Label`, :class:`Value`, :class:`Toward`, :class:`Segment`, :class:`Detection`, :class:`Similarity`,
+:class:`ImageText`, and :class:`WholeOutput` around a function of one's own. ``Config.contrast``, which compares a class
+with its rivals in the two-level default, is for class indices alone: callables are taken as they are.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +16,41 @@ from typing import Any, TypeAlias
 
 import torch
 
-#: A score of one image: it gets the image's logits (K, ...) and returns a scalar tensor.
-Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+from .guard import logits_of
+from .outputs import is_per_image, samples
+from .references import Detection, ImageText, Similarity
+from .scores import Binary, Contrast, Label, Probability, Segment, Toward, Value, WholeOutput
+
+__all__ = [
+    "Binary",
+    "Contrast",
+    "Detection",
+    "ImageText",
+    "Label",
+    "Objective",
+    "Probability",
+    "Request",
+    "Score",
+    "Segment",
+    "Similarity",
+    "Target",
+    "Toward",
+    "Value",
+    "WholeOutput",
+    "check_range",
+    "logits_for",
+    "pinned",
+    "read",
+    "resolve",
+]
+
+#: A score of one image: it gets the image's logits (K, ...), or its part of the output, and returns a scalar tensor.
+Score: TypeAlias = Callable[[Any], torch.Tensor]
 #: Scores (B,) of classes (B,) from logits (B, K).
 Objective: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Target: TypeAlias = (
-    "int | Sequence[int | None] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | None"
+    "int | Sequence[int | None] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | "
+    "Sequence[Sequence[Score]] | None"
 )
 
 
@@ -29,7 +66,7 @@ class Request:
         On the device where the caller had it, or on the host.
     predicted : (B,) bool tensor on the host, or None
         Which images' `indices` are placeholders of the predicted class.
-    scores : tuple of B callables, or None
+    scores : tuple of B callables, or of B tuples of T callables, or None
     checked : bool
         The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
     objective : callable or None
@@ -38,14 +75,21 @@ class Request:
 
     indices: torch.Tensor | None = None
     predicted: torch.Tensor | None = None
-    scores: tuple[Score, ...] | None = None
+    scores: tuple[Score | tuple[Score, ...], ...] | None = None
     checked: bool = False
     objective: Objective | None = None
 
     @property
     def several(self) -> bool:
         """Whether there is a T axis."""
+        if self.scores is not None:
+            return isinstance(self.scores[0], tuple)
         return self.indices is not None and self.indices.ndim == 2
+
+    def callables(self) -> list[Score]:
+        """All of them, image by image."""
+        rows = [row if isinstance(row, tuple) else (row,) for row in self.scores or ()]
+        return [score for row in rows for score in row]
 
 
 def read(target: Target, batch: int) -> Request:
@@ -56,7 +100,7 @@ def read(target: Target, batch: int) -> Request:
     target : None, int, sequence, tensor, callable
         None explains the predicted class. An int or a callable serves every image. A list or tensor (B,) has one
         class index for each image, (B, T) has T of them; None in a list (B,) is that image's predicted class. A list
-        of callables has one for each image.
+        of callables has one for each image, a list of B lists has T of them.
     batch : int
         B, the number of images.
 
@@ -74,6 +118,13 @@ def read(target: Target, batch: int) -> Request:
     if isinstance(target, (list, tuple)) and target and all(callable(item) for item in target):
         _check_rows(len(target), batch)
         return Request(scores=tuple(target))
+    rows = _rows_of_callables(target)
+    if rows is not None:
+        _check_rows(len(rows), batch)
+        counts = sorted({len(row) for row in rows})
+        if len(counts) > 1:
+            raise ValueError(f"target: expected as many callables for each image; got {counts[0]} and {counts[-1]}")
+        return Request(scores=rows)
     predicted = None
     if isinstance(target, (list, tuple)) and any(item is None for item in target):
         predicted = torch.tensor([item is None for item in target])
@@ -90,13 +141,23 @@ def read(target: Target, batch: int) -> Request:
     return Request(indices=indices.to(torch.int64, copy=True), predicted=predicted)
 
 
+def _rows_of_callables(target: Any) -> tuple[tuple[Score, ...], ...] | None:
+    """B tuples of callables, or None where `target` is something else."""
+    if not isinstance(target, (list, tuple)) or not target:
+        return None
+    if not all(isinstance(row, (list, tuple)) and row and all(callable(item) for item in row) for row in target):
+        return None
+    return tuple(tuple(row) for row in target)
+
+
 def _as_tensor(target: Any) -> torch.Tensor:
     try:
         return torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             "target: expected None, a class index, a list or tensor of them (one for each image, or B rows of T), a "
-            f"callable, or a list of callables; got {type(target).__name__} ({error})"
+            f"callable, or a list of callables (one for each image, or B rows of T); got {type(target).__name__} "
+            f"({error})"
         ) from None
 
 
@@ -105,15 +166,41 @@ def _check_rows(rows: int, batch: int) -> None:
         raise ValueError(f"target: expected one for each of the {batch} images; got {rows}")
 
 
+def logits_for(request: Request, output: Any, batch: int) -> torch.Tensor | None:
+    """The logits (B, ...) in a model's output; None where it has none and callables are to look at all of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no logits for each image, and `request` needs them.
+    """
+    for_callables = request.scores is not None and not isinstance(output, torch.Tensor)
+    if for_callables and is_per_image(output, batch):
+        return None
+    try:
+        logits = logits_of(output)
+    except TypeError:
+        if for_callables:
+            return None
+        raise
+    if logits.ndim == 0 or len(logits) != batch:
+        if for_callables:
+            return None
+        raise ValueError(f"model: expected logits for each of the {batch} images; got shape {tuple(logits.shape)}")
+    return logits
+
+
 def resolve(
-    request: Request, logits: torch.Tensor, *, contrast: float = 0.0
+    request: Request, logits: torch.Tensor | None, output: Any = None, *, contrast: float = 0.0
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """The class indices that are explained and, for each of T targets, the scores (B,) to differentiate.
 
     Parameters
     ----------
     request : Request
-    logits : (B, K) floating; with callables any (B, ...)
+    logits : (B, K) floating; with callables any (B, ...), or None
+    output : tensor, dict, dataclass, tuple or list
+        All that the model returned, for callables that ask for it, or if there are no logits.
     contrast : float
         Score a class by its logit minus this share of the log-sum-exp of its K - 1 rivals; a single logit has none.
         Callables are taken as they are.
@@ -127,12 +214,11 @@ def resolve(
     ------
     TypeError, ValueError
         If a class is out of range, the logits are not (B, K) though classes are asked for, or a callable does not
-        return a scalar that depends on the logits.
+        return a scalar that depends on the output.
     """
     if request.scores is not None:
-        return None, [
-            torch.stack([_scalar(score, row, b) for b, (score, row) in enumerate(zip(request.scores, logits))])
-        ]
+        return None, _of_callables(request.scores, logits, output)
+    assert logits is not None
     if logits.ndim != 2:
         raise ValueError(
             f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
@@ -153,7 +239,8 @@ def resolve(
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
     if request.objective is not None:
         return indices, [request.objective(logits, column[:, 0]) for column in columns]
-    scores = [logits.gather(1, column)[:, 0] for column in columns]
+    # All classes at once: in a backward of many targets, each would else fill logits of its own.
+    scores = list(logits.gather(1, torch.cat(columns, dim=1)).unbind(dim=1))
     if contrast and logits.shape[1] > 1:
         wide = logits.float()
         scores = [
@@ -183,12 +270,39 @@ def check_range(indices: torch.Tensor, classes: int) -> None:
         raise ValueError(f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})")
 
 
-def _scalar(score: Score, row: torch.Tensor, image: int) -> torch.Tensor:
-    value = score(row)
-    name = getattr(score, "__name__", type(score).__name__)
+def _of_callables(
+    given: tuple[Score | tuple[Score, ...], ...], logits: torch.Tensor | None, output: Any
+) -> list[torch.Tensor]:
+    rows = [row if isinstance(row, tuple) else (row,) for row in given]
+    per_logits = None if logits is None else logits.unbind()
+    whole: list[Any] | None = None
+    values = []
+    for b, row in enumerate(rows):
+        for score in row:
+            if per_logits is not None and not getattr(score, "whole_output", False):
+                values.append(_scalar(score, per_logits[b], b))
+                continue
+            if whole is None:
+                if output is None:
+                    raise TypeError(
+                        f"target: {_name(score)} looks at the model's whole output; there are only logits here"
+                    )
+                whole = samples(output, len(rows))
+            values.append(_scalar(score, whole[b], b))
+    return list(torch.stack(values).reshape(len(rows), -1).unbind(dim=1))
+
+
+def _name(score: Score) -> str:
+    return getattr(score, "__name__", type(score).__name__)
+
+
+def _scalar(score: Score, sample: Any, image: int) -> torch.Tensor:
+    value = score(sample)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"target: callable {name} must return a scalar tensor; got {got} for image {image}")
+        raise TypeError(f"target: callable {_name(score)} must return a scalar tensor; got {got} for image {image}")
     if not value.requires_grad:
-        raise ValueError(f"target: what callable {name} returned for image {image} does not depend on the logits")
+        raise ValueError(
+            f"target: what callable {_name(score)} returned for image {image} does not depend on the model's output"
+        )
     return value.reshape(())

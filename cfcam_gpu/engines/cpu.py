@@ -26,17 +26,23 @@ def why_missing() -> None:
 
 
 def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
-    """CF-CAM on the host; images side by side on the cores. See :class:`cfcam_gpu.engines.Engine`."""
+    """CF-CAM on the host; images and targets side by side on the cores. See :class:`cfcam_gpu.engines.Engine`."""
     device = activations.device
     images = activations.detach().cpu()
     slopes = gradients.detach().cpu()
 
-    def one(b: int) -> list[tuple[Clusters, Weighted]]:
+    def job(b: int, chosen: range) -> list[tuple[Clusters, Weighted]]:
         # float64 a worker's image at a time: a whole batch of it would be a second copy of twice the size.
         points = images[b].double().numpy()
-        return list(cluster_filter(points, (slope.double().numpy() for slope in slopes[b]), config, PRIMITIVES))
+        return list(cluster_filter(points, (slopes[b, t].double().numpy() for t in chosen), config, PRIMITIVES))
 
-    results = [one(0)] if len(images) == 1 else list(_workers().map(one, range(len(images))))
+    batch, targets = slopes.shape[:2]
+    # Where each target has clusters of its own, targets go side by side, too; else they share an image's clusters.
+    size = 1 if config.importance == "contribution" else targets
+    jobs = [(b, range(t, t + size)) for b in range(batch) for t in range(0, targets, size)]
+    done = [job(*jobs[0])] if len(jobs) == 1 else list(_workers().map(job, *zip(*jobs)))
+    flat = [found for part in done for found in part]
+    results = [flat[b * targets : (b + 1) * targets] for b in range(batch)]
 
     def stack(pick: Any, dtype: torch.dtype) -> torch.Tensor:
         return torch.as_tensor(np.array([[pick(*found) for found in image] for image in results])).to(device, dtype)

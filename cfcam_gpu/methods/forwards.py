@@ -104,7 +104,7 @@ def ablationcam(work: Work) -> torch.Tensor:
     """
     images, activations = work.images, work.captured.activations
     with guarded(work.model):
-        score = _scores(work.request, torch.arange(len(images), device=images.device), work.captured.logits)
+        score = _scores(work.request, torch.arange(len(images), device=images.device), work.captured.need_logits())
         ablated = score[..., None].repeat(1, 1, activations.shape[1])
         head = _Head(work)
         size = chunk_size(work.memory, head.bytes_each)
@@ -135,10 +135,10 @@ class _Head:
 
     def _try_trunk_once(self) -> None:
         """No, where the batches of both sides of the layer meet in a way that doesn't broadcast, as in a DenseNet."""
-        first = self.work.captured.activations[:1]
+        first, logits = self.work.captured.activations[:1], self.work.captured.need_logits()
         try:
             found = self(0, first.repeat(2, *(1 for _ in first.shape[1:])))
-            self.trunk_once = found.shape == (2, *self.work.captured.logits.shape[1:])
+            self.trunk_once = found.shape == (2, *logits.shape[1:])
         except Exception:  # whatever it is, it comes again below if the batches are not to blame
             self.trunk_once = False
 

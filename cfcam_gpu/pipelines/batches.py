@@ -121,13 +121,15 @@ class BatchExplainer:
         errors = [None] * count if errors is None else list(errors)
         while True:
             step = min(self.limit or count, count)
-            starts = range(0, count, step)
-            parts = [self._whole(images[i : i + step], targets[i : i + step], errors[i : i + step]) for i in starts]
-            done = [part for part in parts if part is not None]
-            if len(done) == len(parts):
-                return _join(done)
-            # Not inside a handler, where the error keeps the batch's tensors alive.
-            del parts, done
+            parts: list[Found] = []
+            for i in range(0, count, step):
+                found = self._whole(images[i : i + step], targets[i : i + step], errors[i : i + step])
+                if found is None:
+                    break
+                parts.append(found)
+            else:
+                return _join(parts)
+            del parts
             if step == 1:
                 raise RuntimeError("out of memory with a single image")
             self.limit = (step + 1) // 2
@@ -138,21 +140,19 @@ class BatchExplainer:
     def _whole(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found | None:
         """A batch in one go, or None where it is too large."""
         found, fault = self._try(images, targets, errors)
-        if fault is not None and not isinstance(fault, _OutOfMemory):
-            fault = None
-            good = [b for b, error in enumerate(errors) if error is None]
-            for b in good:
-                _, fault = self._try(images[b : b + 1], targets[b : b + 1], [None])
-                if isinstance(fault, _OutOfMemory):
-                    return None
-                errors[b] = None if fault is None else str(fault)
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)  # raises where the device's own state is what is wrong
-            if len(images) > 1 and any(errors[b] is not None for b in good):
-                found, _ = self._try(images, targets, errors)
-            elif len(images) == 1:
-                found = self._nothing(images, errors)
-        return found
+        if fault is None or isinstance(fault, _OutOfMemory):
+            return found
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)  # raises where the device's own state is what is wrong
+        if len(images) == 1:
+            return self._nothing(images, [str(fault)])
+        for b in [b for b, error in enumerate(errors) if error is None]:
+            alone = self._whole(images[b : b + 1], targets[b : b + 1], [None])
+            if alone is None:
+                return None
+            errors[b] = alone.errors[0]
+        # Where none fails by itself, the batch was too large for the host's memory, say.
+        return self._try(images, targets, errors)[0]
 
     def _try(
         self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]
@@ -211,6 +211,7 @@ class BatchExplainer:
 def measure(result: Explanation, overlays: torch.Tensor | None, dtype: torch.dtype) -> Found:
     """What is kept of an explanation of B images, one target each."""
     assert result.target is not None
+    assert result.logits is not None
     assert result.labels is not None
     share = result.logits.float().softmax(dim=1).gather(1, result.target[:, None])[:, 0]
     counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}

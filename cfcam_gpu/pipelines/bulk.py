@@ -20,9 +20,9 @@ from .. import engines
 from .._version import __version__
 from ..explainer import CFCAM
 from . import store
-from .batches import BatchExplainer
+from .batches import BatchExplainer, Found
 from .sources import Batch, Photographs
-from .stream import ahead, batches_of, check_repeatable, unseen
+from .stream import ahead, batches_of, check_repeatable, targets_of, unseen
 from .writer import Writer
 
 #: Images in a shard, about.
@@ -66,6 +66,7 @@ def run(
     class_names: Sequence[str] | None = None,
     restart: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
+    explained: Callable[[int], Iterable[tuple[Found, Batch]]] | None = None,
 ) -> Summary:
     """Explain every image of a data set; called again after whatever stopped it, it goes on where it was.
 
@@ -98,6 +99,9 @@ def run(
         Drop what a job left in `out`, and begin anew.
     progress : callable, optional
         Called with (images written, images in all or None where that isn't known), perhaps in another thread.
+    explained : callable, optional
+        Called with the index of the first image that isn't done, of Photographs; what it gives is written, instead of
+        what would be explained here: :func:`cfcam_gpu.pipelines.ray.explained`, say.
 
     Returns
     -------
@@ -155,16 +159,24 @@ def run(
         if progress is not None:
             progress(before, total)
         if not kept.complete:
-            if isinstance(dataset, Photographs):
-                rest = dataset.batches(batch_size, start=before, pin_memory=device.type == "cuda")
+            results: Iterable[tuple[Found, Batch]]
+            if explained is None:
+                if isinstance(dataset, Photographs):
+                    rest = dataset.batches(batch_size, start=before, pin_memory=device.type == "cuda")
+                else:
+                    rest = unseen(stream, kept.digests, shard_size // batch_size)
+                explain = BatchExplainer(explainer, prepare=prepare, dtype=DTYPES[dtype], overlay=overlays is not None)
+                results = (
+                    (explain(batch.images, targets_of(batch, target), batch.errors), batch)
+                    for batch in ahead(rest, device)
+                )
             else:
-                rest = unseen(stream, kept.digests, shard_size // batch_size)
-            explain = BatchExplainer(explainer, prepare=prepare, dtype=DTYPES[dtype], overlay=overlays is not None)
+                results = explained(before)
             with Writer(
                 kept, class_names=class_names, done=lambda: progress and progress(kept.images, total)
             ) as writer:
-                for batch in ahead(rest, device):
-                    writer.put(explain(batch.images, _targets(batch, target), batch.errors), batch)
+                for found, batch in results:
+                    writer.put(found, batch)
             kept.finish(dtype)
         return Summary(Path(out), kept.images, kept.failed, before)
 
@@ -234,9 +246,3 @@ def digest_of(model: nn.Module) -> str:
             found.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def _targets(batch: Batch, target: int | str | None) -> Sequence[int | None]:
-    if target is None:
-        return batch.targets
-    return [target if isinstance(target, int) else None] * len(batch.sources)

@@ -126,6 +126,18 @@ def run(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what a job left in DIR, and begin anew.")] = False,
     device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Explain on Ray: on every GPU, or CPU, of the cluster at --ray-address, or of this machine. All "
+            "machines of it are alike, and see SOURCE and the weights by the same names.",
+        ),
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Ray cluster, host:port.", show_default="RAY_ADDRESS, or a new one"),
+    ] = None,
 ) -> None:
     """Explain a whole data set: maps as one Zarr array, a Parquet manifest; killed, it goes on where it was."""
     from . import job
@@ -148,6 +160,7 @@ def run(
             overlays=None if overlays is None else overlays.value,
             restart=restart,
             device=device.value,
+            ray=(ray_address or "") if on_ray or ray_address else None,
         )
         ready = job.check(asked)
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from .. import models, runner
+from .. import models, ray_session, runner
 from ..explainer import CFCAM
+from .batches import Found
 from .bulk import Summary, require, run
-from .sources import Photographs
+from .sources import Batch, Photographs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Job:
     overlays: str | None
     restart: bool
     device: str
+    ray: str | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,32 @@ class Ready:
 
     def execute(self, progress: Callable[[int, int | None], None]) -> Summary:
         """Do it. See :func:`cfcam_gpu.pipelines.run`."""
+        if self.job.ray is None:
+            return self._run(progress, None)
+        from . import ray
+
+        job = self.job
+        options = {
+            "model": job.model,
+            "weights": job.weights and job.weights.absolute(),
+            "layers": list(job.layers),
+            "preset": job.preset,
+            "engine": job.engine,
+            "device": job.device,
+            "dtype": job.dtype,
+            "overlay": job.overlays is not None,
+        }
+        with ray_session.connected(job.ray or None):
+            how = partial(
+                ray.explained, self.photographs, batch_size=job.batch_size, target=self.target, options=options
+            )
+            return self._run(progress, how)
+
+    def _run(
+        self,
+        progress: Callable[[int, int | None], None],
+        explained: Callable[[int], Iterable[tuple[Found, Batch]]] | None,
+    ) -> Summary:
         return run(
             self.explainer,
             self.photographs,
@@ -59,6 +88,7 @@ class Ready:
             class_names=self.class_names,
             restart=self.job.restart,
             progress=progress,
+            explained=explained,
         )
 
 
@@ -71,6 +101,8 @@ def check(job: Job) -> Ready:
         The message says why.
     """
     require()
+    if job.ray is not None:
+        ray_session.prepare(job.ray or None)
     make = runner.cfcam(job.layers, job.preset)
     loaded = runner.load(job.model, job.weights, make, engine=job.engine, device=job.device)
     target: int | str | None = job.target

@@ -127,7 +127,7 @@ class Photographs:
         plan = (self.items[first : first + size] for first in range(start, len(self.items), size))
         return iter(
             DataLoader(
-                _Reader(self.root, self.preparation),
+                Reader(self.root, self.preparation),
                 # The sampler hands each batch's items to a worker: none holds the list of all.
                 sampler=_Plan(plan),
                 batch_size=None,
@@ -146,8 +146,8 @@ class _Plan(torch.utils.data.Sampler[list[Item]]):
         return iter(self.plan)
 
 
-class _Reader(Dataset[Batch]):
-    """In a worker."""
+class Reader(Dataset[Batch]):
+    """Reads the images of items, in a worker."""
 
     def __init__(self, root: Path, preparation: Preparation) -> None:
         self.root = root
@@ -235,10 +235,8 @@ def _with_class(item: Item, names: Sequence[str] | None) -> Item:
 def _find_in_tars(pattern: str) -> tuple[Path, list[Item]]:
     try:
         from webdataset.shardlists import expand_urls
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"source: a WebDataset needs {error.name}; pip install 'cfcam-gpu[pipelines]'"
-        ) from error
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("source: webdataset is not installed; pip install 'cfcam-gpu[pipelines]'") from None
     tars = [Path(name) for name in expand_urls(pattern)]
     missing = [str(tar) for tar in tars if not tar.is_file()]
     if missing:

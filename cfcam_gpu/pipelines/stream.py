@@ -66,6 +66,13 @@ def batches_of(dataset: Iterable[Any], size: int) -> Iterator[Batch]:
         yield _joined(held)
 
 
+def targets_of(batch: Batch, target: int | str | None) -> Sequence[int | None]:
+    """What to explain of a batch: `target` for all of it, or the batch's own."""
+    if target is None:
+        return batch.targets
+    return [target if isinstance(target, int) else None] * len(batch.sources)
+
+
 def _batch(item: Any, first: int) -> Batch:
     images, targets, names = item, None, None
     if isinstance(item, (tuple, list)) and 1 <= len(item) <= 3:

@@ -23,12 +23,12 @@ WAITING = 4
 
 class _Task(NamedTuple):
     found: Found
-    batch: Batch
+    batch: Batch  # without its images
     event: torch.cuda.Event | None
 
 
 class Writer:
-    """Use as a context: leaving it writes what there is, leaving it by an exception drops what is no whole shard.
+    """Use as a context. Leaving it writes what there is; by an exception, the shards that are whole.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Writer:
         self._done = done
         self._queue: Queue[_Task | None] = Queue(WAITING)
         self._fault: BaseException | None = None
-        self._dropping = False
+        self._cut_short = False
         self._shard: _Shard | None = None
         self._thread = threading.Thread(target=self._work, name="cfcam-writer")
 
@@ -53,7 +53,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._dropping = kind is not None
+        self._cut_short = kind is not None
         self._queue.put(None)
         self._thread.join()
         if kind is None:
@@ -76,7 +76,7 @@ class Writer:
         """
         self._raise()
         event = torch.cuda.current_stream(found.maps.device).record_event() if found.maps.is_cuda else None
-        self._queue.put(_Task(found, batch, event))
+        self._queue.put(_Task(found, batch._replace(images=torch.empty(0)), event))
 
     def _raise(self) -> None:
         if self._fault is not None:
@@ -85,9 +85,9 @@ class Writer:
     def _work(self) -> None:
         while (task := self._queue.get()) is not None:
             # After a fault what comes is dropped, so that nobody waits for room.
-            if self._fault is None and not self._dropping:
+            if self._fault is None:
                 self._try(partial(self._take, task))
-        if self._fault is None and not self._dropping:
+        if self._fault is None and not self._cut_short:
             self._try(self._flush)
 
     def _try(self, step: Callable[[], None]) -> None:

@@ -6,22 +6,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import __version__, engines, export, models, photos
-from ..config import Config
-from ..explainer import CFCAM
-from ..explanation import Explanation
-from ..runner import _device
+from .. import __version__, export, models, photos, runner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which explainer. As :class:`cfcam_gpu.runner.Job` has them."""
+    """Which explainer: see :func:`cfcam_gpu.runner.load`."""
 
     model: str = "lite0"
     weights: Path | None = None
@@ -82,27 +78,23 @@ class Backend:
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.settings, self.limits = settings, limits
-        self.device = _device(settings.device)
-        engine = cast(Any, engines.choose(settings.engine, self.device)).__name__.rpartition(".")[2]
-        self.model = models.load(settings.model, settings.weights)
-        self.model.module.to(self.device)
-        config = Config.paper() if settings.preset == "paper" else None
-        self.explainer = CFCAM(self.model.module, list(settings.layers) or None, config=config, engine=engine)
-        size = self.model.preparation.size
-        # Shows what is wrong with them, how many classes there are, and which layer was chosen.
-        try:
-            blank = self._explain(torch.zeros(1, 3, size, size, dtype=torch.uint8), None)
-        except RuntimeError as error:
-            raise RuntimeError(f"model: {settings.model} fails on a blank image of {size} x {size}: {error}") from error
-        self.class_names = models.class_names(blank.logits.shape[1])
-        self.about = {
+        loaded = runner.load(
+            settings.model,
+            settings.weights,
+            runner.cfcam(settings.layers, settings.preset),
+            engine=settings.engine,
+            device=settings.device,
+        )
+        self.model, self.device = loaded.model, loaded.device
+        self.explainer, self.class_names = loaded.explain, loaded.class_names
+        self.about: dict[str, Any] = {
             "model": settings.model,
             "trained": self.model.trained,
             "classes": len(self.class_names),
-            "size": size,
-            "layers": [layer.name for layer in blank.layers],
+            "size": self.model.preparation.size,
+            "layers": [layer.name for layer in loaded.layers],
             "preset": settings.preset,
-            "engine": engine,
+            "engine": loaded.engine,
             "device": str(self.device),
             "version": __version__,
         }
@@ -141,12 +133,10 @@ class Backend:
 
     def _answers(self, questions: Sequence[Question]) -> list[Answer]:
         pixels = torch.stack([question.pixels for question in questions])
-        result = self._explain(pixels, [question.target for question in questions])
+        images = self.model.preparation.normalize(pixels.to(self.device))
+        result = self.explainer(images, [question.target for question in questions])
         records = export.describe(result, self.class_names)
         maps = result.maps.half().cpu().numpy()
         drawn = [i for i, question in enumerate(questions) if question.overlay]
         overlays = dict(zip(drawn, result.overlay(pixels.to(self.device)).cpu().numpy()[drawn])) if drawn else {}
         return [Answer(record, maps[i], overlays.get(i)) for i, record in enumerate(records)]
-
-    def _explain(self, pixels: torch.Tensor, target: Any) -> Explanation:
-        return self.explainer(self.model.preparation.normalize(pixels.to(self.device)), target)

@@ -61,10 +61,7 @@ def serve(
     """
     from .. import ray_session
 
-    # What is under way is finished, and Ray ends with the service.
     stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         ray_session.prepare()
         from .backend import Limits, Settings
@@ -86,6 +83,9 @@ def serve(
             queue=queue,
         )
         with running(options, host=host, port=port) as url:
+            # Only now: Ray has set a handler of its own meanwhile. What is under way is finished, then Ray ends.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
             print(f"look at {url}", flush=True)
             stop.wait()
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:

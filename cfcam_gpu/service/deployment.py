@@ -125,15 +125,15 @@ def running(options: Options, *, host: str = "127.0.0.1", port: int = 8000) -> I
 
 
 def _resources(options: Options) -> dict[str, float]:
-    """What each replica gets. Ray gives torch as many threads as CPUs."""
+    """What each replica gets. Ray gives torch as many threads as CPUs: of a cluster of our own, all of them."""
     there = ray.cluster_resources()
     cpus, gpus = there.get("CPU", 1), there.get("GPU", 0)
+    share = cpus / options.replicas
     if options.settings.device == "cpu" or not gpus:
-        share = cpus / options.replicas
-        return {"num_cpus": max(1, int(share)) if share >= 1 else share}
+        return {"num_cpus": int(share) if share >= 1 and ray_session.own() else min(1, share)}
     if options.replicas > gpus:
         raise ValueError(f"replicas: each needs a GPU, and there are {gpus:g}; got {options.replicas}")
-    return {"num_cpus": min(1, cpus / options.replicas), "num_gpus": 1}
+    return {"num_cpus": min(1, share), "num_gpus": 1}
 
 
 def _check(options: Options, resources: dict[str, float]) -> None:

@@ -1,0 +1,237 @@
+"""The service under load: many clients at once, every map that it returns checked against the library's.
+
+``python -m bench.service`` measures and writes a JSON file; ``--show FILE`` prints one. See bench/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import datetime
+import io
+import itertools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from cfcam_gpu import export, photos, ray_session
+
+from .latency import ROOT, keep_freed_memory, machine, versions
+
+#: A map is wrong where it differs by more from the library's at one of its places: beyond float16's rounding, and that
+#: of convolutions over batches of other sizes.
+TOLERANCE = 0.002
+#: Seconds of load before anything is counted.
+WARM_UP = 3.0
+#: The shorter side of the photographs that are sent, so that JPEG's decoding is no more than it must be.
+SIDE = 256
+
+
+class Job(NamedTuple):
+    """An image as JPEG, the class that is asked for, None for the predicted one, and the map that it must get."""
+
+    data: bytes
+    target: int | None
+    map: NDArray[np.float32]
+
+
+def jobs(answering: Any, classes: int) -> list[Job]:
+    """The photographs of the demonstration, each with its predicted class and its `classes` likeliest by name."""
+    found = []
+    for path in photos.samples():
+        image = photos.read(path)
+        scale = SIDE / min(image.size)
+        file = io.BytesIO()
+        image.resize((round(image.width * scale), round(image.height * scale))).save(file, "JPEG", quality=90)
+        pixels = answering.model.preparation.normalize(answering.decode(file.getvalue())[None])
+        first = answering.explainer(pixels)
+        for target in (None, *first.logits[0].topk(classes).indices.tolist()):
+            result = first if target is None else answering.explainer(pixels, target)
+            found.append(Job(file.getvalue(), target, result.maps[0].numpy()))
+    return found
+
+
+def throughput(call: Callable[[torch.Tensor], object], images: torch.Tensor, seconds: float) -> float:
+    """Images a second."""
+    call(images)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        call(images)
+        count += len(images)
+    return count / (time.perf_counter() - began)
+
+
+class Seen:
+    """What the clients of one service saw."""
+
+    def __init__(self) -> None:
+        self.milliseconds: list[float] = []
+        self.statuses: Counter[str] = Counter()
+        self.differences: list[float] = []
+
+    def record(self, seconds: float) -> dict[str, Any]:
+        """As JSON has it."""
+        times = np.array(self.milliseconds) if self.milliseconds else np.array([np.nan])
+        percentiles = dict(zip(("p50", "p95", "p99"), np.percentile(times, [50, 95, 99]).round(1).tolist()))
+        return {
+            "seconds": round(seconds, 1),
+            "requests": sum(self.statuses.values()),
+            "statuses": dict(self.statuses),
+            "images_per_second": round(len(self.milliseconds) / seconds, 2),
+            "latency_ms": percentiles,
+            "maps_checked": len(self.differences),
+            "maps_wrong": sum(difference > TOLERANCE for difference in self.differences),
+            "largest_difference": max(self.differences, default=None),
+        }
+
+
+async def load(url: str, work: list[Job], clients: int, seconds: float) -> dict[str, Any]:
+    """Have `clients` ask one after another, each as soon as it is answered."""
+    import aiohttp
+
+    turn: Iterator[Job] = itertools.cycle(work)
+    seen = Seen()
+    began = time.perf_counter() + WARM_UP
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        while (asked := time.perf_counter()) < began + seconds:
+            job = next(turn)
+            query = {} if job.target is None else {"target": str(job.target)}
+            try:
+                async with session.post(f"{url}explain", data=job.data, params=query) as answer:
+                    status, body = str(answer.status), await answer.read()
+            except aiohttp.ClientError as error:
+                status, body = type(error).__name__, b""
+            took = 1000 * (time.perf_counter() - asked)
+            if asked < began and status == "200":
+                continue
+            seen.statuses[status] += 1
+            if status == "200":
+                seen.milliseconds.append(took)
+                (found,) = json.loads(body)["explanations"]
+                values = np.frombuffer(base64.b64decode(found["map"]["data"]), "<f2").reshape(found["map"]["shape"])
+                seen.differences.append(round(float(np.abs(values.astype(np.float32) - job.map).max()), 5))
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    return seen.record(time.perf_counter() - began)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The model by itself, then the service, at batch 1 and at the batch size that is asked for."""
+    ray_session.prepare()
+    from cfcam_gpu.service.backend import Backend, Limits, Settings
+    from cfcam_gpu.service.deployment import Options, running
+
+    keep_freed_memory()
+    answering = Backend(Settings(model=options.model, device="cpu"), Limits())
+    work = jobs(answering, options.classes)
+    pixels = [answering.decode(job.data) for job in work]
+    images = answering.model.preparation.normalize(torch.stack(pixels))
+    sizes = (1, options.batch_size)
+    alone: dict[str, dict[str, float]] = {"forward": {}, "explainer": {}}
+    for size in sizes:
+        batch = images[torch.arange(size) % len(images)]
+        with torch.no_grad():
+            alone["forward"][str(size)] = round(throughput(answering.model.module, batch, options.alone), 2)
+        alone["explainer"][str(size)] = round(throughput(answering.explainer, batch, options.alone), 2)
+    service = {}
+    for size in sizes:
+        with running(Options(settings=answering.settings, batch_size=size), port=options.port) as url:
+            service[str(size)] = asyncio.run(load(url, work, options.clients, options.seconds))
+    ratios = {name: found[str(sizes[1])] / found["1"] for name, found in alone.items()}
+    ratios["service"] = service[str(sizes[1])]["images_per_second"] / service["1"]["images_per_second"]
+    return {
+        "benchmark": "service",
+        "date": datetime.date.today().isoformat(),
+        "machine": {**machine(), "load_average_before": round(options.load_before, 2)},
+        "versions": {**versions([]), **{name: _version(name) for name in ("ray", "aiohttp")}},
+        "settings": {
+            "model": options.model,
+            "clients": options.clients,
+            "batch_sizes": list(sizes),
+            "tolerance": TOLERANCE,
+        },
+        "images_per_second": alone,
+        "service": service,
+        "batch_over_single": {name: round(ratio, 2) for name, ratio in ratios.items()},
+    }
+
+
+def _version(package: str) -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
+
+
+def show(record: dict[str, Any], console: Console) -> None:
+    """Print a record."""
+    table = Table(
+        "batch size", "forward", "explainer", "service", "p50", "p95", "p99", "answers", "wrong maps", box=None
+    )
+    for size, found in record["service"].items():
+        alone = record["images_per_second"]
+        answers = ", ".join(f"{count} x {status}" for status, count in found["statuses"].items())
+        table.add_row(
+            size,
+            *(f"{rates[size]:.1f}/s" for rates in (alone["forward"], alone["explainer"])),
+            f"{found['images_per_second']:.1f}/s",
+            *(f"{value:.0f} ms" for value in found["latency_ms"].values()),
+            answers,
+            str(found["maps_wrong"]),
+        )
+    ratios = record["batch_over_single"]
+    table.add_row("ratio", *(f"{ratios[name]:.2f}" for name in ("forward", "explainer", "service")))
+    console.print(table)
+
+
+def passed(record: dict[str, Any]) -> bool:
+    """No wrong map, no answer of 5xx and no broken connection; twice the throughput where the forward has it."""
+    clean = all(
+        found["maps_wrong"] == 0 and all(status[0] in "24" for status in found["statuses"])
+        for found in record["service"].values()
+    )
+    ratios = record["batch_over_single"]
+    return clean and (ratios["forward"] < 2 or ratios["service"] >= 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60, help="of load at each batch size")
+    parser.add_argument("--alone", type=float, default=10, help="seconds for each figure of the model by itself")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=8, help="beside batch 1")
+    parser.add_argument("--classes", type=int, default=3, help="asked for by index, of each photograph")
+    parser.add_argument("--model", default="lite0")
+    parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--out", type=Path, help="default: bench/results/<device>-service.json")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print a record, measure nothing")
+    options = parser.parse_args()
+    console = Console()
+    if options.show:
+        show(json.loads(options.show.read_text()), console)
+        return
+    options.load_before = os.getloadavg()[0]
+    record = measure(options)
+    show(record, console)
+    name = "-".join(record["machine"]["cpu"].lower().split())
+    out = options.out or ROOT / "bench" / "results" / f"{name}-{os.cpu_count()}-cores-service.json"
+    with export.replacing(out) as file:
+        file.write(json.dumps(record, indent=1).encode() + b"\n")
+    if not passed(record):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

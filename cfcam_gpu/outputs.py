@@ -1,0 +1,72 @@
+"""One image's part of what a model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+
+
+def samples(output: Any, batch: int) -> list[Any]:
+    """Each image's part of a model's output, in the same form.
+
+    Of a tensor (B, ...) it is the row. A list of B entries that are not all tensors (B, ...), as detectors return, has
+    one for each image. A dict, dataclass, tuple or other list is gone through: what has a part for each image is
+    replaced by it, all else stays. A mapping that is no dataclass becomes a dict.
+
+    Parameters
+    ----------
+    output : tensor, dict, dataclass, tuple or list
+    batch : int
+        B, the number of images.
+
+    Raises
+    ------
+    TypeError
+        If nothing in it has a part for each image.
+    """
+    parts = _split(output, batch)
+    if parts is None:
+        got = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+        raise TypeError(f"model: expected an output with a part for each of the {batch} images; got {got}")
+    return parts
+
+
+def is_per_image(output: Any, batch: int) -> bool:
+    """Whether `output` is a list with one entry for each image."""
+    return isinstance(output, list) and len(output) == batch and not all(_is_batched(item, batch) for item in output)
+
+
+def _is_batched(value: Any, batch: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == batch
+
+
+def _split(value: Any, batch: int) -> list[Any] | None:
+    """The B parts, or None for what is the same for all images."""
+    if isinstance(value, torch.Tensor):
+        return list(value.unbind()) if _is_batched(value, batch) else None
+    if is_per_image(value, batch):
+        return list(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in fields(value) if field.init]
+        items = _split_each([getattr(value, name) for name in names], batch)
+        return None if items is None else [replace(value, **dict(zip(names, item))) for item in items]
+    if isinstance(value, Mapping):
+        items = _split_each(list(value.values()), batch)
+        return None if items is None else [dict(zip(value, item)) for item in items]
+    if isinstance(value, (tuple, list)):
+        items = _split_each(value, batch)
+        # A named tuple takes its items one by one.
+        make = getattr(value, "_make", type(value))
+        return None if items is None else [make(item) for item in items]
+    return None
+
+
+def _split_each(values: Sequence[Any], batch: int) -> list[list[Any]] | None:
+    """B lists with a part of each value, or None where no value has parts."""
+    split = [_split(value, batch) for value in values]
+    if all(parts is None for parts in split):
+        return None
+    return [[value if parts is None else parts[b] for value, parts in zip(values, split)] for b in range(batch)]

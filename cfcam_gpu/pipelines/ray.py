@@ -1,0 +1,222 @@
+"""Bulk explanations on many GPUs and machines: Ray Data schedules, moves and retries; nothing here does."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import models, runner
+from .batches import BatchExplainer, Found
+from .bulk import DTYPES
+from .decoding import Decoded, decode
+from .rows import columns
+from .sources import Batch, Item, Photographs, Reader
+from .stream import targets_of
+
+#: A batch in Ray Data's format "numpy": a column a name.
+Columns = dict[str, Any]
+#: Columns of :func:`columns` that say where an image was, which the caller's own columns do.
+_ELSEWHERE = ("index", "source", "overlay")
+
+
+class Explain:
+    """Explains batches of a Ray Data set: a callable class for ``ray.data.Dataset.map_batches``.
+
+    Each actor of the pool loads the model once. A batch has a column ``image``: paths, encoded bytes or RGB arrays
+    (H, W, 3) uint8; and, if wanted, ``target``: class indices or names, None or "" for the predicted class. What comes
+    out are the other columns, ``image`` where it was paths, and ``map`` (S, S), ``target``, ``class``,
+    ``probability``, ``empty``, ``clusters``, ``noise``, ``dominant``, ``dead``, ``width``, ``height`` and ``error``. An
+    image that can't be read or explained has its error, a map of NaN, and otherwise nothing.
+
+    Parameters
+    ----------
+    model, weights, layers, preset, engine, device
+        See :func:`cfcam_gpu.runner.load`.
+    dtype : {"float16", "float32"}
+        Of the maps.
+    overlay : bool
+        Whether there is a column ``overlay``, (S, S, 3) uint8.
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layers, engine or device can't be what is meant; the message says why.
+
+    Examples
+    --------
+    >>> images = ray.data.from_items([{"image": path} for path in paths])  # doctest: +SKIP
+    >>> images.map_batches(  # doctest: +SKIP
+    ...     cfcam_gpu.pipelines.ray.Explain,
+    ...     fn_constructor_kwargs={"model": "lite0"},
+    ...     batch_size=32,
+    ...     concurrency=4,
+    ...     num_gpus=1,
+    ... ).write_parquet("maps")
+    """
+
+    def __init__(
+        self,
+        model: str = "lite0",
+        weights: Path | str | None = None,
+        *,
+        layers: Sequence[str] = (),
+        preset: str = "default",
+        engine: str = "auto",
+        device: str = "auto",
+        dtype: str = "float16",
+        overlay: bool = False,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
+        file = None if weights is None else Path(weights)
+        loaded = runner.load(model, file, runner.cfcam(layers, preset), engine=engine, device=device)
+        self.device, self.class_names = loaded.device, loaded.class_names
+        self.preparation = loaded.model.preparation
+        self.explain = BatchExplainer(
+            loaded.explain, prepare=self.preparation.normalize, dtype=DTYPES[dtype], overlay=overlay
+        )
+        self._readers = ThreadPoolExecutor(torch.get_num_threads())
+
+    def __call__(self, batch: Mapping[str, Any]) -> Columns:
+        """Explain a batch.
+
+        Raises
+        ------
+        KeyError
+            If it has no column ``image``.
+        RuntimeError
+            If the device's memory does not hold a single image, or the device is out of order.
+        """
+        if "image" not in batch:
+            raise KeyError(f"batch: expected a column 'image'; got {', '.join(batch)}")
+        images = list(self._readers.map(self._read, batch["image"]))
+        count = len(images)
+        targets, faults = self._targets(batch.get("target"), count)
+        errors = [image.error or fault for image, fault in zip(images, faults)]
+        pixels = torch.stack([image.pixels for image in images]).to(self.device)
+        found = self.explain(pixels, targets, errors).to_host()
+        kept = {name: values for name, values in batch.items() if name != "image" or _paths(values)}
+        return kept | self._columns(found, [image.size for image in images])
+
+    def _columns(self, found: Found, sizes: Sequence[tuple[int, int] | None]) -> Columns:
+        count = len(found.errors)
+        known = columns(found, [""] * count, sizes, class_names=self.class_names)
+        result: Columns = {name: _objects(values) for name, values in known.items() if name not in _ELSEWHERE}
+        result["map"] = found.maps.numpy()
+        if found.overlays is not None:
+            result["overlay"] = found.overlays.numpy()
+        return result
+
+    def _read(self, image: Any) -> Decoded:
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3:
+            return Decoded(self.preparation.pixels(Image.fromarray(image)), (image.shape[1], image.shape[0]))
+        if isinstance(image, (str, Path)):
+            return decode(Path(image), self.preparation)
+        if isinstance(image, bytes):
+            return decode(io.BytesIO(image), self.preparation)
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        return Decoded.failed(f"expected a path, bytes or (H, W, 3) uint8; got {got}", self.preparation)
+
+    def _targets(self, given: Any, count: int) -> tuple[list[int | None], list[str | None]]:
+        """Class indices, and what is wrong with those that are none."""
+        targets: list[int | None] = [None] * count
+        faults: list[str | None] = [None] * count
+        for b, target in enumerate([] if given is None else list(given)):
+            if target is None or target == "" or target != target:  # None among numbers comes as NaN, they as floats
+                continue
+            if isinstance(target, float) and target.is_integer():
+                target = int(target)
+            try:
+                targets[b] = models.class_index(str(target), self.class_names)
+            except ValueError as error:
+                faults[b] = str(error)
+        return targets, faults
+
+
+def _paths(values: Any) -> bool:
+    return all(isinstance(value, (str, Path)) for value in values)
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    """A column in which None is a missing value."""
+    result = np.empty(len(values), object)
+    result[:] = values
+    return result
+
+
+def explained(
+    photographs: Photographs, first: int, *, batch_size: int, target: int | str | None, options: Mapping[str, Any]
+) -> Iterator[tuple[Found, Batch]]:
+    """The explanations of a SOURCE from image `first` on, in its order, made on the cluster that Ray is connected to.
+
+    Batches are those of a run on one machine, so that the results are, too, where the machines are alike. All of them
+    must see the files by the same names. An actor that dies is replaced, and what it was at is done again: by Ray.
+
+    Parameters
+    ----------
+    photographs : Photographs
+    first : int
+    batch_size : int
+    target : None, int or "predicted"
+        See :func:`cfcam_gpu.pipelines.run`.
+    options : mapping
+        For :class:`Explain`.
+    """
+    import ray.data
+
+    items = photographs.items
+    plan = [items[start : start + batch_size] for start in range(first, len(items), batch_size)]
+    # A row is a batch: blocks of rows are Ray's affair, and must not change what is explained together.
+    rows = ray.data.from_items([{"batch": pickle.dumps(part)} for part in plan])
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 1), 0 if options.get("device") == "cpu" else there.get("GPU", 0)
+    # One CPU at least reads.
+    actors = int(gpus or max(1, cpus - 1))
+    share = 1 if cpus > 1 else 0.5
+    results = rows.map_batches(
+        _read,
+        fn_kwargs={"reader": Reader(photographs.root.absolute(), photographs.preparation)},
+        batch_size=1,
+        num_cpus=share,
+    ).map_batches(
+        _ExplainBatch,
+        fn_constructor_kwargs={"target": target, **options},
+        batch_size=1,
+        concurrency=min(actors, len(plan)),
+        num_cpus=share,
+        num_gpus=1 if gpus else None,
+    )
+    results.context.execution_options.preserve_order = True
+    results.context.enable_progress_bars = False
+    try:
+        for row in results.iter_rows():
+            yield pickle.loads(row["found"])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise RuntimeError(str(cause)) from cause
+
+
+def _read(batch: Columns, *, reader: Reader) -> Columns:
+    items: list[Item] = pickle.loads(batch["batch"][0])
+    return {"batch": _objects([pickle.dumps(reader[items])])}
+
+
+class _ExplainBatch(Explain):
+    """The same for batches that were read already, whole ones in a row."""
+
+    def __init__(self, target: int | str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.target = target
+
+    def __call__(self, batch: Mapping[str, Any]) -> Columns:
+        read: Batch = pickle.loads(batch["batch"][0])
+        found = self.explain(read.images.to(self.device), targets_of(read, self.target), read.errors).to_host()
+        return {"found": _objects([pickle.dumps((found, read._replace(images=read.images[:0])))])}

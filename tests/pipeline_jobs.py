@@ -1,0 +1,41 @@
+"""Jobs of pipelines that take no time: tiny photographs, a tiny network, and what a folder of results holds."""
+
+import multiprocessing
+
+import numpy as np
+from PIL import Image
+
+from cfcam_gpu import CFCAM
+from cfcam_gpu.photos import Preparation
+from cfcam_gpu.pipelines import Photographs, run
+
+from .albums import small
+
+TINY = Preparation(32, 36, Image.Resampling.BILINEAR, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def photographs(folder, count, *, seed=0):
+    """`count` small PNGs of noise, in order of name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (count, 36, 36, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{index:05d}.png")
+    return folder
+
+
+def explain(source, out, *, model=None, workers=0, **options):
+    """Explain a SOURCE with a network of 5 classes at its one layer."""
+    explainer = CFCAM(small().eval() if model is None else model, "1")
+    return run(explainer, Photographs(source, TINY, workers=workers), out, **options)
+
+
+def contents(folder):
+    """Every file of a folder by its path, but for what a killed process leaves under a hidden name."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def explain_in_a_process(source, out):
+    """What a killed process was doing: a worker reads, and there are four batches in a shard."""
+    # A child of a fork server would start its worker by another one.
+    multiprocessing.set_start_method("fork", force=True)
+    explain(source, out, workers=1, batch_size=8, shard_size=32)

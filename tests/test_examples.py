@@ -1,0 +1,20 @@
+"""Every example runs, and explains something."""
+
+import pytest
+import torch
+
+from examples.__main__ import NAMES, run
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("default:::(timm|torchvision|transformers|efficientnet_lite)")
+def test_it_runs(name, tmp_path, monkeypatch, peer):
+    for library in ("timm", "torchvision", "transformers"):
+        peer(library)
+    boxes = peer("torchvision.ops.boxes")
+    monkeypatch.setattr(boxes, "nms", boxes.nms)  # an example may replace it
+    with torch.random.fork_rng(devices=[]):
+        found = run(name, tmp_path)["result"]
+    assert not found.empty.all()
+    assert torch.isfinite(found.maps).all()
+    assert len(list(tmp_path.glob("*.png"))) >= found.maps.flatten(0, -3).shape[0]

@@ -1,0 +1,117 @@
+"""Many targets of an image cost one forward and one backward, and give what each gives alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from cfcam_gpu import CFCAM, layers, targets
+from cfcam_gpu.capture import AT_ONCE, capture
+
+
+class Counted(torch.autograd.Function):
+    """The identity, which counts its forwards and backwards; `reads` takes a value to the host on the way back."""
+
+    counts: dict
+    reads = False
+
+    @staticmethod
+    def forward(ctx, x):
+        Counted.counts["forward"] += 1
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Counted.counts["backward"] += 1
+        if Counted.reads:
+            gradient.sum().item()
+        return gradient.clone()
+
+
+class Net(nn.Module):
+    def __init__(self, classes=20):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fine = nn.Conv2d(3, 6, 3, padding=1)
+        self.coarse = nn.Conv2d(6, 8, 3, stride=2)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images):
+        features = self.coarse(torch.relu(self.fine(images)))
+        return self.head(Counted.apply(torch.relu(features)).mean((2, 3)))
+
+
+@pytest.fixture
+def net():
+    Counted.counts = {"forward": 0, "backward": 0}
+    Counted.reads = False
+    return Net().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(1))
+
+
+def take(net, images, target, **options):
+    return capture(net, layers.find(net, "fine"), images, targets.read(target, len(images)), **options)
+
+
+def test_one_forward_and_one_backward(net, images):
+    found = CFCAM(net, "coarse")(images, [list(range(10)), list(range(10, 20))])
+    assert found.maps.shape == (2, 10, 9, 11)
+    assert Counted.counts == {"forward": 1, "backward": 1}
+    CFCAM(net, ["fine", "coarse"])(images, [[targets.Contrast(k, k + 1) for k in range(10)]] * 2)
+    assert Counted.counts == {"forward": 2, "backward": 2}
+    take(net, images, [list(range(AT_ONCE + 1))] * 2)
+    assert Counted.counts == {"forward": 3, "backward": 4}
+
+
+@pytest.mark.parametrize("how", ["batched", "reads on the host", "watched"])
+@pytest.mark.parametrize("contrast", [0.0, 1.0])
+def test_each_target_has_the_gradients_that_it_has_alone(net, images, how, contrast):
+    classes = torch.randint(20, (2, AT_ONCE + 3), generator=torch.Generator().manual_seed(2))
+    seen = []
+    if how == "watched":  # by a hook of the user's, which is to see plain gradients
+        net.coarse.register_full_backward_hook(lambda module, given, returned: seen.append(returned[0].sum().item()))
+    Counted.reads = how == "reads on the host"
+    options = {"coarse": layers.find(net, "coarse"), "contrast": contrast}
+    several = take(net, images, classes, **options)
+    assert len(seen) == (classes.shape[1] if seen else 0)
+    assert bool(seen) == (how == "watched")
+    for t in range(classes.shape[1]):
+        alone = take(net, images, classes[:, t], **options)
+        torch.testing.assert_close(several.gradients[:, t], alone.gradients[:, 0])
+        torch.testing.assert_close(several.coarse[1][:, t], alone.coarse[1][:, 0])
+
+
+def test_beside_the_layer_a_target_has_no_gradient_and_all_of_them_are_refused(net, images):
+    beside = torch.ones((), requires_grad=True)
+    rows = [[lambda logits: logits[0], lambda logits: logits[1] * 0 + beside]] * 2
+    assert not take(net, images, rows).gradients[:, 1].any()
+    with pytest.raises(ValueError, match="target_layer: the target's score does not depend on fine"):
+        take(net, images, [[lambda logits: beside * 1, lambda logits: beside * 2]] * 2)
+
+
+class Detecting(nn.Module):
+    """Like YOLO: predictions and feature maps in eval mode, feature maps alone in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        maps = self.norm(self.features(images))
+        return [maps] if self.training else (maps.flatten(2).mT, [maps])
+
+
+def test_a_model_that_answers_otherwise_in_training_mode_stays_in_eval_mode(images):
+    """pytorch-grad-cam#507: an explanation switched YOLO to training."""
+    net = Detecting().eval()
+    modes = []
+    net.register_forward_hook(lambda module, args, output: modes.append([m.training for m in net.modules()]))
+    explain = CFCAM(net, "norm")
+    explain(images, lambda predictions: predictions[:, 2].max())  # rows are (anchors, 4)
+    explain(images, targets.WholeOutput(lambda output: output[1][0].amax()))
+    assert modes == [[False] * 3] * 2
+    assert not any(module.training for module in net.modules())
