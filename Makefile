@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 # What ours is checked against and timed beside. Their dependencies are left out, so that none of them replaces torch;
 # bench/torchvision_shim.py has why torchvision is content with that.
 PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
-TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31
+TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 monai==1.6.1
 
 .PHONY: demo pictures test lint clean
 

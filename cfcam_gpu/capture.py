@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import get_ident
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from .guard import first_tensor, guarded, logits_of
-from .layers import TargetLayer
+from .layouts import Evidence
 from .targets import Request, resolve
+
+if TYPE_CHECKING:
+    from .layers import TargetLayer
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Captured:
         The explained classes; None for callables.
     coarse : tuple of two tensors, or None
         Activations (B, C', h', w') and gradients (B, T, C', h', w') of the coarse layer, where one was asked for.
+    layers : tuple of TargetLayer
+        The layers with their layouts, which were found in this forward where they were not known.
     """
 
     activations: torch.Tensor
@@ -36,6 +41,7 @@ class Captured:
     logits: torch.Tensor
     indices: torch.Tensor | None
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
+    layers: tuple[TargetLayer, ...] = ()
 
 
 def capture(
@@ -68,19 +74,26 @@ def capture(
     Raises
     ------
     TypeError, ValueError
-        If a layer never runs, runs twice, gives no floating (B, C, h, w) tensor, or the scores don't depend on it.
+        If a layer never runs, runs twice, gives no floating tensor of a known layout (see :mod:`cfcam_gpu.layouts`),
+        or the scores don't depend on it, or only by its class token.
     """
     probes = [_Probe(layer, len(images), cuts=True)]
     if coarse is not None:
         probes.append(_Probe(coarse, len(images), cuts=False))
+    size = tuple(images.shape[2:])
+    new = [probe for probe in probes if not probe.layer.knows_layout(size)]
+    evidence = Evidence(model, size)
     with guarded(model):
         handles = [probe.attach() for probe in probes]
         try:
+            handles += evidence.attach() if new else ()
             output = model(images)
         finally:
             for handle in handles:
                 handle.remove()
         reached = [probe.reached() for probe in probes]
+        for probe in probes:
+            probe.read_layout(evidence if probe in new else None)
         if coarse is not None and not reached[1].requires_grad:
             raise ValueError(
                 f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does not "
@@ -94,13 +107,15 @@ def capture(
                 )
             indices, scores = resolve(request, logits, contrast=contrast)
             found = [_gradients(score, reached, probes, last=t == len(scores) - 1) for t, score in enumerate(scores)]
-    stacked = [torch.stack(gradients, dim=1) for gradients in zip(*found)]
+    # Where the model is spread over devices, all goes to that of the images.
+    taken = [probe.maps(gradients, images.device, check=probe in new) for probe, gradients in zip(probes, zip(*found))]
     return Captured(
-        activations=reached[0].detach(),
-        gradients=stacked[0],
-        logits=logits.detach(),
+        activations=taken[0][0],
+        gradients=taken[0][1],
+        logits=logits.detach().to(images.device),
         indices=indices,
-        coarse=None if coarse is None else (reached[1].detach(), stacked[1]),
+        coarse=None if coarse is None else taken[1],
+        layers=tuple(probe.layer for probe in probes),
     )
 
 
@@ -117,6 +132,12 @@ def _gradients(
                 "output, or the model cuts the graph behind it (no_grad or detach)"
             )
     return cast(tuple[torch.Tensor, ...], found)
+
+
+def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
+    """Whether the first `extra` tokens (B, N, C) have a gradient, and no other has."""
+    patches = any(bool(gradient[:, extra:].any()) for gradient in gradients)
+    return not patches and any(bool(gradient.any()) for gradient in gradients)
 
 
 @dataclass
@@ -149,6 +170,35 @@ class _Probe:
             raise ValueError(f"target_layer: {self.layer.name} did not run in this forward")
         return self.activation
 
+    def read_layout(self, evidence: Evidence | None) -> None:
+        """Put the layout on `layer` from what this forward told, or check that the known one holds."""
+        shape = self.reached().shape
+        if evidence is not None:
+            self.layer = replace(self.layer, layout=evidence.layout(shape, self.layer.name))
+        assert self.layer.layout is not None
+        self.layer.layout.check(shape, self.layer.name)
+
+    def maps(
+        self, gradients: tuple[torch.Tensor, ...], device: torch.device, *, check: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Activations (B, C, h, w) and gradients (B, T, C, h, w), on `device`.
+
+        Raises
+        ------
+        ValueError
+            With `check`, if of tokens no patch has a gradient, and a class or register token has one.
+        """
+        layout = self.layer.layout
+        assert layout is not None
+        if check and layout.extra and _by_extra_tokens(gradients, layout.extra):
+            raise ValueError(
+                f"target_layer: at {self.layer.name} the gradient is zero at all patches: from there on the head reads "
+                f"the class token alone (the first {layout.extra} of the tokens); take a layer before the last "
+                "attention, such as what its block's first norm returns, or leave target_layer out"
+            )
+        stacked = torch.stack([layout.to_maps(gradient) for gradient in gradients], dim=1)
+        return layout.to_maps(self.reached().detach()).to(device), stacked.to(device)
+
     def replace(self, value: Any) -> Any:
         """The same value with its first tensor replaced by a copy that hangs on `activation`."""
         if self.activation is not None:
@@ -163,7 +213,7 @@ class _Probe:
                 f"{type(value).__name__}"
             )
         shape = tuple(activation.shape)
-        if activation.ndim != 4 or shape[0] != self.batch:
+        if activation.ndim < 3 or shape[0] != self.batch:
             raise ValueError(
                 f"target_layer: expected an activation (B, C, h, w) with B = {self.batch} from {self.layer.name}; got "
                 f"shape {shape}"

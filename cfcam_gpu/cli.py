@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``demo``, ``info``, ``bench`` and ``report``.
+"""The command line: ``cfcam-gpu explain``, ``demo``, ``info``, ``layers``, ``bench`` and ``report``.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from .evaluation.command import bench
+from .layers_command import layers
 from .report.command import report
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
     Console(markup=False, highlight=False).print(table)
 
 
+app.command(epilog="Exit status: 0 listed; 2 bad usage, or a model without a layer that can be chosen.")(layers)
 app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work.")(
     bench
 )

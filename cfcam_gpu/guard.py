@@ -35,7 +35,8 @@ def check_model(model: object) -> nn.Module:
     TypeError
         If `model` is no torch module.
     ValueError
-        If its parameters were made under ``torch.inference_mode``, which autograd can't touch.
+        If its parameters were made under ``torch.inference_mode``, which autograd can't touch, or some of them have no
+        values.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module; got {type(model).__name__}")
@@ -48,6 +49,12 @@ def check_model(model: object) -> nn.Module:
                 f"model: parameter {name} was made under torch.inference_mode, so no gradient can pass it; build the "
                 "model outside of it"
             )
+    without = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if without and len(without) < sum(1 for _ in module.parameters()):
+        raise ValueError(
+            f"model: {len(without)} of its parameters are on the meta device, {without[0]} the first: they are "
+            "offloaded or were not loaded; load the whole model onto its devices (no 'cpu' or 'disk' in device_map)"
+        )
     return module
 
 

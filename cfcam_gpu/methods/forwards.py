@@ -88,7 +88,7 @@ def ablationcam(
     with guarded(model):
         score = _scores(chosen, range(len(images)), captured.logits)
         ablated = score[..., None].repeat(1, 1, activations.shape[1])
-        head = _Head(model, layer, captured, images)
+        head = _Head(model, captured, images)
         size = chunk_size(memory, head.bytes_each)
         live = (activations != 0).flatten(2).any(dim=-1)
         done, total = 0, int(live.sum())
@@ -109,9 +109,9 @@ def ablationcam(
 class _Head:
     """What comes after a layer, on many activations of one image."""
 
-    def __init__(self, model: nn.Module, layer: TargetLayer, captured: Captured, images: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, captured: Captured, images: torch.Tensor) -> None:
         self.model = model
-        self.layer = layer
+        self.layer = captured.layers[0]
         self.trunk_once = True
         self.bytes_each = forward_bytes(model, lambda: self._try_trunk_once(captured, images), 2)
         if not self.trunk_once:
