@@ -55,7 +55,7 @@ def layers(
     out.print(table)
     for record in found:
         if record["chosen"]:
-            out.print(f"* {record['name']} {record['reason']}")
+            out.print(f"* {record['name']}: {record['reason']}")
 
 
 def _record(candidate: Candidate) -> dict[str, Any]:
