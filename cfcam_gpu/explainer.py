@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
 from .guard import check_model
-from .layers import TargetLayer
+from .layers import Layer, TargetLayer
 from .plan import Plan
 from .views import Augment, Views
 
@@ -28,10 +30,11 @@ class CFCAM:
     model : torch.nn.Module
         Used as it is, in the mode it is in; nothing of it is changed. Inside ``DataParallel`` or ``torch.compile`` the
         wrapped module is what runs.
-    target_layer : torch.nn.Module, str, sequence of two, or None
-        The layer whose activation is explained: a module, its dotted name, or ``"name.input"`` for what enters it. Two
-        of them, the finer one first, for a two-level explanation. None chooses, at the first call: the last activation
-        with a spatial extent and, before it, one of twice its resolution; `layers` then tells which and why.
+    target_layer : torch.nn.Module, str, TargetLayer, sequence of two, or None
+        The layer whose activation is explained: a module, its dotted name, ``"name.input"`` for what enters it, or what
+        :func:`cfcam_gpu.layers.find` made of one. Two of them, the finer one first, for a two-level explanation. None
+        chooses, at the first call: the last activation with a spatial extent and, before it, one of twice its
+        resolution; `layers` then tells which and why. Tokens and channels-last activations are taken as maps, too.
     config : Config, optional
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
         method as published.
@@ -68,7 +71,7 @@ class CFCAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: nn.Module | str | list[nn.Module | str] | tuple[nn.Module | str, ...] | None = None,
+        target_layer: Layer | Sequence[Layer] | None = None,
         *,
         config: Config | None = None,
         engine: str = "auto",
@@ -84,7 +87,7 @@ class CFCAM:
         self._given = None if config is None else check_config(config)
         self._plan: Plan | None = None
         if target_layer is not None:
-            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [target_layer]
+            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
             if len(wanted) not in (1, 2):
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(wanted)}")
             self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -70,7 +70,11 @@ class Candidate:
     chosen: bool = False
 
 
-def find(model: nn.Module, layer: nn.Module | str | TargetLayer) -> TargetLayer:
+#: What means a target layer: a module, its dotted name, that name with ``.input``, or one that was found before.
+Layer: TypeAlias = nn.Module | str | TargetLayer
+
+
+def find(model: nn.Module, layer: Layer) -> TargetLayer:
     """The target layer that `layer` means.
 
     Parameters
