@@ -349,7 +349,7 @@ def test_compiled_parts_of_a_model(model, images, compiled):
 
 def test_calls_that_overlap_leave_the_compilers_stance_as_it_was(model):
     model.compile(backend="eager")
-    one, other = guard.guarded(model), guard.guarded(model)
+    one, other = guard._uncompiled(model), guard._uncompiled(model)
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)
