@@ -137,8 +137,9 @@ class CFCAM:
         self._planned(images)
 
     def _look(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
-        plan = self._planned(images)
-        captured = plan.capture(self.model, images, request)
+        captured = self._planned(images).capture(self.model, images, request)
+        # From here on they are known: a later call looks for them only in images of another size.
+        plan = self._plan = self._planned(images).told(captured)
         found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
         return plan.explanation(self.model, captured, found, images, request)
 
@@ -194,12 +195,19 @@ class CFCAM:
                 "target: a graph explains a class that is named, or the predicted one, of all images alike"
             )
         engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
-        return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
+        return graph.CapturedCFCAM(self.model, self._laid_out(images), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor) -> Plan:
         if self._plan is None:
             self._plan = self._choose(images)
         return self._plan
+
+    def _laid_out(self, images: torch.Tensor) -> Plan:
+        """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
+        plan = self._planned(images)
+        if not all(layer.knows_layout(tuple(images.shape[2:])) for layer in plan.layers):
+            plan = self._plan = plan.told(plan.capture(self.model, images[:1], targets.Request()))
+        return plan
 
     def _choose(self, images: torch.Tensor) -> Plan:
         if self._given is None or self._given.levels == 2:
@@ -229,5 +237,7 @@ def check_images(model: nn.Module, images: object) -> None:
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
     device = next((parameter.device for parameter in model.parameters()), images.device)
+    if device.type == "meta" != images.device.type:
+        raise ValueError("model: its parameters are on the meta device: they are offloaded or were not loaded")
     if device.type != images.device.type:
         raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")

@@ -3,7 +3,9 @@
 import multiprocessing
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from cfcam_gpu import CFCAM
 from cfcam_gpu.photos import Preparation
@@ -22,6 +24,15 @@ def photographs(folder, count, *, seed=0):
     return folder
 
 
+def tiny():
+    """A network of two channels, whose maps take a fifth of the time that those of `small` take."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 2, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5)
+        ).eval()
+
+
 def explain(source, out, *, model=None, workers=0, **options):
     """Explain a SOURCE with a network of 5 classes at its one layer."""
     explainer = CFCAM(small().eval() if model is None else model, "1")
@@ -38,4 +49,4 @@ def explain_in_a_process(source, out):
     """What a killed process was doing: a worker reads, and there are four batches in a shard."""
     # A child of a fork server would start its worker by another one.
     multiprocessing.set_start_method("fork", force=True)
-    explain(source, out, workers=1, batch_size=8, shard_size=32)
+    explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=32)

@@ -171,9 +171,10 @@ class Attending(nn.Module):
         self.fused = fused
 
     def forward(self, images):
-        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        tokens = self.stem(images).flatten(2).transpose(1, 2).contiguous()
         if self.fused:
-            mixed = functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            one_head = tokens[:, None]  # of three axes, or with others last, torch has no fused kernel
+            mixed = functional.scaled_dot_product_attention(one_head, one_head, one_head)[:, 0]
         else:
             mixed = (tokens @ tokens.transpose(1, 2) / math.sqrt(8)).softmax(dim=-1) @ tokens
         return self.head(mixed.mean(dim=1))

@@ -12,7 +12,7 @@ import pytest
 
 from cfcam_gpu.pipelines import durable
 
-from .pipeline_jobs import contents, explain, explain_in_a_process, photographs
+from .pipeline_jobs import contents, explain, explain_in_a_process, photographs, tiny
 
 IMAGES, SHARDS, KILLS = 2000, 63, 20
 #: What changes the disk. At each of these a process may be the last time.
@@ -55,6 +55,8 @@ def assert_nothing_half(out, whole):
             assert data == whole[name], name
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_sigkill_at_twenty_random_moments(tmp_path):
     source = photographs(tmp_path / "source", IMAGES)
@@ -119,7 +121,7 @@ def job(tmp_path_factory):
 
 
 def _small(source, out, **options):
-    return explain(source, out, batch_size=2, shard_size=2, overlays="png", **options)
+    return explain(source, out, model=tiny(), batch_size=2, shard_size=2, overlays="png", **options)
 
 
 def test_death_at_every_step(job, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import skimage.filters
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 from cfcam_gpu import CAM, CFCAM, Config, bridge, cluster_filter_cam, engines, layers, render, two_level
 from cfcam_gpu.engines import cpu, fused, rapids
@@ -336,10 +337,11 @@ class Hybrid(nn.Module):
         super().__init__()
         self.patch = nn.Conv1d(2, 14, 4, stride=4)
         self.mix = nn.Sequential(nn.LayerNorm(14), nn.Linear(14, 14))
-        self.late = nn.Sequential(nn.Conv1d(14, 12, 2, stride=2), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv1d(14, 12, 3, padding=1), nn.ReLU())
 
     def forward(self, x):
-        return self.late(self.mix(self.patch(x).transpose(1, 2)).transpose(1, 2)).mean(2)
+        tokens = self.mix(self.patch(x).transpose(1, 2))
+        return self.late(functional.avg_pool1d(tokens.transpose(1, 2), 2)).mean(2)
 
 
 def test_tokens_between_convolutions_are_no_fine_layer_of_a_signal():

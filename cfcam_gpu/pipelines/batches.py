@@ -12,7 +12,6 @@ import torch
 from ..cluster_filter import DEAD, DOMINANT, NOISE
 from ..explainer import CFCAM
 from ..explanation import Explanation
-from ..guard import guarded, logits_of
 
 _log = logging.getLogger(__name__)
 
@@ -172,24 +171,13 @@ class BatchExplainer:
             places = [b if error is None else good[0] for b, error in enumerate(errors)]
             images, targets = images[places], [targets[b] for b in places]
         inputs = images if self.prepare is None else self.prepare(images)
-        result = self.explainer(inputs, self._classes(inputs, targets))
+        result = self.explainer(inputs, targets)
         overlays = result.overlay(images) if self.overlay else None
         found = measure(result, overlays, self.dtype)
         found.maps[bad] = torch.nan
         if overlays is not None:
             overlays[bad] = 0
         return replace(found, errors=list(errors))
-
-    def _classes(self, inputs: torch.Tensor, targets: list[int | None]) -> list[int] | None:
-        given = [target for target in targets if target is not None]
-        if not given:
-            return None
-        if len(given) == len(targets):
-            return given
-        # Some want a class and some the predicted one: the prediction has to be known before.
-        with guarded(self.explainer.model):
-            predicted = logits_of(self.explainer.model(inputs)).argmax(dim=1).tolist()
-        return [best if target is None else target for best, target in zip(predicted, targets)]
 
     def _nothing(self, images: torch.Tensor, errors: list[str | None]) -> Found:
         count, size, device = len(images), images.shape[-2:], images.device
