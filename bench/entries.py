@@ -202,7 +202,14 @@ def setup_forward(network: Network, model: nn.Module) -> Call:
 def setup_capture(network: Network, model: nn.Module) -> Call:
     """Our forward and head-only backward without CF-CAM: what is left of the cost of CF-CAM is the engine's."""
     layer = find(model, network.layer)
-    return lambda images: capture(model, layer, images, read(None, len(images)))
+
+    def call(images: torch.Tensor) -> object:
+        nonlocal layer
+        captured = capture(model, layer, images, read(None, len(images)))
+        (layer,) = captured.layers  # with its layout, which is found once
+        return captured
+
+    return call
 
 
 def explainer(network: Network, model: nn.Module, config: Config, engine: str) -> CFCAM:

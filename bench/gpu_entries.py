@@ -59,6 +59,8 @@ CELLS = [
     Cell("resnet50", 1, "float32"),
     Cell("convnext-tiny", 64),
     Cell("convnext-tiny", 1),
+    Cell("vit-b16", 64),
+    Cell("vit-b16", 1),
 ]
 
 
@@ -105,8 +107,25 @@ def convnext() -> nn.Module:
         return convnext_tiny(weights=None).eval()
 
 
+def vit() -> nn.Module:
+    """torchvision's ViT-B/16, random weights, a classifier of zeros filled; its patches' grid is 14 x 14."""
+    from .torchvision_shim import import_torchvision
+
+    import_torchvision()
+    from torchvision.models import vit_b_16
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = vit_b_16(weights=None).eval()
+        nn.init.normal_(model.heads.head.weight, std=0.02)
+    return model
+
+
 _CONVNEXT = Network("convnext-tiny", convnext, "features", "features", models.IMAGENET_NORM, "random weights")
-NETWORKS = entries.NETWORKS | {_CONVNEXT.name: _CONVNEXT}
+#: What enters the last attention: behind it the patches have no gradient.
+_VIT_LAYER = "encoder.layers.encoder_layer_11.ln_1"
+_VIT = Network("vit-b16", vit, _VIT_LAYER, _VIT_LAYER, models.IMAGENET_NORM, "random weights")
+NETWORKS = entries.NETWORKS | {network.name: network for network in (_CONVNEXT, _VIT)}
 
 
 class Scene(NamedTuple):

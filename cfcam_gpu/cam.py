@@ -170,13 +170,15 @@ class _Part:
         method = methods.METHODS[self.method]
         request = replace(request, objective=method.objective)
         captured = capture(self.model, self.layer, images, request, curvature=method.curvature)
+        (layer,) = captured.layers
+        self.layer = layer  # with its layout: a later call looks for it only in images of another size
         if method.from_gradients is not None:
             raw_maps = method.from_gradients(captured.activations, captured.gradients)
         else:
             assert method.from_model is not None
             settled = targets.pinned(request, captured.indices)
             raw_maps = method.from_model(
-                Work(self.model, self.layer, images, captured, settled, *self.options, progress=progress)
+                Work(self.model, layer, images, captured, settled, *self.options, progress=progress)
             )
         finite = are_finite(raw_maps)
         if not bool(finite.all()):
@@ -191,7 +193,7 @@ class _Part:
             labels=None,
             weights=None,
             eps=None,
-            layers=(self.layer,),
+            layers=(layer,),
             config=None,
             size=tuple(images.shape[2:]),
             method=self.method,

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import get_ident
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .guard import first_tensor, guarded
-from .layers import TargetLayer
+from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .targets import Request, logits_for, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
 AT_ONCE = 16
+
+if TYPE_CHECKING:
+    from .layers import TargetLayer
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Captured:
         Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer, where one was asked for.
     curvatures : (B, T, C, ...) tensor, or None
         Second derivatives of each score times the activations, where they were asked for.
+    layers : tuple of TargetLayer
+        The layers with their layouts, which were found in this forward where they were not known.
     """
 
     activations: torch.Tensor
@@ -46,6 +52,7 @@ class Captured:
     indices: torch.Tensor | None
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
     curvatures: torch.Tensor | None = None
+    layers: tuple[TargetLayer, ...] = ()
 
     def need_logits(self) -> torch.Tensor:
         """The logits, or a TypeError where there are none."""
@@ -87,15 +94,19 @@ def capture(
     Raises
     ------
     TypeError, ValueError
-        If a layer never runs, runs twice, gives no floating tensor with as many axes as `images`, (B, C, h, w), or the
-        scores don't depend on it.
+        If a layer never runs, runs twice, gives no floating tensor of a known layout (see :mod:`cfcam_gpu.layouts`),
+        or the scores don't depend on it, or only by its class token.
     """
     probes = [_Probe(layer, len(images), images.ndim, cuts=True)]
     if coarse is not None:
         probes.append(_Probe(coarse, len(images), images.ndim, cuts=False))
+    size = tuple(images.shape[2:])
+    new = [probe for probe in probes if not probe.layer.knows_layout(size)]
+    evidence = Evidence(model, size)
     with guarded(model):
         handles = [probe.attach() for probe in probes]
         try:
+            handles += evidence.attach() if new else ()
             # Fused attention has no second derivatives.
             with sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext():
                 output = model(images)
@@ -103,6 +114,8 @@ def capture(
             for handle in handles:
                 handle.remove()
         reached = [probe.reached() for probe in probes]
+        for probe in probes:
+            probe.read_layout(evidence if probe in new else None)
         if coarse is not None and not reached[1].requires_grad:
             raise ValueError(
                 f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does not "
@@ -113,14 +126,16 @@ def capture(
             indices, scores = resolve(request, logits, output, contrast=contrast)
             curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else None
             found = _gradients(model, scores, reached, probes)
-    stacked = [torch.stack(gradients, dim=1) for gradients in zip(*found)]
+    # Where the model is spread over devices, all goes to that of the images.
+    taken = [probe.maps(gradients, images.device, check=probe in new) for probe, gradients in zip(probes, zip(*found))]
     return Captured(
-        activations=reached[0].detach(),
-        gradients=stacked[0],
-        logits=None if logits is None else logits.detach(),
+        activations=taken[0][0],
+        gradients=taken[0][1],
+        logits=None if logits is None else logits.detach().to(images.device),
         indices=indices,
-        coarse=None if coarse is None else (reached[1].detach(), stacked[1]),
-        curvatures=None if curvatures is None else torch.stack(curvatures, dim=1),
+        coarse=None if coarse is None else taken[1],
+        curvatures=None if curvatures is None else probes[0].stacked(curvatures, images.device),
+        layers=tuple(probe.layer for probe in probes),
     )
 
 
@@ -192,6 +207,12 @@ def _has_backward_hooks(model: nn.Module) -> bool:
     return any(module._backward_hooks or module._backward_pre_hooks for module in model.modules())
 
 
+def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
+    """Whether the first `extra` tokens (B, N, C) have a gradient, and no other has."""
+    patches = any(bool(gradient[:, extra:].any()) for gradient in gradients)
+    return not patches and any(bool(gradient.any()) for gradient in gradients)
+
+
 @dataclass
 class _Probe:
     """The hook at a target layer: the first cuts its activation off and starts recording, a second one listens in."""
@@ -223,6 +244,40 @@ class _Probe:
             raise ValueError(f"target_layer: {self.layer.name} did not run in this forward")
         return self.activation
 
+    def read_layout(self, evidence: Evidence | None) -> None:
+        """Put the layout on `layer` from what this forward told, or check that the known one holds."""
+        shape = self.reached().shape
+        if evidence is not None:
+            self.layer = replace(self.layer, layout=evidence.layout(shape, self.layer.name))
+        assert self.layer.layout is not None
+        self.layer.layout.check(shape, self.layer.name)
+
+    def maps(
+        self, gradients: tuple[torch.Tensor, ...], device: torch.device, *, check: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Activations (B, C, h, w) and gradients (B, T, C, h, w), on `device`.
+
+        Raises
+        ------
+        ValueError
+            With `check`, if of tokens no patch has a gradient, and a class or register token has one.
+        """
+        layout = self.layer.layout
+        assert layout is not None
+        if check and layout.extra and _by_extra_tokens(gradients, layout.extra):
+            raise ValueError(
+                f"target_layer: at {self.layer.name} the gradient is zero at all patches: from there on the head reads "
+                f"the class token alone (the first {layout.extra} of the tokens); take a layer before the last "
+                "attention, such as what its block's first norm returns, or leave target_layer out"
+            )
+        return layout.to_maps(self.reached().detach()).to(device), self.stacked(gradients, device)
+
+    def stacked(self, gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """(B, T, C, h, w) from T tensors like the layer's own."""
+        layout = self.layer.layout
+        assert layout is not None
+        return torch.stack([layout.to_maps(gradient) for gradient in gradients], dim=1).to(device)
+
     def replace(self, value: Any) -> Any:
         """The same value with its first tensor replaced by a copy that hangs on `activation`."""
         if self.activation is not None:
@@ -237,7 +292,7 @@ class _Probe:
                 f"{type(value).__name__}"
             )
         shape = tuple(activation.shape)
-        if activation.ndim != self.ndim or shape[0] != self.batch:
+        if activation.ndim < 3 or shape[0] != self.batch:
             raise ValueError(
                 f"target_layer: expected an activation {ACTIVATIONS[self.ndim - 2]} with B = {self.batch} from "
                 f"{self.layer.name}; got shape {shape}"

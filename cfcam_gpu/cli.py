@@ -1,4 +1,4 @@
-"""The command line: ``cfcam-gpu explain``, ``methods``, ``demo``, ``run``, ``serve``, ``info``, ``bench``, ``report``.
+"""The command line, ``cfcam-gpu``: each command explains, lists, measures or serves something.
 
 torch takes seconds to import, so nothing here imports it before a command runs.
 """
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from .evaluation.command import bench
+from .layers_command import layers
 from .pipelines.command import run as run_pipeline
 from .report.command import report
 from .service.command import serve
@@ -218,6 +219,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
     Console(markup=False, highlight=False).print(table)
 
 
+app.command(epilog="Exit status: 0 listed; 2 bad usage, or a model without a layer that can be chosen.")(layers)
 app.command(
     "run",
     epilog="Exit status: 0 all explained; 1 some images failed, each with its reason in the manifest, or the run was "

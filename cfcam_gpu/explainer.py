@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
 from .guard import check_model
-from .layers import TargetLayer
+from .layers import Layer, TargetLayer
 from .plan import Plan
 from .views import Augment, Views
 
@@ -28,10 +30,11 @@ class CFCAM:
     model : torch.nn.Module
         Used as it is, in the mode it is in; nothing of it is changed. Inside ``DataParallel`` or ``torch.compile`` the
         wrapped module is what runs.
-    target_layer : torch.nn.Module, str, sequence of two, or None
-        The layer whose activation is explained: a module, its dotted name, or ``"name.input"`` for what enters it. Two
-        of them, the finer one first, for a two-level explanation. None chooses, at the first call: the last activation
-        with a spatial extent and, before it, one of twice its resolution; `layers` then tells which and why.
+    target_layer : torch.nn.Module, str, TargetLayer, sequence of two, or None
+        The layer whose activation is explained: a module, its dotted name, ``"name.input"`` for what enters it, or what
+        :func:`cfcam_gpu.layers.find` made of one. Two of them, the finer one first, for a two-level explanation. None
+        chooses, at the first call: the last activation with a spatial extent and, before it, one of twice its
+        resolution; `layers` then tells which and why. Tokens and channels-last activations are taken as maps, too.
     config : Config, optional
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
         method as published.
@@ -68,7 +71,7 @@ class CFCAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: nn.Module | str | list[nn.Module | str] | tuple[nn.Module | str, ...] | None = None,
+        target_layer: Layer | Sequence[Layer] | None = None,
         *,
         config: Config | None = None,
         engine: str = "auto",
@@ -84,7 +87,7 @@ class CFCAM:
         self._given = None if config is None else check_config(config)
         self._plan: Plan | None = None
         if target_layer is not None:
-            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [target_layer]
+            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
             if len(wanted) not in (1, 2):
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(wanted)}")
             self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)
@@ -137,8 +140,9 @@ class CFCAM:
         self._planned(images)
 
     def _look(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
-        plan = self._planned(images)
-        captured = plan.capture(self.model, images, request)
+        captured = self._planned(images).capture(self.model, images, request)
+        # From here on they are known: a later call looks for them only in images of another size.
+        plan = self._plan = self._planned(images).told(captured)
         found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
         return plan.explanation(self.model, captured, found, images, request)
 
@@ -194,12 +198,19 @@ class CFCAM:
                 "target: a graph explains a class that is named, or the predicted one, of all images alike"
             )
         engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
-        return graph.CapturedCFCAM(self.model, self._planned(images), engine, images, request, overlay=overlay)
+        return graph.CapturedCFCAM(self.model, self._laid_out(images), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor) -> Plan:
         if self._plan is None:
             self._plan = self._choose(images)
         return self._plan
+
+    def _laid_out(self, images: torch.Tensor) -> Plan:
+        """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
+        plan = self._planned(images)
+        if not all(layer.knows_layout(tuple(images.shape[2:])) for layer in plan.layers):
+            plan = self._plan = plan.told(plan.capture(self.model, images[:1], targets.Request()))
+        return plan
 
     def _choose(self, images: torch.Tensor) -> Plan:
         if self._given is None or self._given.levels == 2:
@@ -229,5 +240,7 @@ def check_images(model: nn.Module, images: object) -> None:
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
     device = next((parameter.device for parameter in model.parameters()), images.device)
+    if device.type == "meta" != images.device.type:
+        raise ValueError("model: its parameters are on the meta device: they are offloaded or were not loaded")
     if device.type != images.device.type:
         raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")

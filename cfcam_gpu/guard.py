@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ def check_model(model: object) -> nn.Module:
     TypeError
         If `model` is no torch module.
     ValueError
-        If its parameters were made under ``torch.inference_mode``, which autograd can't touch.
+        If its parameters were made under ``torch.inference_mode``, which autograd can't touch, or some of them have no
+        values.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module; got {type(model).__name__}")
@@ -48,7 +50,47 @@ def check_model(model: object) -> nn.Module:
                 f"model: parameter {name} was made under torch.inference_mode, so no gradient can pass it; build the "
                 "model outside of it"
             )
+    without = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if without and len(without) < sum(1 for _ in module.parameters()):
+        raise ValueError(
+            f"model: {len(without)} of its parameters are on the meta device, {without[0]} the first: they are "
+            "offloaded or were not loaded; load the whole model onto its devices (no 'cpu' or 'disk' in device_map)"
+        )
     return module
+
+
+_stance = Lock()
+_eager: list[Any] = []
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside, compiled parts of the model run as the modules that they were made from.
+
+    Otherwise the compiler would trace the hooks, or not call them. torch knows one stance for the whole process, so
+    calls that overlap share it; what other threads have compiled runs as it is written, too, for that while.
+    """
+    compiled = next((name for name, module in model.named_modules() if _is_compiled(module)), None)
+    if compiled is None:
+        yield
+        return
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ValueError(f"model: {compiled or 'it'} is compiled, which needs torch 2.6 or later to be explained")
+    with _stance:
+        if not _eager:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+        _eager.append(None)
+    try:
+        yield
+    finally:
+        with _stance:
+            _eager.pop()
+            if len(_eager) == 1:
+                _eager.pop().__exit__(None, None, None)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
 
 
 @contextmanager
@@ -67,7 +109,7 @@ def guarded(model: nn.Module) -> Iterator[None]:
         )
     kept = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with _uncompiled(model), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         with torch.no_grad():

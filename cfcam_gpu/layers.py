@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections import Counter
-from dataclasses import dataclass, field
-from threading import get_ident
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from .guard import first_tensor, guarded
-from .spatial import ACTIVATIONS
+from .capture import capture
+from .guard import logits_of
+from .layouts import Grid, Layout
+from .targets import Request
+from .watch import Seen, Watch
 
 #: Suffix that means what enters a layer instead of what leaves it.
 INPUT_SUFFIX = ".input"
-
-#: Modules that work on the last axis of (B, N, C): they tell tokens in a model of signals, where (B, C, t) has three
-#: axes, too.
-_TOKENWISE = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.RNNBase)
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,53 @@ class TargetLayer:
         Whether the activation that enters the module is meant, not the one that leaves it.
     reason : str
         Why this one: "as asked", or what the automatic choice saw.
+    layout : Layout, optional
+        Where its tensor has channels and positions. None: it is found in the next forward.
     """
 
     module: nn.Module
     name: str
     takes_input: bool = False
     reason: str = "as asked"
+    layout: Layout | None = None
+
+    def knows_layout(self, size: Grid) -> bool:
+        """Whether `layout` is known for images of (H, W)."""
+        return self.layout is not None and self.layout.size in (None, size)
 
 
-def find(model: nn.Module, layer: nn.Module | str) -> TargetLayer:
+@dataclass(frozen=True)
+class Candidate:
+    """An activation that can be explained.
+
+    Parameters
+    ----------
+    layer : TargetLayer
+    shape : tuple of int
+        Of the layer's own tensor for one image, without the batch.
+    channels : int
+    chosen : bool
+        Whether CF-CAM takes it where no layer is named; `layer.reason` then says why.
+    """
+
+    layer: TargetLayer
+    shape: tuple[int, ...]
+    channels: int
+    chosen: bool = False
+
+
+#: What means a target layer: a module, its dotted name, that name with ``.input``, or one that was found before.
+Layer: TypeAlias = nn.Module | str | TargetLayer
+
+
+def find(model: nn.Module, layer: Layer) -> TargetLayer:
     """The target layer that `layer` means.
 
     Parameters
     ----------
     model : torch.nn.Module
-    layer : torch.nn.Module or str
-        A module of the model, its dotted name, or that name with ``.input``.
+    layer : torch.nn.Module, str or TargetLayer
+        A module of the model, its dotted name, or that name with ``.input``. One that is found already stays as it is.
 
     Raises
     ------
@@ -60,6 +90,8 @@ def find(model: nn.Module, layer: nn.Module | str) -> TargetLayer:
     ValueError
         If the model has no such layer; the message has the nearest names.
     """
+    if isinstance(layer, TargetLayer):
+        return layer
     names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     if isinstance(layer, nn.Module):
         for name, module in names.items():
@@ -79,10 +111,12 @@ def find(model: nn.Module, layer: nn.Module | str) -> TargetLayer:
 
 
 def choose(model: nn.Module, images: torch.Tensor) -> TargetLayer:
-    """The last activation with a spatial extent, seen in one forward of one image.
+    """The last activation with a grid, seen in one forward of one image.
 
     It is named by the outermost module that returns it, or, where that module runs more than once, by the module that
-    it enters: what enters a global pooling is often the output of a ReLU that serves the whole network.
+    it enters: what enters a global pooling is often the output of a ReLU that serves the whole network. Where a head
+    reads nothing of it but class tokens, the gradient of its patches is zero, and the last output of a norm is taken
+    whose patches have one: what enters the last attention.
 
     Parameters
     ----------
@@ -93,9 +127,10 @@ def choose(model: nn.Module, images: torch.Tensor) -> TargetLayer:
     Raises
     ------
     ValueError
-        If there is no such activation, no unambiguous name for it, or if tokens follow it, as in a vision transformer.
+        If there is no such activation, no unambiguous name for it, or if tokens without a known grid follow it.
     """
-    return _watch(model, images).last()
+    choice = _Choice(model, images)
+    return choice.layer_of(choice.last)
 
 
 def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...]:
@@ -104,8 +139,10 @@ def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...
     The coarse one is that of :func:`choose`. The fine one has about twice its resolution; of several, one that is
     hardly negative (behind a ReLU or its like) comes before others, then the one with the shortest dotted name, which
     is a stage's output before a block's inner layer, then the last: ResNet's layer3, what enters EfficientNet-Lite's
-    last depthwise convolution of stride 2. Where none has, as in a model of one scale, the fine one is of the same
-    resolution, the last but one of its kind before the coarse one (docs/method.md has what that gains).
+    last depthwise convolution of stride 2. Of tokens and channels-last activations it is the last before the merging
+    of patches. Where none has twice the resolution, as in a model of one scale, the fine one is of the same resolution,
+    the last but one of its kind before the coarse one (docs/method.md has what that gains); of tokens, the kind is that
+    of the norms that have the coarse one's place in their block.
 
     Parameters
     ----------
@@ -118,149 +155,240 @@ def choose_two(model: nn.Module, images: torch.Tensor) -> tuple[TargetLayer, ...
     tuple of TargetLayer
         (fine, coarse), or (coarse,) where there are not two layers before it to choose from.
     """
-    watch = _watch(model, images)
-    coarse, fine = watch.last(), watch.finer()
-    return (coarse,) if fine is None else (fine, coarse)
+    return _Choice(model, images).two()
 
 
-@dataclass
-class _Seen:
-    """An activation that passed the hooks: where, how large, and how much of it is negative."""
+def candidates(model: nn.Module, images: torch.Tensor) -> list[Candidate]:
+    """Every activation that can be a target layer, in the model's order, seen in one forward of one image.
 
-    shape: tuple[int, ...]
-    negative: float
-    returned_by: list[str] = field(default_factory=list)
-    entered: list[str] = field(default_factory=list)
+    Each is there once, under the name by which :func:`choose` would call it; those that :func:`choose_two` takes are
+    marked.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : (B, ...) tensor
+        The first is used.
+
+    Raises
+    ------
+    ValueError
+        As :func:`choose`.
+    """
+    choice = _Choice(model, images)
+    chosen = {layer.name: layer for layer in choice.two()}
+    found = {}
+    for seen in choice.watch.seen:
+        layer = choice.named(seen, "an activation")
+        if layer is not None:
+            taken = layer.name in chosen
+            found[layer.name] = Candidate(chosen.get(layer.name, layer), seen.shape[1:], seen.channels, taken)
+    return list(found.values())
 
 
-def _watch(model: nn.Module, images: torch.Tensor) -> _Watch:
-    watch = _Watch({name: module for name, module in model.named_modules() if name}, images.shape)
-    handles = watch.attach()
-    try:
-        with guarded(model):
-            model(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return watch
+class _Choice:
+    """What was seen of a model, and what is taken of it."""
 
+    def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
+        self.model = model
+        self.images = images
+        self.watch = Watch(model, images)
+        self.by_class_token = False
+        self.last = self._last()
 
-class _Watch:
-    """Hooks that note every spatial activation of a forward, and keep none of them in memory."""
-
-    def __init__(self, named: dict[str, nn.Module], images: torch.Size) -> None:
-        self.named = named
-        self.image_channels = images[1]
-        self.shape = ACTIVATIONS[len(images) - 2]
-        self.ndim = len(images)
-        self.owner = get_ident()
-        self.calls: Counter[str] = Counter()
-        self.seen: list[_Seen] = []
-        self.current: tuple[torch.Tensor, int] | None = None
-        self.tokens_after: str | None = None
-        self.tokens: torch.Tensor | None = None
-
-    def attach(self) -> list[Any]:
-        handles = []
-        for name, module in self.named.items():
-
-            def before(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                if get_ident() == self.owner:
-                    self.note(args, name, output=False)
-
-            def after(module: nn.Module, args: tuple[Any, ...], output: Any, name: str = name) -> None:
-                if get_ident() == self.owner:
-                    self.calls[name] += 1
-                    self.note(output, name, output=True)
-
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-        return handles
-
-    def note(self, value: Any, name: str, *, output: bool) -> None:
-        tensor = first_tensor(value)
-        if tensor is None:
-            return
-        if self.are_tokens(tensor, name):
-            self.tokens_after = name if tensor.shape[1] > 1 else self.tokens_after
-            return
-        if tensor.ndim != self.ndim or math.prod(tensor.shape[2:]) < 2:
-            return
-        # An in-place ReLU returns the tensor that it was given, with other values.
-        version = -1 if tensor.is_inference() else tensor._version
-        if self.current is None or tensor is not self.current[0] or version != self.current[1]:
-            self.current = tensor, version
-            total = tensor.abs().sum()
-            negative = float(tensor.clamp(max=0).abs().sum() / total) if total > 0 else 0.0
-            self.seen.append(_Seen(tuple(tensor.shape), negative))
-            self.tokens_after = None
-        (self.seen[-1].returned_by if output else self.seen[-1].entered).append(name)
-
-    def are_tokens(self, tensor: torch.Tensor, name: str) -> bool:
-        if tensor.ndim != 3 or self.ndim != 3:
-            return tensor.ndim == 3
-        if isinstance(self.named[name], _TOKENWISE):
-            if self.current is not None and tensor is self.current[0]:  # noted when it entered a module around this one
-                self.seen.pop()
-                self.current = None
-            self.tokens = tensor
-        return tensor is self.tokens
-
-    def layer(self, seen: _Seen, what: str) -> TargetLayer | None:
+    def named(self, seen: Seen, what: str) -> TargetLayer | None:
+        """The layer that an activation is known by; None where all modules around it run more than once."""
         size = " x ".join(str(n) for n in seen.shape[1:])
+        if seen.layout is not None and seen.layout.kind != "channels first":
+            size = f"{size} ({seen.layout})"
         # Hooks see an outer module's output after the inner one's, so the last of the names is the outermost.
         for name in reversed(seen.returned_by):
-            if self.calls[name] == 1:
-                return TargetLayer(self.named[name], name, reason=f"returns {what}, {size}")
+            if self.watch.calls[name] == 1:
+                reason = f"returns {what}, {size}"
+                return TargetLayer(self.watch.named[name], name, reason=reason, layout=seen.layout)
         for name in seen.entered:
-            if self.calls[name] == 1:
-                reason = f"{what}, {size}, enters it"
-                return TargetLayer(self.named[name], name + INPUT_SUFFIX, takes_input=True, reason=reason)
+            if self.watch.calls[name] == 1:
+                module, name, reason = self.watch.named[name], name + INPUT_SUFFIX, f"{what}, {size}, enters it"
+                return TargetLayer(module, name, takes_input=True, reason=reason, layout=seen.layout)
         return None
 
-    def last(self) -> TargetLayer:
-        if not self.seen:
-            raise ValueError(
-                f"target_layer: no layer of this model takes or returns an activation {self.shape} with more than one "
-                "position; name the layer to use"
-            )
-        if self.tokens_after is not None:
-            raise ValueError(
-                f"target_layer: after its last {self.shape} activation this model works on tokens ({self.tokens_after}"
-                f"); name a layer with a {self.shape} activation"
-            )
-        found = self.layer(self.seen[-1], "the last spatial activation")
+    def layer_of(self, seen: Seen) -> TargetLayer:
+        """The layer of the coarse activation."""
+        what = "the last spatial activation"
+        if self.by_class_token:
+            what = "the last normalised tokens whose patches have a gradient (the head reads the class token alone)"
+        found = self.named(seen, what)
         if found is None:
-            several = ", ".join(sorted({*self.seen[-1].returned_by, *self.seen[-1].entered}))
+            several = ", ".join(sorted({*seen.returned_by, *seen.entered}))
             raise ValueError(
                 f"target_layer: every module around the last spatial activation runs more than once ({several}); name "
                 "the layer to use"
             )
         return found
 
-    def finer(self) -> TargetLayer | None:
-        found = self.ranked(1.5, 2.5, "an activation of twice the last one's resolution", least=1)
+    def _last(self) -> Seen:
+        seen = self.watch.seen
+        if not seen:
+            raise ValueError(
+                "target_layer: no layer of this model takes or returns an activation (B, C, h, w) with more than one "
+                "position, or tokens of a known grid; name the layer to use"
+            )
+        if self.watch.unknown_after is not None and self._layout(seen[-1]).kind != "tokens":
+            raise ValueError(
+                "target_layer: after its last activation of a known grid this model works on others, of which none can "
+                f"be chosen; {self.watch.unknown_after.removeprefix('target_layer: ')}"
+            )
+        for one in reversed(seen):
+            if self._projected(one):
+                continue
+            extra = self._layout(one).extra
+            if not extra:
+                return one
+            if self.by_class_token and not one.normed:
+                continue
+            layer = self.named(one, "")
+            if layer is not None and self._patches_count(layer, extra):
+                return one
+            self.by_class_token = True
+        raise ValueError(
+            "target_layer: no tokens of this model have a gradient at their patches; name the layer to use"
+        )
+
+    def _layout(self, seen: Seen) -> Layout:
+        assert seen.layout is not None
+        return seen.layout
+
+    def _patches_count(self, layer: TargetLayer, extra: int) -> bool:
+        """Whether the score depends on the patches from this layer on."""
+        assert layer.layout is not None
+        tokens = replace(layer, layout=layer.layout.flat())
+        # A classifier of zeros, as some models are born with, tells nothing: what enters it does.
+        for features in (False, True):
+            scored = _Scored(self.model, features=features)
+            gradients = capture(scored, tokens, self.images[:1], Request()).gradients
+            if bool(gradients.any()):
+                return bool(gradients[..., extra:].any())
+        return True
+
+    def two(self) -> tuple[TargetLayer, ...]:
+        coarse, fine = self.layer_of(self.last), self._finer()
+        if fine is None:
+            why = "; there are not two layers like it before it, so one level"
+            return (replace(coarse, reason=coarse.reason + why),)
+        return fine, coarse
+
+    def _finer(self) -> TargetLayer | None:
+        twice = "an activation of twice the last one's resolution"
+        found = self._ranked(1.5, 2.5, twice, least=1)
         if found:
             return found[-1]
-        found = self.ranked(1.0, 1.0, "an activation of the last one's resolution, shortly before it", least=2)
-        return found[-2] if found else None
+        merged = [
+            seen
+            for seen in self._alike(1.5, 2.5)
+            if self._tokenlike(seen) and not seen.normed and not self._projected(seen)
+        ]
+        if merged and (layer := self.named(merged[-1], f"the last {twice.removeprefix('an ')}")) is not None:
+            return layer
+        same = "an activation of the last one's resolution, shortly before it"
+        found = self._norms(same) if self._tokenlike(self.last) else self._ranked(1.0, 1.0, same, least=2)
+        return found[-2] if len(found) > 1 else None
 
-    def ranked(self, low: float, high: float, what: str, *, least: int) -> list[TargetLayer]:
-        """Layers at `low` to `high` times the last resolution, before it: of the best kind, in the model's order.
+    def _tokenlike(self, seen: Seen) -> bool:
+        return self._layout(seen).kind != "channels first"
+
+    def _projected(self, seen: Seen) -> bool:
+        """Whether a linear layer's own output: keys, values or logits of tokens, and no state of the network."""
+        return self._tokenlike(seen) and any(
+            isinstance(self.watch.named[name], nn.Linear) for name in seen.returned_by[-1:]
+        )
+
+    def _alike(self, low: float, high: float) -> list[Seen]:
+        """Activations at `low` to `high` times the last resolution, before it."""
+        grid = self._layout(self.last).grid
+        before = self.watch.seen[: next(i for i, seen in enumerate(self.watch.seen) if seen is self.last)]
+        if self._tokenlike(self.last) and low > 1:
+            before = before[len(before) // 2 :]  # a stem of convolutions is no stage of a token model
+        return [
+            seen
+            for seen in before
+            if _scaled(grid, self._layout(seen).grid, low, high)
+            # As many channels as the image: it is the image, maybe normalised.
+            and seen.channels != self.images.shape[1]
+        ]
+
+    def _ranked(self, low: float, high: float, what: str, *, least: int) -> list[TargetLayer]:
+        """Channels-first layers at `low` to `high` times the last resolution: of the best kind, in the model's order.
 
         Of a kind are those that are hardly negative, or not, and have names of one depth; there are `least` of them.
         """
-        last = self.seen[-1].shape[2:]
         kinds: dict[tuple[bool, int], list[TargetLayer]] = {}
-        for seen in self.seen[:-1]:
-            ratios = [m / n for n, m in zip(last, seen.shape[2:])]
-            # Slices of a volume, frames of a video: an axis may keep its length while others halve.
-            alike = all(r == 1 or low <= r <= high for r in ratios) and max(ratios) >= low
-            # As many channels as the image: it is the image, maybe normalised.
-            if not alike or seen.shape[1] == self.image_channels:
-                continue
-            found = self.layer(seen, what)
+        for seen in self._alike(low, high):
+            found = None if self._tokenlike(seen) else self.named(seen, what)
             if found is not None:
                 depth = found.name.removesuffix(INPUT_SUFFIX).count(".") if found.takes_input else found.name.count(".")
-                kinds.setdefault((seen.negative < 0.25, -depth), []).append(found)
+                # Inside a block of a transformer, behind a GELU, is no better than a stage's output.
+                positive = seen.positive and not self.watch.along_channels
+                kinds.setdefault((positive, -depth), []).append(found)
         enough = [kind for kind, members in kinds.items() if len(members) >= least]
         return kinds[max(enough)] if enough else []
+
+    def _norms(self, what: str) -> list[TargetLayer]:
+        """Layers that return normalised activations like the last: of its kind, or of the kind seen last.
+
+        Of a kind are those whose names differ in numbers alone: blocks.0.norm1, blocks.1.norm1, ...
+        """
+        kinds: dict[str, list[TargetLayer]] = {}
+        for seen in self._alike(1.0, 1.0):
+            found = self.named(seen, what) if seen.normed and seen.channels == self.last.channels else None
+            if found is not None and not found.takes_input:
+                kind = _kind(found.name)
+                kinds[kind] = [*kinds.pop(kind, []), found]  # at the end
+        several = {kind: members for kind, members in kinds.items() if len(members) > 1}
+        own = several.get(_kind(self.layer_of(self.last).name))
+        return own or next(reversed(several.values()), [])
+
+
+class _Scored(nn.Module):
+    """A model that gives its logits, or where it has none its embedding (B, K), or what its last linear layer gets."""
+
+    def __init__(self, model: nn.Module, *, features: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.features = features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        entered: list[torch.Tensor] = []
+
+        def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+            entered.extend(value for value in args[:1] if isinstance(value, torch.Tensor) and value.ndim == 2)
+            del entered[:-1]
+
+        linear = [module for module in self.model.modules() if self.features and isinstance(module, nn.Linear)]
+        handles = [module.register_forward_pre_hook(before) for module in linear]
+        try:
+            output = self.model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if entered:
+            return entered[0]
+        try:
+            return logits_of(output)
+        except TypeError:
+            values = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+            tensors = [value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
+            if not tensors:
+                raise
+            return next((tensor for tensor in tensors if tensor.ndim == 2), tensors[0].flatten(1))
+
+
+def _scaled(grid: Grid, other: Grid, low: float, high: float) -> bool:
+    """Whether `other` is `low` to `high` times `grid`; slices and frames may keep their number."""
+    ratios = [m / n for n, m in zip(grid, other)]
+    return all(ratio == 1 or low <= ratio <= high for ratio in ratios) and max(ratios) >= low
+
+
+def _kind(name: str) -> str:
+    """The name without the numbers of the blocks that it is in."""
+    owner, _, own = name.rpartition(".")
+    return f"{re.sub(r'[0-9]+', '#', owner)}.{own}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -39,6 +39,10 @@ class Plan:
                 f"layers; got {names}"
             )
         return cls(chosen, config)
+
+    def told(self, captured: Captured) -> Plan:
+        """The same plan with the layouts that a capture found."""
+        return self if captured.layers == self.layers else replace(self, layers=captured.layers)
 
     def capture(self, model: nn.Module, images: torch.Tensor, request: Request) -> Captured:
         """What an engine needs. See :func:`cfcam_gpu.capture.capture`."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cfcam_gpu
-from cfcam_gpu import layers, targets
+from cfcam_gpu import guard, layers, targets
 from cfcam_gpu.capture import capture
 
 
@@ -330,3 +330,61 @@ def test_a_failing_model_leaves_no_trace(model, images):
         take(model, "second", images)
     assert torch.is_grad_enabled()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("compiled", ["whole, in place", "a part", "a part, in place"])
+def test_compiled_parts_of_a_model(model, images, compiled):
+    expected = cfcam_gpu.CFCAM(copy.deepcopy(model), "second")(images)
+    if compiled == "whole, in place":
+        model.compile(backend="eager")
+    elif compiled == "a part":
+        model.second = torch.compile(model.second, backend="eager")
+    else:
+        model.second.compile(backend="eager")
+    model(images)
+    assert torch.equal(cfcam_gpu.CFCAM(model, "second")(images).maps, expected.maps)
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+def test_calls_that_overlap_leave_the_compilers_stance_as_it_was(model):
+    model.compile(backend="eager")
+    one, other = guard.guarded(model), guard.guarded(model)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    other.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:::torch")
+def test_a_sharded_model(model, images, one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    expected = cfcam_gpu.CFCAM(copy.deepcopy(model), "second")(images)
+    mesh = init_device_mesh("cpu", (1,))
+    for module in (model.first, model.second, model):
+        fully_shard(module, mesh=mesh)
+    assert isinstance(model, FSDPModule)
+    for _ in range(2):
+        assert torch.equal(cfcam_gpu.CFCAM(model, "second")(images).maps, expected.maps)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_parameters_without_values_are_refused_by_name(model, images):
+    model.head.to("meta")
+    with pytest.raises(ValueError, match=r"model: 2 of its parameters are on the meta device, head\.weight the first"):
+        cfcam_gpu.CFCAM(model)
+    explain = cfcam_gpu.CFCAM(model.to("meta"))
+    with pytest.raises(ValueError, match="model: its parameters are on the meta device"):
+        explain(images)

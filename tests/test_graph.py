@@ -29,7 +29,7 @@ def captured(monkeypatch, model):
         explain = CFCAM(using, LAYERS[config], config=CONFIGS[config])
         images = draw(0) if images is None else images
         request = targets.read(target, len(images))
-        plan = explain._planned(images)
+        plan = explain._laid_out(images)
         return CapturedCFCAM(using, plan, engine, images, request, overlay=overlay), explain
 
     return make

@@ -23,16 +23,20 @@ def substituted(layer: TargetLayer, activation: torch.Tensor) -> Iterator[None]:
     Parameters
     ----------
     layer : TargetLayer
+        With its layout, as a capture found it.
     activation : (N, C, h, w) tensor
-        N need not be the batch size of what enters the model.
+        N need not be the batch size of what enters the model. Class and register tokens stay the model's own.
     """
-    owner = get_ident()
+    owner, layout = get_ident(), layer.layout
+    assert layout is not None
 
     def replace(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return activation
         own = first_tensor(value)
-        items = [activation if item is own else item for item in value]
+        assert own is not None
+        given = layout.from_maps(activation, own)
+        if isinstance(value, torch.Tensor):
+            return given
+        items = [given if item is own else item for item in value]
         return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
 
     # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.

@@ -1,0 +1,143 @@
+"""What passes the hooks of a model's modules in one forward: every activation that has a grid."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import nn
+
+from .guard import first_tensor, guarded
+from .layouts import Evidence, Layout
+
+#: How much of an activation may be negative behind a ReLU or its like.
+_HARDLY = 0.25
+
+
+@dataclass
+class Seen:
+    """An activation: its shape, how much of it is negative, whether a norm made it, and the modules around it."""
+
+    shape: tuple[int, ...]
+    negative: float = 1.0
+    returned_by: list[str] = field(default_factory=list)
+    entered: list[str] = field(default_factory=list)
+    normed: bool = False
+    layout: Layout | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many."""
+        return self.shape[1] if self.layout is not None and self.layout.kind == "channels first" else self.shape[-1]
+
+    @property
+    def positive(self) -> bool:
+        """Whether it is hardly negative."""
+        return self.negative < _HARDLY
+
+
+class Watch:
+    """One forward of one image.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : (B, 3, H, W) tensor
+        The first is used.
+
+    Attributes
+    ----------
+    seen : list of Seen
+        All activations with a known layout, as they came; no tensor is kept.
+    calls : Counter
+        How often each module, by name, ran.
+    along_channels : bool
+        Whether layers work on the channels of each position apart, as in transformers and ConvNeXts.
+    unknown_after : str or None
+        Why an activation after the last of `seen` has no known layout, where there is one.
+    """
+
+    def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
+        self.named = {name: module for name, module in model.named_modules() if name}
+        self.calls: Counter[str] = Counter()
+        self.unknown_after: str | None = None
+        self._evidence = Evidence(model, images.shape[2:])
+        self._owner = get_ident()
+        self._all: list[Seen] = []
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Seen]] = {}
+        handles = list(self._attach())
+        try:
+            with guarded(model):
+                model(images[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.seen = list(self._laid_out())
+        self.along_channels = any(len(shape) > 1 for shape in self._evidence.last)
+
+    def _attach(self) -> Iterator[Any]:
+        for name, module in self.named.items():
+
+            def before(module: nn.Module, args: tuple[Any, ...], *rest: Any, name: str = name) -> None:
+                if get_ident() == self._owner:
+                    self._note(args, module, name, output=False)
+
+            def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any, name: str = name) -> None:
+                if get_ident() == self._owner:
+                    self.calls[name] += 1
+                    self._evidence.note(module, args, output)
+                    self._note(output, module, name, output=True)
+
+            yield module.register_forward_pre_hook(before)
+            yield module.register_forward_hook(after)
+
+    def _note(self, value: Any, module: nn.Module, name: str, *, output: bool) -> None:
+        tensor = first_tensor(value)
+        rank = len(self._evidence.size)
+        if tensor is None or tensor.ndim not in (3, rank + 2) or len(tensor) != 1 or not tensor.is_floating_point():
+            return
+        if isinstance(module, nn.Embedding):
+            return  # positions, the same for every image
+        tokens = tensor.ndim != rank + 2
+        if prod(tensor.shape[2:]) < 2 or (tokens and tensor.shape[1] < 2):
+            return
+        # An in-place ReLU returns the tensor that it was given, with other values.
+        version = -1 if tensor.is_inference() else tensor._version
+        known = self._known.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == version:
+            seen = known[2]
+        else:
+            seen = Seen(tuple(tensor.shape))
+            self._known[id(tensor)] = weakref.ref(tensor), version, seen
+            if not tokens:
+                total = tensor.abs().sum()
+                seen.negative = float(tensor.clamp(max=0).abs().sum() / total) if total > 0 else 0.0
+            self._all.append(seen)
+        (seen.returned_by if output else seen.entered).append(name)
+        seen.normed |= output and "norm" in type(module).__name__.lower()
+
+    def _laid_out(self) -> Iterator[Seen]:
+        tokens: set[int] = set()
+        told = self._evidence.first | self._evidence.last
+        for seen in self._all:
+            name = (seen.returned_by or seen.entered)[-1]
+            try:
+                seen.layout = self._evidence.layout(seen.shape, name)
+            except ValueError as error:
+                # (B, C, N), tokens on their way to a pooling, has a token count that is known.
+                if not tokens & set(seen.shape[1:]):
+                    self.unknown_after = str(error)
+                continue
+            if seen.layout.kind == "tokens":
+                tokens |= {seen.shape[1], seen.shape[1] - seen.layout.extra}
+            # Attention's own: (B, heads, N, N), (B, heads, N, d), (B, N, heads, d).
+            elif seen.shape[1:] not in told and tokens and not self._evidence.knows(seen.layout.grid):
+                continue
+            self.unknown_after = None
+            yield seen
