@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from cfcam_gpu import CAM, CFCAM, Config
 from cfcam_gpu.methods import METHODS
+from cfcam_gpu.pipelines.batches import BatchExplainer
 from cfcam_gpu.views import TRANSFORMS, Views, noisy_copies, resized
 
 from .small import Network, draw
@@ -251,6 +252,12 @@ def test_transforms_that_go_wrong_are_named(model, images):
 def test_no_graph_is_captured_of_several_looks(model, images):
     with pytest.raises(ValueError, match="capture: a graph holds one look at the images"):
         CFCAM(model, "late", augment="flip").capture(images)
+
+
+def test_pipelines_which_count_channels_take_one_look(model):
+    for options in ({"augment": "flip"}, {"smooth": 1}):
+        with pytest.raises(ValueError, match="explainer: expected one without augment and smooth"):
+            BatchExplainer(CFCAM(model, "late", **options))
 
 
 def test_a_map_of_nothing_is_empty(model, images):

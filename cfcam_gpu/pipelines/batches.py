@@ -85,6 +85,8 @@ class BatchExplainer:
         dtype: torch.dtype = torch.float16,
         overlay: bool = False,
     ) -> None:
+        if explainer._views.several:
+            raise ValueError("explainer: expected one without augment and smooth, whose results count no channels")
         self.explainer = explainer
         self.prepare = prepare
         self.dtype = dtype
