@@ -135,6 +135,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from cfcam_gpu.service.deployment import Options, running
 
     keep_freed_memory()
+    # The same for the replicas, which inherit them.
+    os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
     answering = Backend(Settings(model=options.model, device="cpu"), Limits())
     work = jobs(answering, options.classes)
     pixels = [answering.decode(job.data) for job in work]

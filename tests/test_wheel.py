@@ -58,6 +58,7 @@ def test_what_is_in_it(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cfcam_gpu").rglob("*.py")}
     inside = {name for name in found if ".dist-info/" not in name}
     page = {f"cfcam_gpu/report/{name}" for name in ("template.html", "page.css", "page.js")}
+    page |= {f"cfcam_gpu/service/{name}" for name in ("page.html", "page.css", "page.js")}
     kernels = {f"cfcam_gpu/kernels/{path.name}" for path in (ROOT / "kernels").iterdir()}
     assert {name for name in inside if name.startswith("cfcam_gpu/kernels/")} == kernels
     assert {Path(name).suffix for name in kernels} >= {".cu", ".cuh"}
