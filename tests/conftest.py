@@ -43,8 +43,12 @@ def unavailable(reason, what="GPU"):
     lacking(reason, what, default=os.environ.get("CFCAM_REQUIRE_GPU"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
+        # A file's tests share fixtures: one process runs them all, with those of other files that share a cluster.
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
         if item.get_closest_marker("gpu"):
             # The GPU check runs this folder alone, where what other tests import may be missing.
             if GPU_TESTS not in item.path.parents:
