@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .guard import first_tensor
+from .spatial import ACTIVATIONS
 
 _REMEDY = (
     "name another layer, or tell its layout: dataclasses.replace(cfcam_gpu.layers.find(model, name), "
@@ -157,7 +158,7 @@ class Evidence:
             return self._of_grid(tuple(shape[1:]), name)
         if len(shape) == 3:
             return self._of_tokens(shape[1], name)
-        raise ValueError(f"target_layer: expected an activation (B, C, h, w) from {name}; got shape {tuple(shape)}")
+        raise ValueError(f"target_layer: expected an activation {ACTIVATIONS[rank]} from {name}; got shape {tuple(shape)}")
 
     def knows(self, grid: Grid) -> bool:
         """Whether the model may cut images into this grid."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, Config, graph, layers, methods, targets
+from cfcam_gpu import CAM, CFCAM, Config, graph, layers, targets
 from cfcam_gpu.capture import capture
 from cfcam_gpu.graph import CapturedCFCAM
 from cfcam_gpu.layouts import Evidence, Layout
@@ -256,7 +256,7 @@ def test_activations_can_be_substituted(model, layer):
 
 @pytest.mark.parametrize("method", ["gradcam", "scorecam", "ablationcam"])
 def test_methods_take_tokens(method):
-    maps = methods.explain(VisionTransformer(registers=2, depth=2), "blocks.1.norm1", images(), method=method)
+    maps = CAM(VisionTransformer(registers=2, depth=2), "blocks.1.norm1", method=method)(images())
     assert maps.raw_maps.shape == (2, 4, 6)
     assert bool(maps.raw_maps.any())
 
