@@ -158,7 +158,9 @@ class Evidence:
             return self._of_grid(tuple(shape[1:]), name)
         if len(shape) == 3:
             return self._of_tokens(shape[1], name)
-        raise ValueError(f"target_layer: expected an activation {ACTIVATIONS[rank]} from {name}; got shape {tuple(shape)}")
+        raise ValueError(
+            f"target_layer: expected an activation {ACTIVATIONS[rank]} from {name}; got shape {tuple(shape)}"
+        )
 
     def knows(self, grid: Grid) -> bool:
         """Whether the model may cut images into this grid."""
