@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cfcam_gpu import Config, layers, targets
 from cfcam_gpu.capture import capture
-from cfcam_gpu.cluster_filter import _filtered, _noise_floor, channel_evidence, cluster_channels
+from cfcam_gpu.cluster_filter import channel_evidence, cluster_channels, filter_gradients, noise_floor
 from cfcam_gpu.engines.cpu import PRIMITIVES
 from cfcam_gpu.evaluation.candidates import Candidate
 from cfcam_gpu.functional import compute
@@ -125,8 +125,8 @@ def each_target(
 
 def _shrunk(activations: Array, gradients: Array, labels: Array, config: Config) -> Array:
     """A gain of f^2 / (f^2 + 4 s^2) instead of a floor: what the noise may be is made small, not cut off."""
-    filtered = _filtered(gradients, labels, config, PRIMITIVES)
-    noise = 2 * _noise_floor(gradients, filtered, labels, config, PRIMITIVES)[:, None, None]
+    filtered = filter_gradients(gradients, labels, config, PRIMITIVES)
+    noise = 2 * noise_floor(gradients, filtered, labels, config, PRIMITIVES)[:, None, None]
     power = filtered**2 + noise**2
     gain = np.divide(filtered**2, power, out=np.zeros_like(power), where=power > 0)
     return (np.maximum(filtered, 0) * gain * activations).sum(axis=0)

@@ -201,9 +201,9 @@ def channel_evidence(activations: Array, gradients: Array, labels: Array, config
 def _multipliers(gradients: Array, labels: Array, config: Config, ops: Primitives) -> tuple[Array, Array]:
     """Steps 3 and 4: filtered gradients (C, *spatial), above the noise floor if so configured, and weights (C,)."""
     xp = ops.xp
-    filtered = _filtered(gradients, labels, config, ops)
+    filtered = filter_gradients(gradients, labels, config, ops)
     if config.combine == "positive":
-        floor = _noise_floor(gradients, filtered, labels, config, ops)
+        floor = noise_floor(gradients, filtered, labels, config, ops)
         filtered = xp.maximum(filtered - _by_channel(floor, filtered), 0.0)
     weights = filtered.reshape(len(filtered), -1).mean(axis=1)
     if config.weighting == "softmax":
@@ -215,7 +215,7 @@ def _multipliers(gradients: Array, labels: Array, config: Config, ops: Primitive
     return filtered, weights
 
 
-def _filtered(gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:
+def filter_gradients(gradients: Array, labels: Array, config: Config, ops: Primitives) -> Array:
     """Step 3: what stands for each channel's gradient, (C, *spatial); zero where a channel takes no part."""
     xp = ops.xp
     if config.gradient == "own":
@@ -234,7 +234,7 @@ def _filtered(gradients: Array, labels: Array, config: Config, ops: Primitives) 
     return filtered
 
 
-def _noise_floor(gradients: Array, filtered: Array, labels: Array, config: Config, ops: Primitives) -> Array:
+def noise_floor(gradients: Array, filtered: Array, labels: Array, config: Config, ops: Primitives) -> Array:
     """`noise_floor` standard deviations of the noise that the filter left in each channel, (C,).
 
     White noise of variance v leaves v q in the filtered gradient and v (1 - 2 k + q) in the residual, with q the sum of

@@ -328,7 +328,7 @@ class _Chunk:
 
 
 def _left_of_noise(sigma: float) -> float:
-    """What white noise leaves in the filtered gradient, over what it leaves in the residual; _noise_floor."""
+    """What white noise leaves in the filtered gradient, over what it leaves in the residual; noise_floor."""
     reach = int(4 * sigma + 0.5)
     taps = [exp(-0.5 * (k / sigma) ** 2) for k in range(-reach, reach + 1)]
     squares, centre = (sum(tap * tap for tap in taps) / sum(taps) ** 2) ** 2, (taps[reach] / sum(taps)) ** 2
