@@ -114,7 +114,8 @@ def choose(model: nn.Module, images: torch.Tensor) -> TargetLayer:
     """The last activation with a grid, seen in one forward of one image.
 
     It is named by the outermost module that returns it, or, where that module runs more than once, by the module that
-    it enters: what enters a global pooling is often the output of a ReLU that serves the whole network. Where a head
+    it enters: what enters a global pooling is often the output of a ReLU that serves the whole network. The scores of
+    positions that a segmentation ends with are passed over. Where a head
     reads nothing of it but class tokens, the gradient of its patches is zero, and the last output of a norm is taken
     whose patches have one: what enters the last attention.
 
@@ -250,6 +251,8 @@ class _Choice:
             if layer is not None and self._patches_count(layer, extra):
                 return one
             self.by_class_token = True
+        if not self.by_class_token:
+            return seen[-1]  # nothing but scores
         raise ValueError(
             "target_layer: no tokens of this model have a gradient at their patches; name the layer to use"
         )
@@ -297,10 +300,10 @@ class _Choice:
         return self._layout(seen).kind != "channels first"
 
     def _projected(self, seen: Seen) -> bool:
-        """Whether a linear layer's own output: keys, values or logits of tokens, and no state of the network."""
-        return self._tokenlike(seen) and any(
-            isinstance(self.watch.named[name], nn.Linear) for name in seen.returned_by[-1:]
-        )
+        """Whether a linear read-out and no state of the network: keys, values or logits of tokens, or of positions."""
+        if self._tokenlike(seen):
+            return any(isinstance(self.watch.named[name], nn.Linear) for name in seen.returned_by[-1:])
+        return self.watch.gives_scores(seen)
 
     def _alike(self, low: float, high: float) -> list[Seen]:
         """Activations at `low` to `high` times the last resolution, before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from threading import get_ident
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from .guard import first_tensor, guarded
 from .layouts import Evidence, Layout
@@ -22,13 +24,14 @@ _HARDLY = 0.25
 
 @dataclass
 class Seen:
-    """An activation: its shape, how much of it is negative, whether a norm made it, and the modules around it."""
+    """An activation: its shape, how much of it is negative, what made it, and the modules around it."""
 
     shape: tuple[int, ...]
     negative: float = 1.0
     returned_by: list[str] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)
     normed: bool = False
+    convolved: bool = False
     layout: Layout | None = None
 
     @property
@@ -74,12 +77,21 @@ class Watch:
         handles = list(self._attach())
         try:
             with guarded(model):
-                model(images[:1])
+                output = model(images[:1])
         finally:
             for handle in handles:
                 handle.remove()
+        leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+        self._outputs = {tuple(x.shape) for x in leaves if isinstance(x, torch.Tensor) and x.ndim == images.ndim}
         self.seen = list(self._laid_out())
         self.along_channels = any(len(shape) > 1 for shape in self._evidence.last)
+
+    def gives_scores(self, seen: Seen) -> bool:
+        """Whether an activation (B, C, ...) is a score for each position, as a segmentation returns, and no feature."""
+        size = self._evidence.size
+        return any(
+            seen.channels == shape[1] and (seen.convolved or shape[2:] == tuple(size)) for shape in self._outputs
+        )
 
     def _attach(self) -> Iterator[Any]:
         for name, module in self.named.items():
@@ -121,6 +133,7 @@ class Watch:
             self._all.append(seen)
         (seen.returned_by if output else seen.entered).append(name)
         seen.normed |= output and "norm" in type(module).__name__.lower()
+        seen.convolved |= output and isinstance(module, _ConvNd)
 
     def _laid_out(self) -> Iterator[Seen]:
         tokens: set[int] = set()

@@ -108,6 +108,24 @@ def test_automatic_says_when_it_cannot_choose(model, message):
             layers.choose(model, images)
 
 
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        ([nn.Conv2d(6, 2, 1)], "1"),  # what the convolution of the scores enters, not what it makes
+        ([nn.Conv2d(6, 2, 1), nn.Upsample(scale_factor=2)], "1"),
+        ([nn.Upsample(scale_factor=2), nn.Conv2d(6, 2, 1), nn.Hardtanh()], "2"),  # scores at the images' size
+        ([nn.Conv2d(6, 6, 1), nn.ReLU()], "3"),  # features that are returned
+    ],
+)
+def test_automatic_takes_features_and_no_scores_of_positions(end, name):
+    model = net(nn.Conv2d(3, 6, 2, 2), nn.ReLU(), *end)
+    assert layers.choose(model, torch.randn(1, 3, 8, 8)).name == name
+
+
+def test_automatic_takes_scores_where_there_is_nothing_else():
+    assert layers.choose(net(nn.Conv2d(3, 3, 1)), torch.randn(1, 3, 8, 8)).name == "0"
+
+
 def test_automatic_leaves_no_hooks_even_when_the_model_fails():
     model = net(nn.Conv2d(3, 4, 3), nn.Linear(1, 1))
     with pytest.raises(RuntimeError):
