@@ -50,3 +50,33 @@ def captured() -> tuple[np.ndarray, np.ndarray]:
     layer = layers.find(network, "_avg_pooling.input")
     found = capture(network, layer, photographs()[1] * 2 - 1, targets.read(None, 6))
     return found.activations.double().numpy(), found.gradients[:, 0].double().numpy()
+
+
+def two_scales():
+    """A network of two scales, 14 x 14 and 7 x 7, with 4 classes and random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 16, 16),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 2, 2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
+        # What speaks for a class somewhere, so that its map is not empty.
+        network[-1].weight.data.abs_()
+        return network
+
+
+class Spoilt(nn.Module):
+    """Not a number on an image that is white in its lower right corner."""
+
+    def forward(self, x):
+        return torch.where(x[:, :, -40:, -40:].amin(dim=(1, 2, 3), keepdim=True) > 2, torch.nan, x)
+
+
+def spoilt():
+    return nn.Sequential(*[Spoilt() if i == 0 else module for i, module in enumerate([None, *two_scales()])])

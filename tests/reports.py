@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cfcam_gpu.cli import app
 
-MODEL = "tests.test_evaluation:two_scales"
+MODEL = "tests.networks:two_scales"
 METHODS = ["gradcam", "layercam-fine", "cfcam-one", "cfcam"]
 HOSTILE = '</script><img src=x onerror="hacked=1"><b>\'&\u2028%{x}'
 

@@ -16,7 +16,9 @@ from cfcam_gpu.cli import app
 from cfcam_gpu.evaluation import candidates, data, evaluate, suites, table
 from cfcam_gpu.metrics import Interval
 
-MODEL = "tests.test_evaluation:two_scales"
+from .networks import two_scales
+
+MODEL = "tests.networks:two_scales"
 LAYERS = ("2", "4")
 #: Of each suite what takes no time; ROAD and the cascade do.
 FAST = {
@@ -27,36 +29,6 @@ FAST = {
 }
 #: Of the images in `folder`: red, green, blue and all three, each in another corner.
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
-
-
-def two_scales():
-    """A network of two scales, 14 x 14 and 7 x 7, with 4 classes and random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        network = nn.Sequential(
-            nn.Conv2d(3, 6, 16, 16),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Conv2d(6, 8, 2, 2),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(8, 4),
-        )
-        # What speaks for a class somewhere, so that its map is not empty.
-        network[-1].weight.data.abs_()
-        return network
-
-
-class Spoilt(nn.Module):
-    """Not a number on an image that is white in its lower right corner."""
-
-    def forward(self, x):
-        return torch.where(x[:, :, -40:, -40:].amin(dim=(1, 2, 3), keepdim=True) > 2, torch.nan, x)
-
-
-def spoilt():
-    return nn.Sequential(*[Spoilt() if i == 0 else module for i, module in enumerate([None, *two_scales()])])
 
 
 @pytest.fixture
@@ -302,9 +274,9 @@ def test_what_fails_is_counted_and_makes_no_denominator_smaller(folder, tmp_path
     (folder / "1.png").write_bytes(b"no image")
     Image.new("1", (224, 224)).save(folder / "mask2.png")
     args = ("--methods", "cfcam", "--metrics", "energy,pointing,grid2")
-    done = bench("localisation", folder, tmp_path / "out", *args, model="tests.test_evaluation:spoilt")
+    done = bench("localisation", folder, tmp_path / "out", *args, model="tests.networks:spoilt")
     assert done.exit_code == 1
-    rows, summary = results(tmp_path / "out", "localisation", "tests.test_evaluation:spoilt")
+    rows, summary = results(tmp_path / "out", "localisation", "tests.networks:spoilt")
     found = {row["image"]: row for row in rows if (row["method"], row["metric"]) == ("cfcam", "energy_pointing_game")}
     assert found["0.png"]["value"] is not None
     assert "not an image" in found["1.png"]["error"]

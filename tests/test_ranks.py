@@ -1,8 +1,6 @@
 """Volumes (B, C, D, H, W) and signals (B, C, T): what is explained follows the rank of the input."""
 
-import copy
 import itertools
-import json
 from contextlib import nullcontext
 from functools import partial
 
@@ -11,7 +9,6 @@ import pytest
 import scipy.ndimage
 import skimage.filters
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -20,6 +17,7 @@ from cfcam_gpu.engines import cpu, fused, rapids
 from cfcam_gpu.methods import METHODS
 
 from .derivation import cf_cam, gaussian
+from .ranks import network, noise
 from .test_rapids import LikeCuML
 
 CONFIGS = {
@@ -29,33 +27,6 @@ CONFIGS = {
     "elementwise": Config(combine="elementwise", boundary="nearest", sigma=0.8, eps_percentile=60),
 }
 SIZES = {"signal": (11,), "image": (5, 4), "volume": (3, 4, 5)}
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
-
-class Network(nn.Module):
-    """Two scales; the same seed gives the same weights."""
-
-    def __init__(self, spatial_dims, channels=2, stride=2):
-        super().__init__()
-        torch.manual_seed(0)
-        convolution = CONVOLUTIONS[spatial_dims]
-        self.early = nn.Sequential(
-            convolution(channels, 16, 3, padding=1), NORMS[spatial_dims](16), nn.ReLU(inplace=True)
-        )
-        self.late = nn.Sequential(convolution(16, 24, 3, stride=stride, padding=1), nn.ReLU(inplace=True))
-        self.head = nn.Linear(24, 4)
-
-    def forward(self, x):
-        return self.head(self.late(self.early(x)).flatten(2).mean(dim=2))
-
-
-def network(spatial_dims, **options):
-    return Network(spatial_dims, **options).eval()
-
-
-def noise(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 def layer(size, channels=40, batch=2):
@@ -357,86 +328,6 @@ def test_a_layer_of_another_rank_is_refused_by_shape():
     assert layers.choose(model, volumes).name == "0.input"
 
 
-# Pictures and files
-
-
-def test_a_volumes_overlay_is_that_of_each_slice():
-    volumes = torch.rand(2, 3, 4, 6, 5)
-    volumes[0, 0, 0, 0, 0], volumes[1, 0, 0, 0, 0] = 0, 1
-    maps = torch.rand(2, 4, 6, 5)
-    found = render.overlay(maps, volumes)
-    assert (found.shape, found.dtype) == ((2, 4, 6, 5, 3), torch.uint8)
-    for d in range(4):
-        assert torch.equal(found[:, d], render.overlay(maps[:, d], volumes[:, :, d]))
-    several = render.overlay(torch.stack([maps, maps * 0], dim=1), volumes)
-    assert torch.equal(several[:, 0], found)
-    assert torch.equal(several[:, 1], volumes.movedim(1, -1).mul(255).round().to(torch.uint8))
-
-
-@pytest.mark.parametrize("size", [(6, 5), (3, 6, 5)], ids=["image", "volume"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_of_other_numbers_of_channels_the_mean_is_shown_in_gray(size, dtype):
-    images = torch.rand(2, 4, *size) if dtype.is_floating_point else torch.randint(256, (2, 4, *size), dtype=dtype)
-    found = render.overlay(torch.zeros(2, *size), images).float()
-    mean = images.float().mean(dim=1) * (255 if dtype.is_floating_point else 1)
-    torch.testing.assert_close(found, mean[..., None].expand(*mean.shape, 3), atol=0.51, rtol=0)
-
-
-def test_signals_are_drawn_over_their_maps():
-    signals = torch.stack([torch.linspace(-3, 5, 100), torch.zeros(100)])[None].repeat(2, 1, 1)
-    maps = torch.zeros(2, 100)
-    maps[0, 50:] = 1.0
-    found = render.overlay(maps, signals, alpha=1.0)
-    assert (found.dtype, found.ndim, found.shape[0], found.shape[-1]) == (torch.uint8, 4, 2, 3)
-    dark = (found < 100).all(dim=-1)
-    first, second = dark[0, 16:200, 100:1150].chunk(2)  # the channels, without the frame
-    columns = first.any(dim=0).nonzero()[:, 0]
-    heights = first.float().argmax(dim=0)[columns]
-    assert len(columns) > 1000
-    assert (heights.diff() <= 0).all()  # a rising line
-    assert heights[0] - heights[-1] > 50
-    assert second.any(dim=1).sum() <= 3  # a level one
-    # The second half in the last colour of the map, the first half and the other signal white.
-    from matplotlib import colormaps
-
-    last = torch.tensor(colormaps["turbo"](1.0)[:3]).mul(255).round()
-    assert torch.equal(found[0, 100, 800].float(), last.float())
-    assert found[0, 100, 300].tolist() == found[1, 100, 800].tolist() == [255, 255, 255]
-    several = render.overlay(maps[:, None].repeat(1, 3, 1), signals, alpha=1.0)
-    assert torch.equal(several, found[:, None].repeat(1, 3, 1, 1, 1))
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_a_volume_is_saved_with_a_page_for_each_slice(tmp_path, several):
-    volumes = noise(2, 4, 6, 9, 8)
-    result = CFCAM(network(3, channels=4))(volumes, [[0, 3], [1, 2]] if several else [0, 1])
-    files = result.save(tmp_path, images=volumes, names=["a", "b"])
-    stems = ["a-0", "a-3", "b-1", "b-2"] if several else ["a", "b"]
-    assert [file.name for file in files[:-1]] == [f"{stem}{end}" for stem in stems for end in (".npy", ".tif")]
-    assert set(files) == set(tmp_path.iterdir())
-    maps, overlays = result.maps.reshape(-1, 6, 9, 8), result.overlay(volumes).reshape(-1, 6, 9, 8, 3)
-    for i, stem in enumerate(stems):
-        np.testing.assert_array_equal(np.load(tmp_path / f"{stem}.npy"), maps[i])
-        with Image.open(tmp_path / f"{stem}.tif") as pages:
-            assert pages.n_frames == 6
-            for d in range(6):
-                pages.seek(d)
-                np.testing.assert_array_equal(np.asarray(pages), overlays[i, d])
-    lines = [json.loads(line) for line in files[-1].read_text().splitlines()]
-    assert [line["overlay"] for line in lines] == [f"{stem}.tif" for stem in stems]
-    with pytest.raises(FileExistsError, match=r"\.tif"):
-        result.save(tmp_path, images=volumes, names=["a", "b"])
-
-
-def test_a_signal_is_saved_as_its_drawing(tmp_path):
-    signals = noise(2, 2, 40)
-    result = CFCAM(network(1))(signals)
-    result.save(tmp_path, images=signals)
-    np.testing.assert_array_equal(np.load(tmp_path / "0001.npy"), result.maps[1])
-    with Image.open(tmp_path / "0001.png") as drawing:
-        np.testing.assert_array_equal(np.asarray(drawing), result.overlay(signals)[1])
-
-
 # What is refused
 
 
@@ -502,43 +393,3 @@ def test_overlays_want_what_was_explained():
         result.overlay(torch.rand(2, 2, 5, 6))
     with pytest.raises(ValueError, match=r"with B, D, H, W = \(2, 4, 5, 6\), as the maps; got \(2, 2, 4, 5, 7\)"):
         result.overlay(torch.rand(2, 2, 4, 5, 7))
-
-
-# MONAI
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "shape", "expected"),
-    [
-        ("DenseNet121", {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}, (1, 32, 32, 32), (4, 4, 4)),
-        ("DenseNet121", {"spatial_dims": 1, "in_channels": 12, "out_channels": 3}, (12, 256), (16,)),
-        ("resnet10", {"spatial_dims": 3, "n_input_channels": 4, "num_classes": 3}, (4, 32, 32, 24), (4, 4, 3)),
-        ("resnet18", {"spatial_dims": 1, "n_input_channels": 2, "num_classes": 3}, (2, 256), (32,)),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_networks_of_monai(peer, name, options, shape, expected):
-    torch.manual_seed(0)
-    model = getattr(peer("monai.networks.nets"), name)(**options).eval()
-    result = CFCAM(model)(noise(1, *shape))
-    assert result.maps.shape == (1, *shape[1:])
-    assert result.raw_maps.shape == (1, *expected)
-    assert "twice" in result.layers[0].reason
-    assert result.maps.isfinite().all()
-    assert not result.empty.any()
-    assert bool((result.maps.flatten(1).amax(1) == 1).all())
-
-
-def test_where_all_channels_are_dominant_it_is_monais_gradcam(peer):
-    """Of one volume: MONAI's mixes the classes that it predicts for several."""
-    torch.manual_seed(0)
-    model = peer("monai.networks.nets").resnet10(spatial_dims=3, n_input_channels=1, num_classes=3).eval()
-    volume = noise(1, 1, 20, 16, 24)
-    theirs = peer("monai.visualize").GradCAM(copy.deepcopy(model), "layer2", postprocessing=nn.Identity())
-    for target in (0, 2):
-        found = CFCAM(model, "layer2", config=Config(dominant_percentile=0))(volume, target)
-        expected = theirs(volume, class_idx=target)[0, 0]
-        torch.testing.assert_close(found.maps[0], expected / expected.max(), atol=1e-4, rtol=0)
-        raw = theirs.compute_map(volume, class_idx=target)[0, 0]
-        assert raw.any()
-        torch.testing.assert_close(found.raw_maps[0] / raw.max(), raw / raw.max(), atol=1e-4, rtol=0)

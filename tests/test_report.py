@@ -16,8 +16,8 @@ from cfcam_gpu.evaluation.table import Summary
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.report import page, results
 
+from .networks import two_scales
 from .reports import METHODS, MODEL, hostile, html, latency, made, report, run, summary
-from .test_evaluation import two_scales
 
 #: How the alternative text of a group of channels begins.
 PART = "Group "
@@ -187,7 +187,7 @@ def test_failures_and_unknown_methods_are_shown(made, summary, tmp_path):
 
 
 def test_a_map_that_fails_is_named_and_the_rest_go_on(made, summary, tmp_path):
-    (tmp_path / "spoilt.json").write_text(json.dumps(summary | {"model": "tests.test_evaluation:spoilt"}))
+    (tmp_path / "spoilt.json").write_text(json.dumps(summary | {"model": "tests.networks:spoilt"}))
     Image.new("RGB", (224, 224), "white").save(tmp_path / "white.png")
     photographs = ("--gallery", made / "album" / "0", "--gallery", tmp_path / "white.png")
     done = report(tmp_path / "spoilt.json", *photographs, "--out", tmp_path / "page.html")
