@@ -22,7 +22,7 @@ from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = ["README.md", "docs/method.md"]
+DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md"]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TITLES = COLUMNS | {
