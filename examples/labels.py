@@ -14,7 +14,7 @@ torch.manual_seed(0)
 images = prepared("coffee", 96)
 
 many = timm.create_model("resnet18", pretrained=False, num_classes=20).eval()
-# Labels don't compete, so that the two-level default, which compares an index with its rivals, is not for them.
+# Labels don't compete: an index would be explained against its rivals, a Label is taken as it is.
 labels = cfcam_gpu.CFCAM(many)(images, [[targets.Label(3), targets.Label(7), targets.Label(3, present=False)]])
 write("labels", labels, images)
 
