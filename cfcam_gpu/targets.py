@@ -252,7 +252,7 @@ def resolve(
 
 def pinned(request: Request, indices: torch.Tensor | None) -> Request:
     """The same request with the predicted classes settled, and known to be in range; None are those of callables."""
-    return request if indices is None else replace(request, indices=indices, checked=True)
+    return request if indices is None else replace(request, indices=indices, predicted=None, checked=True)
 
 
 def check_range(indices: torch.Tensor, classes: int) -> None:
