@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
@@ -186,19 +186,23 @@ def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list
 
 
 def _batched(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
-    """The same by backward passes that serve many targets each; where an operator has no batched form, one by one."""
-    sums = torch.stack([score.sum() for score in scores])
+    """The same by backward passes that serve many targets each.
+
+    One by one where an operator has no batched form, or memory does not suffice.
+    """
+    with suppress(RuntimeError):
+        return _many_at_once(scores, reached)
+    return _one_by_one(scores, reached)
+
+
+def _many_at_once(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
     found: list[tuple[torch.Tensor | None, ...]] = []
-    try:
-        for chosen in torch.split(torch.eye(len(scores), dtype=sums.dtype, device=sums.device), AT_ONCE):
-            several = torch.autograd.grad(
-                sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
-            )
-            found += zip(*([None] * len(chosen) if each is None else each.unbind() for each in several))
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        return _one_by_one(scores, reached)
+    for first in range(0, len(scores), AT_ONCE):
+        # Of these alone: each pass would else go through the heads of all targets.
+        sums = torch.stack([score.sum() for score in scores[first : first + AT_ONCE]])
+        chosen = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
+        several = torch.autograd.grad(sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        found += zip(*([None] * len(sums) if each is None else each.unbind() for each in several))
     return found
 
 
