@@ -12,13 +12,16 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .guard import first_tensor, guarded
+from .guard import Shared, first_tensor, guarded
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .targets import Request, logits_for, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
 AT_ONCE = 16
+
+#: Fused attention has no second derivatives; torch knows one choice for the whole process.
+_plain_attention = Shared(lambda: sdpa_kernel(SDPBackend.MATH))
 
 if TYPE_CHECKING:
     from .layers import TargetLayer
@@ -107,8 +110,7 @@ def capture(
         handles = [probe.attach() for probe in probes]
         try:
             handles += evidence.attach() if new else ()
-            # Fused attention has no second derivatives.
-            with sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext():
+            with _plain_attention() if curvature else nullcontext():
                 output = model(images)
         finally:
             for handle in handles:
@@ -201,7 +203,9 @@ def _many_at_once(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> li
         # Of these alone: each pass would else go through the heads of all targets.
         sums = torch.stack([score.sum() for score in scores[first : first + AT_ONCE]])
         chosen = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
-        several = torch.autograd.grad(sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        several = torch.autograd.grad(
+            sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
         found += zip(*([None] * len(sums) if each is None else each.unbind() for each in several))
     return found
 
