@@ -111,7 +111,8 @@ def capture(
         try:
             handles += evidence.attach() if new else ()
             with _plain_attention() if curvature else nullcontext():
-                output = model(images)
+                # An inference tensor can't become a leaf, nor be kept for a backward.
+                output = model(images.clone() if images.is_inference() else images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -312,8 +313,7 @@ class _Probe:
         own = activation
         if self.cuts:
             torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
-            # An inference tensor can't become a leaf: the image itself, where its mode was on when it was made.
-            activation = (own.clone() if own.is_inference() else own.detach()).requires_grad_()
+            activation = own.detach().requires_grad_()
         self.activation = activation
         onward = activation.clone()
         if isinstance(value, torch.Tensor):
