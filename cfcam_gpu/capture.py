@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .guard import Shared, first_tensor, guarded
+from .guard import Shared, first_tensor, guarded, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .targets import Request, logits_for, resolve
@@ -310,13 +310,8 @@ class _Probe:
             raise TypeError(
                 f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
             )
-        own = activation
         if self.cuts:
             torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
-            activation = own.detach().requires_grad_()
+            activation = activation.detach().requires_grad_()
         self.activation = activation
-        onward = activation.clone()
-        if isinstance(value, torch.Tensor):
-            return onward
-        items = [onward if item is own else item for item in value]
-        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+        return with_first_tensor(value, activation.clone())

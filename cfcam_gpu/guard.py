@@ -147,6 +147,15 @@ def first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
+def with_first_tensor(value: Any, tensor: torch.Tensor) -> Any:
+    """`value`, in which :func:`first_tensor` finds one, with `tensor` in its place."""
+    first = first_tensor(value)
+    if value is first:
+        return tensor
+    items = [tensor if item is first else item for item in value]
+    return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+
+
 def logits_of(output: Any) -> torch.Tensor:
     """The scores in what a model returned: (B, ...) floating.
 
