@@ -61,7 +61,9 @@ def stages(model: nn.Module, layer: str, images: torch.Tensor, engine: str | Non
         None leaves out the stages that need one.
     """
     config = Config()
-    target, request = layers.find(model, layer), targets.read(None, len(images))
+    request = targets.read(None, len(images))
+    captured = capture(model, layers.find(model, layer), images, request)
+    (target,) = captured.layers  # with its layout, which an explainer finds once
 
     def forward() -> None:
         with torch.inference_mode():
@@ -70,7 +72,6 @@ def stages(model: nn.Module, layer: str, images: torch.Tensor, engine: str | Non
     found: dict[str, Work] = {"forward": forward, "capture": lambda: capture(model, target, images, request)}
     if engine is not None:
         running = engines.choose(engine, images.device)
-        captured = capture(model, target, images, request)
         result = running.run(captured.activations, captured.gradients, config)
         explain = CFCAM(model, layer, config=config, engine=engine)
         found["engine"] = lambda: running.run(captured.activations, captured.gradients, config)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from .explainer import CFCAM, check_images
 from .explanation import Explanation
 from .functional import are_finite
 from .guard import check_model
-from .layers import TargetLayer
+from .layers import Layer, TargetLayer
 from .methods.forwards import Work
 from .targets import Request
 from .views import Augment, Fuse, Views, check_fuse
@@ -31,7 +32,7 @@ class CAM:
     ----------
     model : torch.nn.Module
         Used as it is; nothing of it is changed.
-    target_layer : torch.nn.Module, str, sequence of these, or None
+    target_layer : torch.nn.Module, str, TargetLayer, sequence of these, or None
         As for :class:`~cfcam_gpu.CFCAM`. The maps of several layers are fused; two layers of ``"cfcam"`` are its two
         levels, the finer one first. None chooses the last activation with a spatial extent, and for ``"cfcam"`` as
         :class:`~cfcam_gpu.CFCAM` does.
@@ -66,7 +67,7 @@ class CAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: nn.Module | str | list[nn.Module | str] | tuple[nn.Module | str, ...] | None = None,
+        target_layer: Layer | Sequence[Layer] | None = None,
         *,
         method: str = "gradcam",
         fuse: Fuse | None = None,
@@ -85,7 +86,9 @@ class CAM:
         chunk_size(memory, 1)
         self._fuse: Fuse = fuse or "mean"
         self._views = Views.read(augment, smooth, noise, seed)
-        wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [target_layer]
+        wanted: list[Layer | None] = [cast("Layer | None", target_layer)]
+        if isinstance(target_layer, (list, tuple)):
+            wanted = list(target_layer)
         if not wanted:
             raise ValueError("target_layer: expected a layer, several of them, or None; got none")
         self._parts: list[CFCAM | _Part]
@@ -152,7 +155,7 @@ class _Options(NamedTuple):
 class _Part:
     """A method other than CF-CAM at one layer; None chooses it at the first call."""
 
-    def __init__(self, model: nn.Module, layer: nn.Module | str | None, method: str, options: _Options) -> None:
+    def __init__(self, model: nn.Module, layer: Layer | None, method: str, options: _Options) -> None:
         self.model, self.method, self.options = model, method, options
         self.layer = None if layer is None else layers.find(model, layer)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
@@ -12,13 +12,16 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .guard import first_tensor, guarded
+from .guard import Shared, first_tensor, guarded, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .targets import Request, logits_for, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
 AT_ONCE = 16
+
+#: Fused attention has no second derivatives; torch knows one choice for the whole process.
+_plain_attention = Shared(lambda: sdpa_kernel(SDPBackend.MATH))
 
 if TYPE_CHECKING:
     from .layers import TargetLayer
@@ -107,9 +110,9 @@ def capture(
         handles = [probe.attach() for probe in probes]
         try:
             handles += evidence.attach() if new else ()
-            # Fused attention has no second derivatives.
-            with sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext():
-                output = model(images)
+            with _plain_attention() if curvature else nullcontext():
+                # An inference tensor can't become a leaf, nor be kept for a backward.
+                output = model(images.clone() if images.is_inference() else images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -186,19 +189,25 @@ def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list
 
 
 def _batched(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
-    """The same by backward passes that serve many targets each; where an operator has no batched form, one by one."""
-    sums = torch.stack([score.sum() for score in scores])
+    """The same by backward passes that serve many targets each.
+
+    One by one where an operator has no batched form, or memory does not suffice.
+    """
+    with suppress(RuntimeError):
+        return _many_at_once(scores, reached)
+    return _one_by_one(scores, reached)
+
+
+def _many_at_once(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
     found: list[tuple[torch.Tensor | None, ...]] = []
-    try:
-        for chosen in torch.split(torch.eye(len(scores), dtype=sums.dtype, device=sums.device), AT_ONCE):
-            several = torch.autograd.grad(
-                sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
-            )
-            found += zip(*([None] * len(chosen) if each is None else each.unbind() for each in several))
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        return _one_by_one(scores, reached)
+    for first in range(0, len(scores), AT_ONCE):
+        # Of these alone: each pass would else go through the heads of all targets.
+        sums = torch.stack([score.sum() for score in scores[first : first + AT_ONCE]])
+        chosen = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
+        several = torch.autograd.grad(
+            sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+        found += zip(*([None] * len(sums) if each is None else each.unbind() for each in several))
     return found
 
 
@@ -301,14 +310,8 @@ class _Probe:
             raise TypeError(
                 f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
             )
-        own = activation
         if self.cuts:
             torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
-            # An inference tensor can't become a leaf: the image itself, where its mode was on when it was made.
-            activation = (own.clone() if own.is_inference() else own.detach()).requires_grad_()
+            activation = activation.detach().requires_grad_()
         self.activation = activation
-        onward = activation.clone()
-        if isinstance(value, torch.Tensor):
-            return onward
-        items = [onward if item is own else item for item in value]
-        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+        return with_first_tensor(value, activation.clone())

@@ -198,18 +198,20 @@ class CFCAM:
                 "target: a graph explains a class that is named, or the predicted one, of all images alike"
             )
         engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
-        return graph.CapturedCFCAM(self.model, self._laid_out(images), engine, images, request, overlay=overlay)
+        return graph.CapturedCFCAM(
+            self.model, self._laid_out(images, request), engine, images, request, overlay=overlay
+        )
 
     def _planned(self, images: torch.Tensor) -> Plan:
         if self._plan is None:
             self._plan = self._choose(images)
         return self._plan
 
-    def _laid_out(self, images: torch.Tensor) -> Plan:
+    def _laid_out(self, images: torch.Tensor, request: targets.Request) -> Plan:
         """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
         plan = self._planned(images)
         if not all(layer.knows_layout(tuple(images.shape[2:])) for layer in plan.layers):
-            plan = self._plan = plan.told(plan.capture(self.model, images[:1], targets.Request()))
+            plan = self._plan = plan.told(plan.capture(self.model, images, request))
         return plan
 
     def _choose(self, images: torch.Tensor) -> Plan:

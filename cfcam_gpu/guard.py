@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
@@ -59,8 +59,38 @@ def check_model(model: object) -> nn.Module:
     return module
 
 
-_stance = Lock()
-_eager: list[Any] = []
+class Shared:
+    """A setting of the whole process that calls which overlap share: made by the first, undone by the last.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a context manager that has the setting inside, and the one before afterwards.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make = make
+        self._lock = Lock()
+        self._users = 0
+        self._held = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Inside, the setting holds."""
+        with self._lock:
+            if not self._users:
+                self._held.enter_context(self._make())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._held.close()
+
+
+_eager = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
 @contextmanager
@@ -76,17 +106,8 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
         return
     if not hasattr(torch.compiler, "set_stance"):
         raise ValueError(f"model: {compiled or 'it'} is compiled, which needs torch 2.6 or later to be explained")
-    with _stance:
-        if not _eager:
-            _eager.append(torch.compiler.set_stance("force_eager"))
-        _eager.append(None)
-    try:
+    with _eager():
         yield
-    finally:
-        with _stance:
-            _eager.pop()
-            if len(_eager) == 1:
-                _eager.pop().__exit__(None, None, None)
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -124,6 +145,15 @@ def first_tensor(value: Any) -> torch.Tensor | None:
     if isinstance(value, (tuple, list)):
         return next((item for item in value if isinstance(item, torch.Tensor)), None)
     return None
+
+
+def with_first_tensor(value: Any, tensor: torch.Tensor) -> Any:
+    """`value`, in which :func:`first_tensor` finds one, with `tensor` in its place."""
+    first = first_tensor(value)
+    if value is first:
+        return tensor
+    items = [tensor if item is first else item for item in value]
+    return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
 
 
 def logits_of(output: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import torch
@@ -88,9 +89,11 @@ def find(model: nn.Module, layer: Layer) -> TargetLayer:
     TypeError
         If `layer` is neither a module nor a name.
     ValueError
-        If the model has no such layer; the message has the nearest names.
+        If the model has no such layer; of a name, the message has the nearest ones.
     """
     if isinstance(layer, TargetLayer):
+        if all(module is not layer.module for module in model.modules()):
+            raise ValueError(f"target_layer: {layer.name} was found in another model; its module is not in this one")
         return layer
     names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     if isinstance(layer, nn.Module):
@@ -361,8 +364,11 @@ class _Scored(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         entered: list[torch.Tensor] = []
+        owner = get_ident()
 
         def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+            if get_ident() != owner:
+                return
             entered.extend(value for value in args[:1] if isinstance(value, torch.Tensor) and value.ndim == 2)
             del entered[:-1]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from threading import get_ident
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -53,6 +53,18 @@ class Layout:
     extra: int = 0
     size: Grid | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind: expected {', '.join(map(repr, get_args(Kind)))}; got {self.kind!r}")
+        if (
+            not isinstance(self.grid, tuple)
+            or not self.grid
+            or not all(isinstance(n, int) and n > 0 for n in self.grid)
+        ):
+            raise ValueError(f"grid: expected a tuple of positive ints, (h, w) of an image; got {self.grid!r}")
+        if self.extra < 0 or (self.extra and self.kind != "tokens"):
+            raise ValueError(f"extra: expected 0, or how many tokens come before the grid's; got {self.extra!r}")
+
     def __str__(self) -> str:
         extra = f" and {self.extra} more" if self.extra else ""
         return f"{self.kind}, {' x '.join(map(str, self.grid))}{extra}" if self.kind == "tokens" else self.kind
@@ -92,7 +104,7 @@ class Layout:
             return maps
         maps = maps.movedim(1, -1)
         if self.kind == "channels last":
-            return maps
+            return maps.contiguous()  # as the model's own are, which may be flattened by `view`
         extra = own[:, : self.extra].expand(len(maps), -1, -1)
         return torch.cat([extra, maps.flatten(1, -2)], dim=1)
 

@@ -49,7 +49,7 @@ class Detection:
         boxes, labels, scores = (_part(self, detections, key) for key in ("boxes", "labels", "scores"))
         overlap = _iou(boxes.float(), beside(self.box, boxes))
         matched = (labels == self.label) & (overlap >= self.iou)
-        products = torch.where(matched, overlap * scores.float(), 0.0)
+        products = (overlap * scores.float()).masked_fill(~matched, 0.0)
         return torch.cat([products, products.new_zeros(1)]).max()
 
 

@@ -252,7 +252,7 @@ def resolve(
 
 def pinned(request: Request, indices: torch.Tensor | None) -> Request:
     """The same request with the predicted classes settled, and known to be in range; None are those of callables."""
-    return request if indices is None else replace(request, indices=indices, checked=True)
+    return request if indices is None else replace(request, indices=indices, predicted=None, checked=True)
 
 
 def check_range(indices: torch.Tensor, classes: int) -> None:
@@ -276,11 +276,11 @@ def _of_callables(
     rows = [row if isinstance(row, tuple) else (row,) for row in given]
     per_logits = None if logits is None else logits.unbind()
     whole: list[Any] | None = None
-    values = []
+    values: list[list[torch.Tensor]] = [[] for _ in rows[0]]
     for b, row in enumerate(rows):
-        for score in row:
+        for of_target, score in zip(values, row):
             if per_logits is not None and not getattr(score, "whole_output", False):
-                values.append(_scalar(score, per_logits[b], b))
+                of_target.append(_scalar(score, per_logits[b], b))
                 continue
             if whole is None:
                 if output is None:
@@ -288,8 +288,9 @@ def _of_callables(
                         f"target: {_name(score)} looks at the model's whole output; there are only logits here"
                     )
                 whole = samples(output, len(rows))
-            values.append(_scalar(score, whole[b], b))
-    return list(torch.stack(values).reshape(len(rows), -1).unbind(dim=1))
+            of_target.append(_scalar(score, whole[b], b))
+    # Each target apart, so that its backward goes through its own callables alone.
+    return [torch.stack(of_target) for of_target in values]
 
 
 def _name(score: Score) -> str:

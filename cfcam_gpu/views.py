@@ -89,7 +89,9 @@ class Views:
         TypeError, ValueError
             That names the argument, what was expected and what came.
         """
-        items: Sequence[Any] = [] if augment is None else [augment] if _is_one(augment) else list(augment)
+        items: Sequence[Any] = []
+        if augment is not None:
+            items = list(augment) if isinstance(augment, (list, tuple)) and not _is_pair(augment) else [augment]
         for name, value in (("smooth", smooth), ("seed", seed)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name}: expected an int of at least 0; got {value!r}")
@@ -291,10 +293,6 @@ def resized(raw_maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     # Scaled first: the sums inside interpolation may overflow next to float32's end.
     peak = flat.amax(dim=last_axes(spatial), keepdim=True)
     return (interpolate(over_maximum(flat, spatial), size) * peak).reshape(*raw_maps.shape[:-spatial], *size)
-
-
-def _is_one(augment: object) -> bool:
-    return isinstance(augment, str) or _is_pair(augment)
 
 
 def _is_pair(item: object) -> bool:

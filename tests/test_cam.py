@@ -84,6 +84,17 @@ def test_targets_may_be_predicted_or_callable(name, net, images):
     assert found.target is None
 
 
+@pytest.mark.parametrize("options", [{}, {"smooth": 2, "augment": "flip"}], ids=["once", "several looks"])
+@pytest.mark.parametrize("name", NAMES)
+def test_predicted_and_given_classes_of_one_batch(name, options, net, images):
+    """What is predicted is settled once: of a copy, a chunk of forwards or the mirror image it is not asked again."""
+    given = int(net(images)[1].argmin())
+    found = CAM(net, "act2", method=name, **options)(images, [None, given])
+    expected = CAM(net, "act2", method=name, **options)(images, [int(net(images)[0].argmax()), given])
+    assert torch.equal(found.target, expected.target)
+    assert torch.equal(found.raw_maps, expected.raw_maps)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_comes_out_as_it_went_in(name, images):
     net = made(Densely())

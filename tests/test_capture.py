@@ -119,6 +119,21 @@ def test_the_input_of_a_layer_may_be_an_inference_tensor(images):
     assert captured.gradients.abs().sum() > 0
 
 
+def test_what_comes_after_the_layer_may_read_an_image_that_is_an_inference_tensor(images):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, images):
+            return (self.layer(images) * images[:, :1]).mean(dim=(2, 3))
+
+    explain = cfcam_gpu.CFCAM(Gated().eval(), "layer")
+    expected = explain(images)
+    with torch.inference_mode():
+        assert torch.equal(explain(images.clone()).maps, expected.maps)
+
+
 def test_frozen_models(model, images):
     model.requires_grad_(False)
     assert_right(take(model, "second", images, [0, 1, 2]), copy.deepcopy(model).requires_grad_(), images, [0, 1, 2])

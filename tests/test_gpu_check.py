@@ -14,7 +14,7 @@ from bench import gpu_check, gpu_latency, gpu_tests, models, nvidia_tools, trace
 from bench.entries import NETWORKS
 from bench.parity import compare
 from bench.stages import Meter, measure, stages
-from cfcam_gpu import Config, engines, functional
+from cfcam_gpu import Config, engines, functional, layouts
 from cfcam_gpu.engines import cpu, rapids
 
 TINY = NETWORKS["tiny"]
@@ -236,6 +236,12 @@ def test_each_stage_runs_by_itself():
     works = stages(models.tiny(), "features", images, "cpu")
     assert list(works) == ["forward", "capture", "engine", "upsample", "end_to_end"]
     torch.testing.assert_close(works["end_to_end"](), works["upsample"]())
+
+
+def test_the_stage_of_capturing_knows_the_layout_as_an_explainer_does(monkeypatch):
+    works = stages(models.tiny(), "features", torch.rand(2, 3, 16, 16), None)
+    monkeypatch.delattr(layouts.Evidence, "attach")
+    works["capture"]()
 
 
 def test_pictures_are_noise_where_photographs_are_missing(monkeypatch):

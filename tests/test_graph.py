@@ -29,7 +29,7 @@ def captured(monkeypatch, model):
         explain = CFCAM(using, LAYERS[config], config=CONFIGS[config])
         images = draw(0) if images is None else images
         request = targets.read(target, len(images))
-        plan = explain._laid_out(images)
+        plan = explain._laid_out(images, request)
         return CapturedCFCAM(using, plan, engine, images, request, overlay=overlay), explain
 
     return make
@@ -51,6 +51,16 @@ def test_a_replay_gives_the_calls_bytes(captured, config, target):
         assert torch.equal(found.overlays, expected.overlay(images))
         assert found.finite.tolist() == [True] * 3
         assert (found.layers, found.config, found.size) == (expected.layers, expected.config, expected.size)
+
+
+def test_callables_of_a_model_without_a_row_of_logits(captured):
+    """Where layouts are found before the capture, too, what is asked for is the callable."""
+    model = Network().eval()
+    model.head = torch.nn.Unflatten(1, (2, 16))
+    replay, explain = captured(lambda logits: logits[0, 1] - logits[1, 2], using=model)
+    expected = explain(draw(1), lambda logits: logits[0, 1] - logits[1, 2])
+    assert torch.equal(replay(draw(1)).maps, expected.maps)
+    assert bool(expected.maps.any())
 
 
 def test_classes_may_differ_by_replay_and_none_are_those_of_the_capture(captured):

@@ -1,5 +1,7 @@
 """Target layers: by module, by name, and automatically."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -41,6 +43,14 @@ def test_a_layer_that_is_not_there_is_refused_with_the_nearest_names():
     for wrong in (3, [3], ("_conv_head", None)):
         with pytest.raises(TypeError, match="target_layer: expected a module, a dotted name or None; got"):
             cfcam_gpu.CFCAM(lite0(), wrong)
+
+
+def test_a_layer_that_was_found_in_another_model_is_refused():
+    model = net(nn.Conv2d(3, 4, 3), nn.ReLU())
+    found = layers.find(model, "1")
+    assert layers.find(model, found) is found
+    with pytest.raises(ValueError, match="target_layer: 1 was found in another model"):
+        cfcam_gpu.CAM(copy.deepcopy(model), found)
 
 
 def test_automatic_is_what_enters_the_pooling_where_the_last_activation_module_runs_often():

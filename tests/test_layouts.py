@@ -1,6 +1,8 @@
 """Layers whose tensors are tokens or have their channels last: found, explained, chosen, or refused by name."""
 
+import copy
 from dataclasses import replace
+from threading import get_ident
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,7 @@ from cfcam_gpu.methods.substitute import substituted
 from . import recorder
 from .small import assert_same
 from .test_no_host import OnDevice, _meta_engine
+from .threads import in_threads
 from .transformers_small import ChannelsLast, VisionTransformer, images
 
 
@@ -54,6 +57,7 @@ def test_there_and_back(layout, shape):
     several = maps.repeat(3, 1, 1, 1)[:5]
     assert torch.equal(layout.from_maps(several, own[:1])[0], own[0])
     assert layout.from_maps(several, own[:1]).shape == (5, *shape[1:])
+    assert layout.from_maps(several, own[:1]).is_contiguous()  # for models that flatten with `view`
     layout.check(shape, "x")
     with pytest.raises(ValueError, match="target_layer: expected x to be"):
         layout.check((*shape[:2], shape[2] + 1, *shape[3:]) if len(shape) == 4 else (2, 13, 5), "x")
@@ -136,6 +140,20 @@ class Dropping(VisionTransformer):
         return self.head(self.norm(self.blocks(tokens[:, :-2])).mean(dim=1))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("token", (3, 4)), "kind: expected 'channels first', 'channels last', 'tokens'; got 'token'"),
+        (("tokens", [3, 4]), r"grid: expected a tuple of positive ints, \(h, w\) of an image; got \[3, 4\]"),
+        (("tokens", (3, 0)), "grid: expected"),
+        (("channels last", (3, 4), 1), "extra: expected 0, or how many tokens come before the grid's; got 1"),
+    ],
+)
+def test_a_layout_that_can_not_be_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Layout(*given)
+
+
 def test_tokens_without_a_grid_are_refused_or_told():
     model, pictures = Dropping(), images()
     with pytest.raises(
@@ -211,6 +229,19 @@ def test_a_classifier_of_zeros_changes_no_choice():
     assert layers.choose(model, images()).name == "blocks.3.norm1"
 
 
+def test_what_another_thread_runs_changes_no_choice():
+    model = VisionTransformer()
+    nn.init.zeros_(model.head.weight)
+    owner, twin = get_ident(), copy.deepcopy(model)
+
+    def run_beside(module, args, output):
+        if get_ident() == owner:
+            in_threads(lambda _: model(images()), 1)
+
+    model.head.register_forward_hook(run_beside)
+    assert layers.choose(model, images()).name == layers.choose(twin, images()).name
+
+
 def test_with_a_mean_the_last_norm_is_chosen():
     chosen = layers.choose_two(VisionTransformer(mean=True), images())
     assert [layer.name for layer in chosen] == ["blocks.2.norm2", "norm"]
@@ -282,7 +313,7 @@ def test_a_replay_gives_the_calls_bytes(monkeypatch, layer):
     recorder.install(monkeypatch)
     model = VisionTransformer()
     explain = CFCAM(model, layer)
-    plan = explain._laid_out(images())
+    plan = explain._laid_out(images(), targets.Request())
     replay = CapturedCFCAM(model, plan, recorder.FUSED, images(), targets.read([1, 2], 2), overlay=False)
     pictures = images().flip(-1)
     assert_same(replay(pictures), explain(pictures, [1, 2]))
@@ -290,7 +321,7 @@ def test_a_replay_gives_the_calls_bytes(monkeypatch, layer):
 
 def test_nothing_is_read_by_the_host_or_copied_from_it():
     model = VisionTransformer(registers=1)
-    plan = CFCAM(model)._laid_out(images())
+    plan = CFCAM(model)._laid_out(images(), targets.Request())
     pictures = images().to("meta")
     model.to("meta")
     request = targets.Request(indices=torch.zeros(2, dtype=torch.int64, device="meta"), checked=True)

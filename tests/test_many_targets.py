@@ -84,6 +84,40 @@ def test_each_target_has_the_gradients_that_it_has_alone(net, images, how, contr
         torch.testing.assert_close(several.coarse[1][:, t], alone.coarse[1][:, 0])
 
 
+def test_where_memory_does_not_suffice_for_many_one_is_taken_at_a_time(net, images, monkeypatch):
+    expected = take(net, images, [[0, 3], [2, 1]])
+    grad = torch.autograd.grad
+
+    def tight(*args, is_grads_batched=False, **options):
+        if is_grads_batched:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return grad(*args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", tight)
+    torch.testing.assert_close(take(net, images, [[0, 3], [2, 1]]).gradients, expected.gradients)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_backward_of_a_target_does_not_go_through_the_others(net, images, watched):
+    passed = []
+
+    class Score(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, logits):
+            return logits * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            passed.append(1)
+            return gradient * 1
+
+    if watched:
+        net.coarse.register_full_backward_hook(lambda module, given, returned: None)
+    count = AT_ONCE + 2
+    take(net, images, [[lambda logits, k=k: Score.apply(logits)[k] for k in range(count)]] * 2)
+    assert len(passed) == 2 * count
+
+
 def test_beside_the_layer_a_target_has_no_gradient_and_all_of_them_are_refused(net, images):
     beside = torch.ones((), requires_grad=True)
     rows = [[lambda logits: logits[0], lambda logits: logits[1] * 0 + beside]] * 2

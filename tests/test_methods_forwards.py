@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -185,6 +186,29 @@ def test_shapleycam_passes_attention(images):
     plain.load_state_dict(fused.state_dict())
     expected = raw(plain, "stem", images, 1, "shapleycam")
     torch.testing.assert_close(raw(fused, "stem", images, 1, "shapleycam"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shapleycams_that_overlap_leave_torchs_choice_of_attention_as_it_was(images):
+    outer, inner = Attending(True).eval(), Attending(True).eval()
+    began, ended = threading.Event(), threading.Event()
+
+    def wait(module, args, output):
+        began.set()
+        assert ended.wait(30)
+
+    def start(module, args, output):
+        thread.start()
+        assert began.wait(30)
+
+    inner.head.register_forward_hook(wait)
+    thread = threading.Thread(target=raw, args=(inner, "stem", images, 1, "shapleycam"))
+    handle = outer.stem.register_forward_hook(start)
+    raw(outer, "stem", images, 1, "shapleycam")  # ends while the other, which began later, is under way
+    handle.remove()
+    ended.set()
+    thread.join()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 def test_shapleycam_names_what_has_no_second_derivatives(net, images):

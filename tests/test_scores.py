@@ -13,6 +13,8 @@ from torch import nn
 import cfcam_gpu
 from cfcam_gpu import outputs, targets
 
+from .test_no_host import OnDevice
+
 LOGITS = torch.tensor([1.0, -2.0, 0.5, 3.0])
 P = LOGITS.softmax(0)
 
@@ -84,6 +86,36 @@ def test_detection_is_the_best_product_of_score_and_overlap_of_its_class():
     score = targets.Detection(box, 1)(nothing)
     assert score == 0
     assert score.requires_grad
+
+
+def test_no_score_is_read_by_the_host_or_copied_from_it():
+    logits = torch.empty(5, device="meta", requires_grad=True)
+    pixels = torch.empty(5, 6, 7, device="meta", requires_grad=True)
+    found = {"boxes": torch.empty(9, 4), "labels": torch.empty(9, dtype=torch.int64), "scores": torch.empty(9)}
+    found = {key: value.to("meta") for key, value in found.items()}
+    found["scores"].requires_grad_()
+    cases = [
+        (targets.Probability(1), logits),
+        (targets.Contrast(1), logits),
+        (targets.Contrast(1, [0, 2]), logits),
+        (targets.Binary(False), logits[:1]),
+        (targets.Label(2, present=False), logits),
+        (targets.Value(1), logits),
+        (targets.Toward(2.0), logits[0]),
+        (targets.Segment(1), pixels),
+        (targets.Segment(0), pixels[:1]),
+        (targets.Segment(1, torch.ones(12, 14)), pixels),
+        (targets.Detection([0, 0, 1, 1], 2), found),
+        (targets.Similarity(torch.ones(5)), logits),
+        (targets.ImageText(torch.ones(3, 5)), logits),
+        (targets.ImageText(torch.ones(1, 5)), logits),
+    ]
+    for target, sample in cases:
+        for name, value in vars(target).items():
+            if isinstance(value, torch.Tensor):  # given on the device
+                object.__setattr__(target, name, value.to("meta"))
+        with OnDevice():
+            assert target(sample).requires_grad
 
 
 def test_image_text_is_the_log_odds_of_one_text_in_the_zero_shot_classifier():

@@ -218,6 +218,8 @@ def test_signals_and_volumes_are_resized_and_flipped():
     ("options", "message"),
     [
         ({"augment": "flop"}, "augment: expected 'flip', .* or a list of these; got 'flop'"),
+        ({"augment": 3}, "augment: expected 'flip', .*; got 3"),
+        ({"augment": torch.flip}, "augment: expected 'flip', .*; got <built-in method flip"),
         ({"augment": ["flip", 3]}, "augment: expected 'flip', .*; got 3"),
         ({"augment": [(torch.flip,)]}, "augment: expected 'flip'"),
         ({"smooth": -1}, "smooth: expected an int of at least 0; got -1"),

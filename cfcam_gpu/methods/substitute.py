@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..guard import first_tensor
+from ..guard import first_tensor, with_first_tensor
 from ..layers import TargetLayer
 
 
@@ -33,11 +33,7 @@ def substituted(layer: TargetLayer, activation: torch.Tensor) -> Iterator[None]:
     def replace(value: Any) -> Any:
         own = first_tensor(value)
         assert own is not None
-        given = layout.from_maps(activation, own)
-        if isinstance(value, torch.Tensor):
-            return given
-        items = [given if item is own else item for item in value]
-        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+        return with_first_tensor(value, layout.from_maps(activation, own))
 
     # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
     def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
