@@ -5,6 +5,7 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ from cfcam_gpu.pipelines.ray import Explain
 from cfcam_gpu.pipelines.ray import explained as explained_on_ray
 
 from .services import SMALL, backend, expected, picture
+
+# What Ray Data deprecates among its own settings.
+quietly = pytest.mark.filterwarnings(
+    "ignore:`use_push_based_shuffle`", "ignore:`use_polars`", "ignore:`use_arrow_tensor_v2`"
+)
 
 TARGETS = [None, "0", "1", "2", "3", "4", "class 1", "", None, "9"]
 
@@ -88,6 +94,20 @@ def test_what_is_no_image_is_an_error_of_its_row():
         Explain(SMALL.model)({"photo": column([picture()])})
 
 
+@quietly
+def test_a_cluster_that_is_gone_is_an_error_that_a_run_reports(answering, folder, monkeypatch):
+    import ray.data
+
+    rows = MagicMock()
+    rows.map_batches.return_value = rows
+    rows.iter_rows.side_effect = ray.exceptions.NodeDiedError("the node is gone")
+    monkeypatch.setattr(ray.data, "from_items", lambda items: rows)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2})
+    source = Photographs(folder, answering.model.preparation)
+    with pytest.raises(RuntimeError, match="the node is gone"):
+        list(explained_on_ray(source, 0, batch_size=2, target=None, options={}))
+
+
 class Deadly(Explain):
     """Dies of the batch with image 4, once."""
 
@@ -100,12 +120,6 @@ class Deadly(Explain):
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(batch)
-
-
-# What Ray Data deprecates among its own settings.
-quietly = pytest.mark.filterwarnings(
-    "ignore:`use_push_based_shuffle`", "ignore:`use_polars`", "ignore:`use_arrow_tensor_v2`"
-)
 
 
 @quietly
