@@ -128,7 +128,7 @@ def search(folder: Path, skip: Path) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False):
             if path.resolve() != skip:
                 yield from search(path, skip)
-        elif path.suffix.lower() in SUFFIXES and entry.is_file():
+        elif path.suffix.lower() in SUFFIXES and os.path.isfile(path):  # the entry's own fails of a link to itself
             yield path
 
 
@@ -156,8 +156,14 @@ def read(path: Path | IO[bytes], *, max_pixels: int | None = None) -> Image.Imag
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
+            if isinstance(path, Path) and path.exists() and not path.is_file():
+                raise UnreadableError("not a regular file")  # reading a pipe would wait for ever
             with Image.open(path, formats=FORMATS) as image:
-                if max_pixels is not None and image.width * image.height > max_pixels:
+                pixels = image.width * image.height
+                # The warnings' filter is the whole process's, and another thread may have set it back.
+                if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError
+                if max_pixels is not None and pixels > max_pixels:
                     raise TooLargeError(f"{image.width} x {image.height}, more than the limit of {max_pixels:,} pixels")
                 return _rgb(ImageOps.exif_transpose(image))
         except UnreadableError:

@@ -3,7 +3,9 @@
 import multiprocessing
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
+import zarr
 from PIL import Image
 from torch import nn
 
@@ -50,3 +52,19 @@ def explain_in_a_process(source, out):
     # A child of a fork server would start its worker by another one.
     multiprocessing.set_start_method("fork", force=True)
     explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=32)
+
+
+def maps(out):
+    return zarr.open_array(out / "maps.zarr", mode="r")
+
+
+def rows(out):
+    return pq.read_table(out / "manifest.parquet").to_pylist()
+
+
+def errors(out):
+    return {row["source"]: row["error"] for row in rows(out)}
+
+
+def images(count, *, seed=0):
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1

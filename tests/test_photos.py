@@ -1,6 +1,7 @@
 """Photographs are found in order and read as a viewer shows them, or refused with a reason."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -205,3 +206,11 @@ def test_samples_that_are_not_installed_name_the_remedy(monkeypatch):
     monkeypatch.setattr(photos, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"pip install 'cfcam-gpu\[demo\]'"):
         photos.samples()
+
+
+def test_a_limit_holds_whatever_other_threads_make_of_the_warnings(tmp_path, monkeypatch):
+    Image.new("1", (15, 10)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(photos.warnings, "simplefilter", lambda action, *args: warnings.filterwarnings("ignore"))
+    with pytest.raises(photos.TooLargeError, match="more than Pillow's limit of 100 pixels"):
+        photos.read(tmp_path / "a.png")

@@ -21,6 +21,7 @@ from cfcam_gpu import CFCAM, models, photos, runner
 from cfcam_gpu.cli import app
 from cfcam_gpu.photos import Preparation
 from cfcam_gpu.pipelines import bulk, command, durable
+from cfcam_gpu.pipelines.batches import BatchExplainer
 
 from .albums import album, small
 from .networks import lite0
@@ -132,6 +133,25 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_it_goes_on(album, tmp_path
     result = explain(album, tmp_path / "out", *options)
     assert result.exit_code == 0
     assert "1 of 3 images\n" in result.stderr
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_ends_the_run_with_what_is_done_and_it_goes_on(album, tmp_path, monkeypatch):
+    options = ["--batch-size", "1", "--shard-size", "1"]
+    assert explain(album, tmp_path / "whole", *options).exit_code == 0
+    call, batches = BatchExplainer.__call__, iter([True, False])
+
+    def pressed(*args):
+        if next(batches):
+            return call(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchExplainer, "__call__", pressed)
+        result = explain(album, tmp_path / "out", *options)
+    assert result.exit_code == 130
+    assert result.stderr.endswith("stopped\nwhat is done is kept, and the same command goes on from there\n")
+    assert "1 of 3 images\n" in explain(album, tmp_path / "out", *options).stderr
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

@@ -1,6 +1,8 @@
 """The service without Ray: what is asked and answered over HTTP, and a batch of it."""
 
+import asyncio
 import io
+import json
 
 import numpy as np
 import pytest
@@ -82,16 +84,17 @@ REFUSED = {
     "no image": (422, "image: not an image in a format of JPEG", {"content": b"hello"}),
     "truncated": (422, "image: ", {"content": picture(form="JPEG")[:-900]}),
     "too many bytes": (413, "body: more than the limit of 60,000 bytes", {"content": bytes(60_001)}),
-    "too many bytes, unannounced": (
-        413,
-        "body: more than the limit of 60,000 bytes",
-        {"content": iter([bytes(40_000), bytes(40_000)])},
-    ),
+    "no length": (411, "body: expected a Content-Length; got chunks", {"content": iter([picture()])}),
     "too many bytes in a form": (413, "body: more than the limit", form(("a", bytes(50_000)), ("b", bytes(50_000)))),
     "too many pixels": (
         413,
         "image: 101 x 100, more than the limit of 10,000 pixels",
         {"content": encoded(Image.new("1", (101, 100)))},
+    ),
+    "a form in capitals": (
+        400,
+        "form: expected a file named image",
+        {"content": b"--", "headers": {"content-type": "Multipart/Form-Data; boundary=x"}},
     ),
     "too many images": (400, "Too many files", form(*[("a", picture())] * 4)),
     "no such class": (422, "target: no class is called 'cat'", {"content": picture(), "params": {"target": "cat"}}),
@@ -149,6 +152,32 @@ def test_an_image_that_the_model_cant_take_costs_no_other_its_answer():
         answer = client.post("/explain", files=[("image", ("white.png", white))])
     assert answer.status_code == 422
     assert answer.json()["error"] == f"image (white.png): {bad}"
+
+
+@pytest.mark.parametrize(
+    ("rest", "status", "reason"),
+    [("slow", 408, "body: not there after 0.1 seconds"), ("gone", 400, "body: cut off")],
+)
+def test_a_body_that_does_not_come_keeps_no_place(answering, monkeypatch, rest, status, reason):
+    monkeypatch.setattr(app, "PATIENCE", 0.1)
+    pieces = [{"type": "http.request", "body": picture()[:100], "more_body": True}]
+
+    async def receive():
+        if pieces:
+            return pieces.pop()
+        if rest == "slow":
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    answers = []
+
+    async def send(message):
+        answers.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/explain", "query_string": b"", "headers": []}
+    asyncio.run(application(answering)(scope, receive, send))
+    assert answers[0]["status"] == status
+    assert json.loads(answers[1]["body"]) == {"error": reason}
 
 
 def test_what_the_model_fails_with_is_no_fault_of_the_client():

@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 #: What an explanation may fail with: non-finite activations, a class out of range, a model's own error.
 _FAILURES = (TypeError, ValueError, RuntimeError)
+#: How the error begins that torch raises in the main thread, wherever that is, when a process that reads has died.
+_DEAD_READER = "DataLoader worker (pid"
 _OutOfMemory = torch.cuda.OutOfMemoryError
 
 
@@ -161,6 +163,8 @@ class BatchExplainer:
         try:
             return self._explain(images, targets, errors), None
         except _FAILURES as error:
+            if str(error).startswith(_DEAD_READER):
+                raise  # no fault of these images
             # Its traceback would keep the tensors of the call alive.
             return None, error.with_traceback(None)
 

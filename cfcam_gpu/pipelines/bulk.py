@@ -151,6 +151,7 @@ def run(
         "shard_size": shard_size,
         "dtype": dtype,
         "overlays": overlays,
+        "class_names": None if class_names is None else _digest(repr(list(class_names)).encode()),
     }
     with store.opened(
         Path(out), asked, source=source, shard_size=shard_size, pictures=overlays, restart=restart
@@ -236,6 +237,10 @@ def _facts(
         "cfcam_gpu": __version__,
         "torch": torch.__version__,
     }
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def digest_of(model: nn.Module) -> str:

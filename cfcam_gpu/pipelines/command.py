@@ -178,13 +178,14 @@ def run(
                 show(done, total)
 
             summary = ready.execute(progress)
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError, KeyboardInterrupt) as error:
         # The folder is looked at before any image is.
-        if not began:
+        if not began and isinstance(error, Exception):
             _refuse(error)
-        err.print(f"error: {_plain(error)}", style="red")
+        stopped = isinstance(error, KeyboardInterrupt)
+        err.print("stopped" if stopped else f"error: {_plain(error)}", style="red")
         err.print("what is done is kept, and the same command goes on from there")
-        raise typer.Exit(1) from None
+        raise typer.Exit(130 if stopped else 1) from None
     _report(summary, err)
     if summary.failed:
         raise typer.Exit(1)

@@ -199,8 +199,9 @@ def explained(
     try:
         for row in results.iter_rows():
             yield pickle.loads(row["found"])
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
+    except ray.exceptions.RayError as error:
+        # What a worker raised, or in Ray's own words that there are no workers any more.
+        cause = getattr(error, "cause", None) or error
         raise RuntimeError(str(cause)) from cause
 
 

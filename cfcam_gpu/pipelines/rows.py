@@ -56,6 +56,8 @@ def columns(
         return [value if is_good else None for value, is_good in zip(values, good)]
 
     target = known(found.target.tolist())
+    if class_names is not None and (beyond := [k for k in target if k is not None and k >= len(class_names)]):
+        raise ValueError(f"class_names: expected a name for every class; got {len(class_names)}, and class {beyond[0]}")
     return {
         "index": list(range(first, first + len(good))),
         "source": [_text(source) for source in sources],

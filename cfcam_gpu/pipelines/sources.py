@@ -193,32 +193,42 @@ def _find(source: str, skip: Path | None) -> tuple[Path, list[Item]]:
     if not path.is_file():
         raise FileNotFoundError(f"source: {source} does not exist; expected {_HOW} (pattern)")
     if suffix == ".txt":
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return path.parent, [Item(line, _stamp(path.parent / line)) for line in lines]
+        # Lines end with a newline alone: what else Unicode takes for an end may be within a name.
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        return path.parent, [Item(line, _stamp(path.parent / line)) for line in lines if line.strip()]
     if suffix == ".csv":
         return path.parent, _read_table(path)
     raise ValueError(f"source: expected {_HOW} (pattern); got {source}")
 
 
 def _read_table(path: Path) -> list[Item]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if "file" not in (rows.fieldnames or ()):
-            raise ValueError(f"source: expected a column 'file' in {path}; got {', '.join(rows.fieldnames or ())}")
-        items = []
-        for row in rows:
-            name, target = row["file"], (row.get("target") or "").strip()
-            if not name:
-                raise ValueError(f"source: line {rows.line_num} of {path} names no file")
-            items.append(Item(name, _stamp(path.parent / name), target or None))
-        return items
+    items = []
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            columns = [name.strip() for name in next(lines, [])]
+            if "file" not in columns:
+                raise ValueError(f"source: expected a column 'file' in {path}; got {', '.join(columns)}")
+            for values in filter(None, lines):
+                row = dict(zip(columns, values))
+                if len(values) > len(columns):
+                    raise ValueError(
+                        f"source: line {lines.line_num} of {path} has {len(values)} values for {len(columns)} columns"
+                    )
+                if not row.get("file"):
+                    raise ValueError(f"source: line {lines.line_num} of {path} names no file")
+                target = row.get("target", "").strip() or None
+                items.append(Item(row["file"], _stamp(path.parent / row["file"]), target))
+        except csv.Error as error:
+            raise ValueError(f"source: line {lines.line_num} of {path}: {error}") from None
+    return items
 
 
 def _stamp(path: Path) -> str:
     try:
         found = os.stat(path)
-    except OSError as error:
-        return str(error.strerror)
+    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+        return str(getattr(error, "strerror", error))
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
@@ -226,6 +236,8 @@ def _with_class(item: Item, names: Sequence[str] | None) -> Item:
     if item.target is None:
         return item
     try:
+        if names is None and not str(item.target).isdecimal():
+            raise ValueError(f"target: expected a class index, as no class names are given; got {item.target!r}")
         index = int(item.target) if names is None else models.class_index(str(item.target), names)
     except ValueError as error:
         raise ValueError(f"source: of {item.source}: {error}") from None

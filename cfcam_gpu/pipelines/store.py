@@ -205,12 +205,13 @@ def opened(
     with _locked(folder / LOCK):
         job = folder / JOB
         ours = [MANIFEST, PARTS, MAPS, OVERLAYS, JOB]
-        if job.is_file() and restart:
+        found = _job(job)
+        if found is not None and restart:
             for name in ours:
                 durable.remove(folder / name)
-        if job.is_file():
-            _check_same(json.loads(job.read_bytes()), asked, folder)
-        else:
+        elif found is not None:
+            _check_same(found, asked, folder)
+        if found is None or restart:
             there = [name for name in ours if (folder / name).exists()]
             if there:
                 raise FileExistsError(f"out: {folder} has {', '.join(there)} of no job; choose another folder")
@@ -232,6 +233,15 @@ def failures(folder: Path, limit: int) -> list[tuple[str, str]]:
     return found[:limit]
 
 
+def _job(path: Path) -> dict[str, Any] | None:
+    """What a job said of itself; None where there is no job, whoever's file is there."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"format", "source", "asked"} <= found.keys() else None
+
+
 def _check_same(found: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
     if found.get("format") != FORMAT:
         raise ChangedError(f"out: {folder} is a job's of another release")
@@ -246,6 +256,8 @@ def _check_same(found: Mapping[str, Any], asked: Mapping[str, Any], folder: Path
             said.append("the images' names, sizes, times or targets have changed")
         elif key == "model":
             said.append("the model or its weights have changed")
+        elif key == "class_names":
+            said.append("the names of the classes have changed")
         else:
             said.append(f"{key} was {before.get(key)}, is {now.get(key)}")
     raise ChangedError(
@@ -265,7 +277,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             # A record lock, not flock: the kernel takes it back with this process, whatever children outlive it.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             raise FileExistsError(f"out: another process is writing to {path.parent}") from None
         yield
 

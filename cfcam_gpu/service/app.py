@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message
+from starlette.requests import ClientDisconnect
 
 from .. import photos
 from .backend import Answer, Backend, Question
@@ -38,6 +38,10 @@ _BODY = {
     "image/*": {"schema": {"type": "string", "format": "binary"}},
     "multipart/form-data": {"schema": {"type": "object", "properties": _FORM, "required": ["image"]}},
 }
+
+
+#: Seconds that a body may take to come: meanwhile its request has one of the replica's places.
+PATIENCE = 60.0
 
 
 class _Upload(NamedTuple):
@@ -85,7 +89,13 @@ def build(backend: Backend, explain: Callable[[Question], Awaitable[Answer | Exc
     ) -> Response:
         """Explain an image, or several in a form; the overlay of one as PNG where the client accepts image/png."""
         picture = _wants_picture(request)
-        uploads, fields = await _uploads(request, backend)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                uploads, fields = await _uploads(request, backend)
+        except TimeoutError:
+            raise HTTPException(408, f"body: not there after {PATIENCE:g} seconds") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "body: cut off") from None
         if picture and len(uploads) > 1:
             raise HTTPException(422, f"Accept: image/png is for one image; got {len(uploads)}")
         targets = _targets(backend, fields or target or [""], len(uploads))
@@ -106,8 +116,8 @@ def build(backend: Backend, explain: Callable[[Question], Awaitable[Answer | Exc
 async def _uploads(request: Request, backend: Backend) -> tuple[list[_Upload], list[str]]:
     """The images of a request, and the targets of its form."""
     limits = backend.limits
-    request = _bounded(request, limits.body)
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    _check_length(request, limits.body)
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         data = await request.body()
         if not data:
             raise HTTPException(400, "body: expected an image, or a form with images; got nothing")
@@ -130,23 +140,16 @@ async def _uploads(request: Request, backend: Backend) -> tuple[list[_Upload], l
     return images, targets
 
 
-def _bounded(request: Request, limit: int) -> Request:
-    """The request, which refuses to be read beyond `limit` bytes, whether or not it says how many it has."""
-    refusal = HTTPException(413, f"body: more than the limit of {limit:,} bytes")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise refusal
-    came = 0
+def _check_length(request: Request, limit: int) -> None:
+    """Refuse a body of more than `limit` bytes, or of no known length, before any of it is read.
 
-    async def receive() -> Message:
-        nonlocal came
-        message = await request.receive()
-        came += len(message.get("body", b""))
-        if came > limit:
-            raise refusal
-        return message
-
-    return Request(request.scope, receive)
+    Of one that comes in chunks Ray Serve's proxy would hold in memory what comes faster than the replica reads it. The
+    server sees to it that no body is longer than it says.
+    """
+    if "transfer-encoding" in request.headers:
+        raise HTTPException(411, "body: expected a Content-Length; got chunks")
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise HTTPException(413, f"body: more than the limit of {limit:,} bytes")
 
 
 def _targets(backend: Backend, texts: Sequence[str], count: int) -> list[int | None]:
