@@ -165,26 +165,28 @@ def test_where_all_fail_the_array_is_there(tmp_path):
 class Narrow(nn.Module):
     """A device that holds so many images at once, and after so many batches none."""
 
-    def __init__(self, room, batches):
+    def __init__(self, room, batches, error):
         super().__init__()
         self.room = room
+        self.error = error
         self.batches = batches
         self.sizes = []
 
     def forward(self, x):
         self.sizes.append(len(x))
         if len(x) > self.room or len(self.sizes) > self.batches:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+            raise self.error("CUDA out of memory. Tried to allocate 20 GiB")
         return x
 
 
-def narrow(room, batches=1000):
-    return nn.Sequential(nn.Sequential(Narrow(room, batches), small()[0]), *small()[1:]).eval()
+def narrow(room, batches=1000, error=torch.cuda.OutOfMemoryError):
+    return nn.Sequential(nn.Sequential(Narrow(room, batches, error), small()[0]), *small()[1:]).eval()
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(source, tmp_path, caplog):
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError])
+def test_out_of_memory_halves_the_batch_and_goes_on(source, tmp_path, caplog, error):
     explain(source, tmp_path / "wide", batch_size=8, shard_size=8)
-    model = narrow(3)
+    model = narrow(3, error=error)
     with caplog.at_level(logging.WARNING, "cfcam_gpu"):
         assert explain(source, tmp_path / "out", model=model, batch_size=8, shard_size=8).failed == 0
     assert model[0][0].sizes == [8, 4, 2, 2, 2, 2, 2], "the second batch isn't tried whole again"

@@ -16,10 +16,11 @@ from ..explanation import Explanation
 _log = logging.getLogger(__name__)
 
 #: What an explanation may fail with: non-finite activations, a class out of range, a model's own error.
-_FAILURES = (TypeError, ValueError, RuntimeError)
+_FAILURES = (TypeError, ValueError, RuntimeError, MemoryError)
 #: How the error begins that torch raises in the main thread, wherever that is, when a process that reads has died.
 _DEAD_READER = "DataLoader worker (pid"
-_OutOfMemory = torch.cuda.OutOfMemoryError
+#: The latter of the host's memory, and of the GPU's where RAPIDS or CuPy asks for it by themselves.
+_OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ class BatchExplainer:
     def _whole(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found | None:
         """A batch in one go, or None where it is too large."""
         found, fault = self._try(images, targets, errors)
-        if fault is None or isinstance(fault, _OutOfMemory):
+        if fault is None or isinstance(fault, _OUT_OF_MEMORY):
             return found
         if images.is_cuda:
             torch.cuda.synchronize(images.device)  # raises where the device's own state is what is wrong
