@@ -312,6 +312,7 @@ class _Probe:
             )
         if self.cuts:
             torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
-            activation = activation.detach().requires_grad_()
+            # An inference tensor can't become a leaf: what a compiled engine made, say.
+            activation = (activation.clone() if activation.is_inference() else activation.detach()).requires_grad_()
         self.activation = activation
         return with_first_tensor(value, activation.clone())

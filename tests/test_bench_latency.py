@@ -148,8 +148,8 @@ def test_peak_memory_of_a_process_of_its_own():
     peak = json.loads(subprocess.run(command, cwd=latency.ROOT, capture_output=True, check=True).stdout)
     if peak is None:
         pytest.skip("this kernel does not reset the peak of resident memory")
-    # What the first convolution returns, 512 x 16 x 28 x 28 float32, is 24.5 MiB.
-    assert 12 < peak < 120
+    # What the first convolution returns, 512 x 16 x 28 x 28 float32, is 24.5 MiB; three to five such lie side by side.
+    assert 12 < peak < 150
 
 
 def test_peak_memory_counts_what_malloc_had_kept():
