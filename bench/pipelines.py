@@ -37,8 +37,9 @@ from PIL import Image
 from cfcam_gpu import CFCAM, export, photos, runner
 from cfcam_gpu.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
+from cfcam_gpu.pipelines.command import default_workers
 
-from .latency import CoresTime, cores_time, machine, summary, taken_by_others, to_json, versions
+from .latency import CoresTime, cores_time, keep_freed_memory, machine, summary, taken_by_others, to_json, versions
 
 RESULTS = Path(__file__).parent / "results"
 TINY = Preparation(32, 36, Image.Resampling.BILINEAR, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -52,10 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, help="default: 128 for overhead, 50,000 for memory")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5, help="overhead")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="default: cfcam-gpu run's for overhead, 1 for memory")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the record")
     options = parser.parse_args(argv)
     options.images = options.images or (128 if options.part == "overhead" else 50_000)
+    if options.workers is None:
+        options.workers = default_workers() if options.part == "overhead" else 1
     where = machine()
     slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
     path = options.out / f"{slug}-pipelines.json"
@@ -79,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    loaded = runner.load(options.model, device=options.device)
+    keep_freed_memory()
+    loaded = runner.load(options.model, None, runner.cfcam((), "default"), device=options.device)
     wants, explain = loaded.model.preparation, loaded.explain
     source = folder / "photographs"
     _photographs(source, options.images)

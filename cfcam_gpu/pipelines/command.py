@@ -117,7 +117,10 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="N", help="Processes that read images.", show_default="half of the cores, up to 16"
+            min=0,
+            metavar="N",
+            help="Processes that read images.",
+            show_default="half of the cores, up to 16; none on two cores",
         ),
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Of the maps.")] = Dtype.float16,
@@ -155,7 +158,7 @@ def run(
             preset=preset.value,
             batch_size=batch_size,
             shard_size=shard_size,
-            workers=_workers() if workers is None else workers,
+            workers=default_workers() if workers is None else workers,
             dtype=dtype.value,
             overlays=None if overlays is None else overlays.value,
             restart=restart,
@@ -191,9 +194,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _workers() -> int:
+def default_workers() -> int:
+    """Processes that read images where nobody says how many."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, max(1, cores // 2))
+    # On two cores one that reads beside a model's threads costs more than reading between the batches.
+    return min(16, cores // 2) if cores > 2 else 0
 
 
 @contextmanager
