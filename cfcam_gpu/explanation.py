@@ -102,6 +102,13 @@ class Explanation:
         """B, the number of images."""
         return len(self.raw_maps)
 
+    def __repr__(self) -> str:
+        """What and where, in one line; values would fill the screen, and wait for the device."""
+        raw = tuple(self.raw_maps.shape)
+        maps = raw[: len(raw) - len(self.size)] + tuple(self.size)
+        layers = ", ".join(layer.name for layer in self.layers)
+        return f"<Explanation by {self.method} at {layers}: maps {maps} of {raw}, on {self.raw_maps.device}>"
+
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
         """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.render.overlay`.
 

@@ -135,7 +135,8 @@ def guarded(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, value in kept:
-                buffer.copy_(value)
+                # By its data: a change that autograd counts would forbid a backward that the caller has still to run.
+                buffer.data.copy_(value)
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:
@@ -177,7 +178,10 @@ def logits_of(output: Any) -> torch.Tensor:
             found = output[0]
         seen = f"a {type(output).__name__}"
     if not isinstance(found, torch.Tensor):
-        raise TypeError(f"model: expected a tensor of logits, alone, first of a tuple, or called 'logits'; got {seen}")
+        raise TypeError(
+            "model: expected a tensor of logits, alone, first of a tuple, or called 'logits' or 'out'; got "
+            f"{seen}. Of any other output, a callable as the target makes a score"
+        )
     if not found.is_floating_point():
         raise TypeError(f"model: expected floating logits; got {found.dtype}")
     return found

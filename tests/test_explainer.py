@@ -54,6 +54,8 @@ def test_maps_are_the_derived_ones_upsampled_and_over_their_maximum(images, conf
 
 
 def test_the_result(result, explain, images):
+    where = f"cfcam at _avg_pooling.input: maps (6, 224, 224) of (6, 7, 7), on {images.device}"
+    assert repr(result) == f"<Explanation by {where}>"
     assert result.maps.shape == (6, 224, 224)
     assert result.raw_maps.shape == (6, 7, 7)
     assert result.labels.shape == result.weights.shape == (6, 1280)
@@ -104,6 +106,16 @@ def test_several_targets_an_image_from_one_forward(explain, images):
         single = explain(images[:2], target=several.target[:, t])
         torch.testing.assert_close(several.maps[:, t], single.maps)
         assert torch.equal(several.labels[:, t], single.labels[:])
+
+
+def test_between_a_forward_and_its_backward():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    loss = model(images).sum()
+    with pytest.warns(UserWarning, match="training mode"):
+        CFCAM(model, "2")(images)
+    loss.backward()  # the running statistics that autograd kept for it are as they were
+    assert model[0].weight.grad.any()
 
 
 def test_a_callable_may_contrast_two_classes(explain, images):
