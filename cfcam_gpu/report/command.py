@@ -33,7 +33,9 @@ def report(
     title: Annotated[str, typer.Option(help="At the head of the page.")] = "Class activation maps, measured",
     trust_models: Annotated[
         bool,
-        typer.Option("--trust-models", help="Load models that RESULTS name as package.module:factory: runs that code."),
+        typer.Option(
+            "--trust-models", help="Load models that RESULTS name as package.module:factory, which runs their code."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
 ) -> None:
