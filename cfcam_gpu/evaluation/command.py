@@ -58,8 +58,7 @@ def bench(
         str,
         typer.Option(
             metavar="A,B,...",
-            help="gradcam, gradcam++, hirescam, xgradcam, layercam, eigencam, scorecam, ablationcam, smoothgradcam++, "
-            "layercam-fine, gradcam*layercam-fine, cfcam-paper, cfcam-one, cfcam.",
+            help="What cfcam-gpu methods lists, layercam-fine and gradcam*layercam-fine.",
             show_default="all that take one forward and backward",
         ),
     ] = "",
