@@ -110,7 +110,7 @@ def parts(
     subjects = [NETWORKS["efficientnet-lite0"], NETWORKS["resnet50"]]
     return {
         "agreement": lambda report: agreement(names, device, subjects, report),
-        "tests": lambda report: gpu_tests.run("rapids" in names, seconds=60 * min(5.0, minutes_left())),
+        "tests": lambda report: gpu_tests.run("rapids" in names, report, seconds=60 * min(5.0, minutes_left())),
         "latency": lambda report: gpu_latency.measure(
             device, meter, report, authors=authors, minutes_left=minutes_left
         ),
