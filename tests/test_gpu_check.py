@@ -188,15 +188,16 @@ def test_all_parts_are_there_and_get_what_they_need(monkeypatch):
     seen = {}
     monkeypatch.setattr(gpu_check, "agreement", lambda names, device, subjects, report: seen.update(names=names))
     monkeypatch.setattr(gpu_tests, "run", lambda rapids, report, seconds: seen.update(rapids=rapids, seconds=seconds))
-    monkeypatch.setattr(gpu_latency, "measure", lambda *given, authors, minutes_left: seen.update(authors=authors))
+    monkeypatch.setattr(gpu_latency, "measure", lambda *given, **options: seen.update(latency=options))
     monkeypatch.setattr(gpu_check, "timing", lambda names, *given, **options: seen.update(timed=names))
     monkeypatch.setattr(nvidia_tools, "sanitize", lambda seconds: seen.update(sanitizer=seconds))
     monkeypatch.setattr(nvidia_tools, "bandwidth", lambda seconds: seen.update(bandwidth=seconds))
-    chosen = gpu_check.parts(["fused"], CPU, METER, lambda: 2.0, Path("code"))
+    chosen = gpu_check.parts(["fused"], CPU, METER, lambda: 2.0, Path("code"), {"cells": {}})
     assert set(chosen) == set(gpu_check.PARTS)
     for part in chosen.values():
         part(nothing)
-    assert seen.pop("authors") == Path("code")
+    latency = seen.pop("latency")
+    assert (latency["authors"], latency["known"], latency["minutes_left"]()) == (Path("code"), {"cells": {}}, 2.0)
     assert seen == {
         "names": ["fused"],
         "rapids": False,
