@@ -51,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engines", type=lambda given: given.split(","), default=ENGINES, help="of fused,rapids")
     parser.add_argument("--minutes", type=float, default=9.0, help="no part is begun after so many (default: 9)")
     parser.add_argument("--authors-code", type=Path, metavar="FOLDER", help="a checkout of the published code")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the latency cells that the record has, where they are of this commit and these packages",
+    )
     options = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("gpu-check: torch finds no CUDA device, so there is nothing to check", file=sys.stderr)
@@ -66,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     record = json.loads(path.read_text()) if path.exists() else {}
     record |= {"device": name, "driver": driver(), **environment.describe()}
-    chosen = parts(options.engines, device, cuda_meter(), minutes_left, options.authors_code)
+    known = record.get("latency") if options.resume else None
+    chosen = parts(options.engines, device, cuda_meter(), minutes_left, options.authors_code, known)
     run({part: chosen[part] for part in PARTS if part in options.only}, record, partial(save, path), minutes_left)
     passed = all(record[part]["passed"] is not False for part in options.only)
     print(f"gpu-check: {'passed' if passed else 'FAILED'}; {path}")
@@ -94,6 +100,7 @@ def parts(
     meter: Meter,
     minutes_left: Callable[[], float],
     authors: Path | None = None,
+    known: dict[str, Any] | None = None,
 ) -> dict[str, Part]:
     """All parts, ready to run.
 
@@ -106,13 +113,15 @@ def parts(
     minutes_left : callable
     authors : Path, optional
         A checkout of the authors' published code.
+    known : dict, optional
+        The part "latency" of an earlier record, to be completed.
     """
     subjects = [NETWORKS["efficientnet-lite0"], NETWORKS["resnet50"]]
     return {
         "agreement": lambda report: agreement(names, device, subjects, report),
-        "tests": lambda report: gpu_tests.run("rapids" in names, seconds=60 * min(5.0, minutes_left())),
+        "tests": lambda report: gpu_tests.run("rapids" in names, report, seconds=60 * min(5.0, minutes_left())),
         "latency": lambda report: gpu_latency.measure(
-            device, meter, report, authors=authors, minutes_left=minutes_left
+            device, meter, report, authors=authors, known=known, minutes_left=minutes_left
         ),
         "stages": lambda report: timing(names, device, NETWORKS["resnet50"], meter, batches=(1, 64), repeats=15),
         "sanitizer": lambda report: nvidia_tools.sanitize(60 * min(4.0, minutes_left())),

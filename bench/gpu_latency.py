@@ -1,8 +1,7 @@
 """Latency and peak memory on a GPU: ours, the rapids engine, the peers and the bare forward, in turn, in one run.
 
-``python -m bench.gpu_latency`` measures and writes the part "latency" of bench/results/<device>.json, as
-``make gpu-check`` does among its other parts; ``--show FILE`` prints a record as Markdown, and ``--plot PNG`` draws it.
-See bench/README.md.
+``make gpu-check`` measures it as its part "latency", alone with ``ARGS="--only latency"``.
+``python -m bench.gpu_latency FILE`` prints a record as Markdown, and ``--plot PNG`` draws it. See bench/README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 from . import gpu_entries
 from .entries import Call
 from .gpu_entries import BARS, CANDIDATES, CELLS, NETWORKS, TOLERANCES, YARDSTICKS, Bar, Candidate, Cell, Scene
-from .latency import ROOT, ratios, summary, time_in_turn, versions
+from .latency import ratios, summary, time_in_turn, versions
 from .models import pictures
 from .stages import Meter
 
@@ -41,6 +40,7 @@ def measure(
     cells: list[Cell] = CELLS,
     candidates: list[Candidate] = CANDIDATES,
     authors: Path | None = None,
+    known: dict[str, Any] | None = None,
     rounds: int = 21,
     minutes_left: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, Any]:
@@ -57,6 +57,8 @@ def measure(
     cells, candidates : list
     authors : Path, optional
         A checkout of the authors' published code.
+    known : dict, optional
+        An earlier record. Cells with figures in it are not measured again, if it is of the same commit and packages.
     rounds : int
     minutes_left : callable
         A cell is only begun while there is some.
@@ -74,7 +76,12 @@ def measure(
         "left_out": {one.name: why_left_out(one, authors) for one in candidates if one not in there},
         "cells": {},
     }
+    if known and known.get("versions") == record["versions"] and record["versions"]["commit"] != "unknown":
+        record["cells"] = {name: cell for name, cell in known["cells"].items() if "latency_ms" in cell}
+        report(record)
     for cell in cells:
+        if cell.name in record["cells"]:
+            continue
         if minutes_left() <= 0:
             record["cells"][cell.name] = {"passed": False, "reason": "not begun: no time was left"}
             continue
@@ -91,6 +98,7 @@ def measure(
         gc.collect()  # peers leave cycles
         if device.type == "cuda":
             torch.cuda.empty_cache()
+    record["bars"] = judge(record["cells"], BARS)
     record["passed"] = all(cell["passed"] for cell in record["cells"].values())
     return record
 
@@ -261,21 +269,14 @@ def plot(record: dict[str, Any], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_latency", description=__doc__.splitlines()[0])
-    parser.add_argument("--show", type=Path, metavar="FILE", help="print a record and measure nothing")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="with --show: draw the record, too")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the record")
-    parser.add_argument("--authors-code", type=Path, metavar="FOLDER", help="a checkout of the published code")
+    parser.add_argument("record", type=Path, metavar="FILE", help="what make gpu-check has written")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw it, too")
     options = parser.parse_args(arguments)
-    if options.show:
-        record = json.loads(options.show.read_text())
-        print(show(record))
-        if options.plot:
-            plot(record, options.plot)
-        return 0
-    from . import gpu_check
-
-    more = ["--authors-code", str(options.authors_code)] if options.authors_code else []
-    return gpu_check.main([str(options.out), "--only", "latency", *more])
+    record = json.loads(options.record.read_text())
+    print(show(record))
+    if options.plot:
+        plot(record, options.plot)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,50 +1,85 @@
-"""The tests marked ``gpu``, in a process of their own, where a missing GPU is a failure."""
+"""The tests marked ``gpu``, each file in a process of its own, where a missing GPU is a failure."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[1]
+from . import children
+
+#: The files of tests/gpu in the order in which they run: what the others rest on, then what is new on a GPU.
+FILES = ("test_bridge", "test_engines", "test_fused", "test_graph", "test_rapids", "test_methods", "test_components")
 
 
-def run(rapids: bool, *, seconds: float = 300.0) -> dict[str, Any]:
-    """Run them.
+def run(
+    rapids: bool, report: Callable[[dict[str, Any]], None], *, seconds: float = 300.0, files: Sequence[str] = FILES
+) -> dict[str, Any]:
+    """Run them, file by file: a kernel that writes where it may not breaks CUDA for the rest of its process.
 
     Parameters
     ----------
     rapids : bool
         Whether a missing RAPIDS is a failure, too; else its tests are skipped.
+    report : callable
+        Gets what there is after each file.
     seconds : float
-        After so many it is a failure.
+        For all of them; what is not done by then has failed.
+    files : sequence of str
+        Names of files, without ``.py``.
 
     Returns
     -------
     dict
         ``passed``; ``outcomes``: counted for each test function of each file; ``failed``: names, with parameters;
-        ``recorded``: what tests recorded of themselves.
+        ``recorded``: what tests recorded of themselves; ``files``: of each whether it passed, or why it has no
+        outcomes, and its seconds.
     """
     if importlib.util.find_spec("pytest") is None:
         return {"passed": False, "reason": "no test ran, because pytest is not installed: pip install pytest"}
+    end = time.monotonic() + seconds
+    found: dict[str, Any] = {"outcomes": {}, "failed": [], "recorded": {}, "files": {}}
+    for name in files:
+        start = time.monotonic()
+        left = end - start
+        if left <= 0:
+            found["files"][name] = {"passed": False, "reason": "not begun: no time was left"}
+            continue
+        print(f"gpu-check: {name}", flush=True)
+        status, outcomes = _run(name, rapids, left)
+        found["files"][name] = {"passed": status == 0, "seconds": round(time.monotonic() - start, 1)}
+        if status is None:
+            found["files"][name]["reason"] = f"not done within {left:.0f} s"
+        elif outcomes is None:  # a crash, or no test that could be collected
+            found["files"][name]["reason"] = f"pytest ended with status {status} and without outcomes"
+        else:
+            more = read(outcomes)
+            found["outcomes"] |= more["outcomes"]
+            found["failed"] += more["failed"]
+            found["recorded"] |= more["recorded"]
+        report(found)
+    return {"passed": all(one["passed"] for one in found["files"].values()), **found}
+
+
+def _run(name: str, rapids: bool, seconds: float) -> tuple[int | None, str | None]:
+    """The exit status, None where it took too long, and the JUnit file's text, if there is one."""
     with tempfile.TemporaryDirectory() as folder:
         outcomes = Path(folder) / "outcomes.xml"
-        # The project's options name plugins that a GPU machine may lack.
-        command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rfEs", "-o", "addopts="]
+        # The project's options name plugins that a GPU machine may lack; those that it has stay out, too.
+        command = [sys.executable, "-m", "pytest", f"tests/gpu/{name}.py", "-m", "gpu", "-q", "-rfEs", "-o", "addopts="]
         command += ["-W", "ignore::pytest.PytestConfigWarning", f"--junitxml={outcomes}"]
-        environ = {**os.environ, "CFCAM_REQUIRE_GPU": "1", "CFCAM_REQUIRE_RAPIDS": "1" if rapids else "0"}
-        try:
-            done = subprocess.run(command, cwd=ROOT, env=environ, timeout=seconds, check=False)
-        except subprocess.TimeoutExpired:
-            return {"passed": False, "reason": f"not done within {seconds:.0f} s"}
-        found = read(outcomes.read_text()) if outcomes.exists() else {}
-    return {"passed": done.returncode == 0, **found}
+        command += ["-o", "faulthandler_timeout=60"]  # says where a test hangs
+        required = {"CFCAM_REQUIRE_GPU": "1", "CFCAM_REQUIRE_RAPIDS": "1" if rapids else "0"}
+        environ = {**os.environ, **required, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        status, _ = children.run(command, environ, seconds, capture=False)
+        return status, outcomes.read_text() if outcomes.exists() else None
 
 
 def read(text: str) -> dict[str, Any]:

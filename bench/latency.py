@@ -233,7 +233,9 @@ def versions(candidates: list[Candidate]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """This checkout's; ends in -dirty where files differ from it."""
+    """This checkout's; ends in -dirty where files differ from it. CFCAM_COMMIT says it where no history came along."""
+    if "CFCAM_COMMIT" in os.environ:
+        return os.environ["CFCAM_COMMIT"]
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"

@@ -6,14 +6,13 @@ import csv
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
+import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from . import children
+
 #: Which shapes each tool watches: racecheck is far slower than the others.
 SANITIZERS = {"memcheck": "odd", "racecheck": "few", "synccheck": "odd"}
 #: What Nsight Compute reads of each kernel, and what the record calls it.
@@ -46,10 +45,14 @@ def sanitize(seconds: float) -> dict[str, Any]:
     # Torch's allocator hands out parts of larger blocks, whose ends memcheck does not know.
     environ = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     found: dict[str, Any] = {}
+    end = time.monotonic() + seconds
     for name, calls in SANITIZERS.items():
         print(f"gpu-check: compute-sanitizer {name}", flush=True)
         command = [tool, "--tool", name, "--error-exitcode", "9"]
-        found[name] = _watched(command, calls, environ, seconds / len(SANITIZERS))
+        if name == "memcheck":  # libraries ask for what a driver may lack, and go on without
+            command += ["--report-api-errors", "no"]
+        share = (end - time.monotonic()) / (len(SANITIZERS) - len(found))  # what one leaves is for the others
+        found[name] = _watched(command, calls, environ, max(1.0, share))
     verdicts = [one["passed"] for one in found.values()]
     if False not in verdicts and None in verdicts:
         late = (f"{name} {one['reason']}" for name, one in found.items() if one["passed"] is None)
@@ -96,21 +99,9 @@ def _watched(
     command: list[str], calls: str, environ: dict[str, str], seconds: float, *, keep: bool = False
 ) -> dict[str, Any]:
     command = [*command, sys.executable, "-m", "bench.kernel_calls", calls]
-    # A session of its own: a tool that is stopped would leave the program that it watches on the GPU.
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
-        try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return {"passed": None, "reason": f"not done within {seconds:.0f} s", **({"output": ""} if keep else {})}
+    status, output = children.run(command, environ, seconds, capture=True)
+    kept = {"output": output} if keep else {}
+    if status is None:
+        return {"passed": None, "reason": f"not done within {seconds:.0f} s", **kept}
     tail = [line for line in output.splitlines() if re.search(r"=====|==ERROR==|Error", line)][-8:]
-    return {"passed": process.returncode == 0, "last_lines": tail, **({"output": output} if keep else {})}
+    return {"passed": status == 0, "last_lines": tail, **kept}

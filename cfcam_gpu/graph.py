@@ -226,7 +226,8 @@ def record(
         graph = torch.cuda.CUDAGraph()
         try:
             # Of other threads' work nothing is asked: they may allocate memory while this one captures.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            # And torch leaves its stream current where a capture fails: the caller's comes back by the outer block.
+            with torch.cuda.stream(caller), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 found = work()
         except torch.cuda.OutOfMemoryError:
             raise

@@ -187,16 +187,17 @@ def test_a_part_whose_tool_is_absent_has_neither_passed_nor_failed(two_parts):
 def test_all_parts_are_there_and_get_what_they_need(monkeypatch):
     seen = {}
     monkeypatch.setattr(gpu_check, "agreement", lambda names, device, subjects, report: seen.update(names=names))
-    monkeypatch.setattr(gpu_tests, "run", lambda rapids, seconds: seen.update(rapids=rapids, seconds=seconds))
-    monkeypatch.setattr(gpu_latency, "measure", lambda *given, authors, minutes_left: seen.update(authors=authors))
+    monkeypatch.setattr(gpu_tests, "run", lambda rapids, report, seconds: seen.update(rapids=rapids, seconds=seconds))
+    monkeypatch.setattr(gpu_latency, "measure", lambda *given, **options: seen.update(latency=options))
     monkeypatch.setattr(gpu_check, "timing", lambda names, *given, **options: seen.update(timed=names))
     monkeypatch.setattr(nvidia_tools, "sanitize", lambda seconds: seen.update(sanitizer=seconds))
     monkeypatch.setattr(nvidia_tools, "bandwidth", lambda seconds: seen.update(bandwidth=seconds))
-    chosen = gpu_check.parts(["fused"], CPU, METER, lambda: 2.0, Path("code"))
+    chosen = gpu_check.parts(["fused"], CPU, METER, lambda: 2.0, Path("code"), {"cells": {}})
     assert set(chosen) == set(gpu_check.PARTS)
     for part in chosen.values():
         part(nothing)
-    assert seen.pop("authors") == Path("code")
+    latency = seen.pop("latency")
+    assert (latency["authors"], latency["known"], latency["minutes_left"]()) == (Path("code"), {"cells": {}}, 2.0)
     assert seen == {
         "names": ["fused"],
         "rapids": False,
@@ -327,11 +328,35 @@ def test_an_unknown_part_is_refused(command, capsys):
 
 def test_gpu_tests_fail_without_a_gpu_where_one_is_required(monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = gpu_tests.run(rapids=True)
+    found = gpu_tests.run(True, nothing, files=["test_bridge"])
     assert not found["passed"]
-    assert found["failed"]
+    assert found["files"]["test_bridge"].keys() == {"passed", "seconds"}
+    assert len(found["failed"]) > 10
     assert set(found["outcomes"]["tests.gpu.test_bridge"]["test_inside_memory_is_torchs"]) <= {"failure", "error"}
     assert "CFCAM_REQUIRE_GPU=1, but torch finds no CUDA device" in capfd.readouterr().out
+
+
+def test_all_files_of_tests_on_a_gpu_run():
+    there = {path.stem for path in (Path(__file__).parent / "gpu").glob("test_*.py")}
+    assert sorted(gpu_tests.FILES) == sorted(there)
+
+
+def test_a_file_that_hangs_or_crashes_takes_no_other_with_it(monkeypatch):
+    endings = {"hangs": (None, None), "crashes": (-6, None), "passes": (0, '<t><testcase classname="c" name="n"/></t>')}
+    monkeypatch.setattr(gpu_tests, "_run", lambda name, rapids, seconds: endings[name])
+    seen = []
+    found = gpu_tests.run(True, lambda found: seen.append(len(found["files"])), seconds=20.0, files=list(endings))
+    assert seen == [1, 2, 3]
+    assert not found["passed"]
+    assert found["outcomes"] == {"c": {"n": {"passed": 1}}}
+    reasons = {name: one.get("reason") for name, one in found["files"].items()}
+    assert reasons == {
+        "hangs": "not done within 20 s",
+        "crashes": "pytest ended with status -6 and without outcomes",
+        "passes": None,
+    }
+    found = gpu_tests.run(True, nothing, seconds=0.0, files=["passes"])
+    assert found["files"]["passes"] == {"passed": False, "reason": "not begun: no time was left"}
 
 
 def test_outcomes_of_tests_are_counted_by_test_and_what_they_recorded_is_kept():
@@ -354,6 +379,6 @@ def test_outcomes_of_tests_are_counted_by_test_and_what_they_recorded_is_kept():
 
 def test_a_missing_pytest_is_said_and_fails(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = gpu_tests.run(rapids=True)
+    found = gpu_tests.run(True, nothing)
     assert not found["passed"]
     assert "pytest is not installed" in found["reason"]

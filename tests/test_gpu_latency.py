@@ -3,12 +3,11 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from bench import gpu_check, gpu_entries, gpu_latency, torchvision_shim
+from bench import gpu_entries, gpu_latency, torchvision_shim
 from bench.gpu_entries import BARS, CANDIDATES, CELLS, NETWORKS, Bar, Candidate, Cell
 from bench.stages import Meter
 from cfcam_gpu import graph
@@ -185,6 +184,20 @@ def test_cells_are_reported_as_they_are_done_and_none_is_begun_without_time():
     assert found["cells"][cells[2].name] == {"passed": False, "reason": "not begun: no time was left"}
 
 
+@pytest.mark.parametrize("change", [{}, {"torch": "0.1"}, {"commit": "unknown"}])
+def test_cells_of_a_record_are_kept_where_nothing_has_changed(monkeypatch, change):
+    versions = {"commit": "abc", "torch": "2.0", **change}
+    kept = {"passed": True, "batch": 2, "latency_ms": {"forward": {"median": 7.0}}}
+    cells = [CELL, Cell("tiny", 1, "float32")]
+    known = {"versions": versions, "cells": {CELL.name: kept, cells[1].name: {"passed": False, "reason": "cut off"}}}
+    now = versions if change.get("commit") == "unknown" else {"commit": "abc", "torch": "2.0"}
+    monkeypatch.setattr(gpu_latency, "versions", lambda candidates: now)
+    found = measure(cells=cells, candidates=HERE[:1], known=known)
+    assert set(found["cells"]) == {cell.name for cell in cells}
+    assert (found["cells"][CELL.name] is kept) == (not change)
+    assert "latency_ms" in found["cells"][cells[1].name]
+
+
 def test_a_network_that_is_not_installed_is_left_out(monkeypatch):
     def absent():
         raise ImportError("No module named 'torchvision'")
@@ -247,7 +260,7 @@ def test_bars_are_judged():
 def test_show_is_markdown(record, tmp_path, capsys):
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record))
-    assert gpu_latency.main(["--show", str(path)]) == 0
+    assert gpu_latency.main([str(path)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("A test, ")
     assert "| tiny, float32 | batch 1 | batch 2 |" in said
@@ -261,12 +274,5 @@ def test_show_is_markdown(record, tmp_path, capsys):
 def test_plot_is_a_picture(record, tmp_path, capsys):
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record))
-    assert gpu_latency.main(["--show", str(path), "--plot", str(tmp_path / "plot.png")]) == 0
+    assert gpu_latency.main([str(path), "--plot", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_measuring_is_the_checks_own_part(monkeypatch, tmp_path):
-    seen = []
-    monkeypatch.setattr(gpu_check, "main", lambda arguments: seen.append(arguments) or 0)
-    assert gpu_latency.main(["--out", str(tmp_path), "--authors-code", "code"]) == 0
-    assert seen == [[str(tmp_path), "--only", "latency", "--authors-code", str(Path("code"))]]

@@ -287,6 +287,33 @@ def test_what_a_graph_cant_hold_is_said(captured, monkeypatch):
         captured()
 
 
+def test_the_stream_is_the_callers_again_where_a_capture_fails(captured, monkeypatch):
+    """As torch has it: a graph's own block leaves the stream of the capture current where the capture can't end."""
+    current = [recorder.CURRENT]
+
+    @contextmanager
+    def stream(one):
+        before = current[-1]
+        current.append(one)
+        try:
+            yield
+        finally:
+            current.append(before)
+
+    @contextmanager
+    def broken(*arguments, stream, **options):
+        current.append(stream)
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    with pytest.raises(RuntimeError, match="can't hold"):
+        captured()
+    assert recorder.SIDE in current
+    assert current[-1] is recorder.CURRENT
+
+
 def test_running_out_of_memory_is_not_blamed_on_the_model(captured, monkeypatch):
     def full(*arguments, **options):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")

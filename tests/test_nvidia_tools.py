@@ -28,10 +28,12 @@ def tool(tmp_path, monkeypatch):
 
 
 def test_each_sanitizer_runs_the_kernels_and_its_verdict_counts(tool):
-    tool('echo "========= $2: $5 $7 $8 0 errors"; test "$2" != racecheck || exit "$4"')
+    tool('echo "========= $2: $* 0 errors"; test "$2" != racecheck || exit "$4"')
     found = nvidia_tools.sanitize(60.0)
     assert found["memcheck"]["passed"]
-    assert found["memcheck"]["last_lines"] == [f"========= memcheck: {sys.executable} bench.kernel_calls odd 0 errors"]
+    calls = f"{sys.executable} -m bench.kernel_calls odd 0 errors"
+    options = "--tool memcheck --error-exitcode 9 --report-api-errors no"
+    assert found["memcheck"]["last_lines"] == [f"========= memcheck: {options} {calls}"]
     assert found["synccheck"]["passed"]
     assert not found["racecheck"]["passed"]
     assert not found["passed"]
@@ -39,8 +41,8 @@ def test_each_sanitizer_runs_the_kernels_and_its_verdict_counts(tool):
 
 def test_a_sanitizer_that_is_not_done_in_time_has_not_failed(tool):
     tool('test "$2" != racecheck || exec sleep 60')
-    found = nvidia_tools.sanitize(6.0)
-    assert found["racecheck"] == {"passed": None, "reason": "not done within 2 s"}
+    found = nvidia_tools.sanitize(4.0)
+    assert found["racecheck"] == {"passed": None, "reason": "not done within 2 s"}  # memcheck left it what it had
     assert (found["passed"], found["reason"]) == (None, "racecheck not done within 2 s")
 
 
