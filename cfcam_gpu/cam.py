@@ -172,7 +172,9 @@ class _Part:
         assert self.layer is not None
         method = methods.METHODS[self.method]
         request = replace(request, objective=method.objective)
-        captured = capture(self.model, self.layer, images, request, curvature=method.curvature)
+        captured = capture(
+            self.model, self.layer, images, request, gradients=method.gradients, curvature=method.curvature
+        )
         (layer,) = captured.layers
         self.layer = layer  # with its layout: a later call looks for it only in images of another size
         if method.from_gradients is not None:

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .guard import Shared, first_tensor, guarded, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
-from .targets import Request, logits_for, resolve
+from .targets import Request, class_indices, logits_for, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
 AT_ONCE = 16
@@ -36,7 +36,7 @@ class Captured:
     activations : (B, C, *spatial) tensor
         The target layer's activation, in the model's dtype: (B, C, h, w) of an image.
     gradients : (B, T, C, *spatial) tensor
-        Of each of T scores with respect to the activations.
+        Of each of T scores with respect to the activations. Where none were asked for, NaN that take no memory.
     logits : (B, K, ...) tensor, or None
         None where a model has no logits and callables are explained.
     indices : (B,) or (B, T) int64 tensor, or None
@@ -72,6 +72,7 @@ def capture(
     *,
     coarse: TargetLayer | None = None,
     contrast: float = 0.0,
+    gradients: bool = True,
     curvature: bool = False,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
@@ -91,6 +92,8 @@ def capture(
         A second layer, which runs after the first.
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
+    gradients : bool
+        False runs no backward, records no graph and looks at no score.
     curvature : bool
         Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
 
@@ -98,9 +101,9 @@ def capture(
     ------
     TypeError, ValueError
         If a layer never runs, runs twice, gives no floating tensor of a known layout (see :mod:`cfcam_gpu.layouts`),
-        or the scores don't depend on it, or only by its class token.
+        or the scores don't depend on it, or only by its class token. The last two only with `gradients`.
     """
-    probes = [_Probe(layer, len(images), images.ndim, cuts=True)]
+    probes = [_Probe(layer, len(images), images.ndim, cuts=gradients)]
     if coarse is not None:
         probes.append(_Probe(coarse, len(images), images.ndim, cuts=False))
     size = tuple(images.shape[2:])
@@ -119,25 +122,35 @@ def capture(
         reached = [probe.reached() for probe in probes]
         for probe in probes:
             probe.read_layout(evidence if probe in new else None)
-        if coarse is not None and not reached[1].requires_grad:
-            raise ValueError(
-                f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does not "
-                f"depend on {layer.name}"
-            )
-        with torch.enable_grad():
-            logits = logits_for(request, output, len(images))
-            indices, scores = resolve(request, logits, output, contrast=contrast)
-            curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else None
-            found = _gradients(model, scores, reached, probes)
+        logits = logits_for(request, output, len(images))
+        found: list[tuple[torch.Tensor, ...]] = []
+        curvatures: list[torch.Tensor] = []
+        if gradients:
+            if coarse is not None and not reached[1].requires_grad:
+                raise ValueError(
+                    f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does "
+                    f"not depend on {layer.name}"
+                )
+            with torch.enable_grad():
+                indices, scores = resolve(request, logits, output, contrast=contrast)
+                curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else []
+                found = _gradients(model, scores, reached, probes)
+        else:
+            indices = class_indices(request, logits)
     # Where the model is spread over devices, all goes to that of the images.
-    taken = [probe.maps(gradients, images.device, check=probe in new) for probe, gradients in zip(probes, zip(*found))]
+    activations = [probe.maps(images.device) for probe in probes]
+    taken = [one.new_full((), torch.nan).expand(len(one), request.count, *one.shape[1:]) for one in activations]
+    for i, (probe, given) in enumerate(zip(probes, zip(*found))):
+        if probe in new:
+            probe.check_patches(given)
+        taken[i] = probe.stacked(given, images.device)
     return Captured(
-        activations=taken[0][0],
-        gradients=taken[0][1],
+        activations=activations[0],
+        gradients=taken[0],
         logits=None if logits is None else logits.detach().to(images.device),
         indices=indices,
-        coarse=None if coarse is None else taken[1],
-        curvatures=None if curvatures is None else probes[0].stacked(curvatures, images.device),
+        coarse=None if coarse is None else (activations[1], taken[1]),
+        curvatures=probes[0].stacked(curvatures, images.device) if curvatures else None,
         layers=tuple(probe.layer for probe in probes),
     )
 
@@ -261,25 +274,21 @@ class _Probe:
         assert self.layer.layout is not None
         self.layer.layout.check(shape, self.layer.name)
 
-    def maps(
-        self, gradients: tuple[torch.Tensor, ...], device: torch.device, *, check: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Activations (B, C, h, w) and gradients (B, T, C, h, w), on `device`.
+    def maps(self, device: torch.device) -> torch.Tensor:
+        """The activation, (B, C, h, w) on `device`."""
+        assert self.layer.layout is not None
+        return self.layer.layout.to_maps(self.reached().detach()).to(device)
 
-        Raises
-        ------
-        ValueError
-            With `check`, if of tokens no patch has a gradient, and a class or register token has one.
-        """
-        layout = self.layer.layout
-        assert layout is not None
-        if check and layout.extra and _by_extra_tokens(gradients, layout.extra):
+    def check_patches(self, gradients: tuple[torch.Tensor, ...]) -> None:
+        """Refuse tokens of which no patch has a gradient, and a class or register token has one."""
+        extra = 0 if self.layer.layout is None else self.layer.layout.extra
+        if extra and _by_extra_tokens(gradients, extra):
             raise ValueError(
                 f"target_layer: at {self.layer.name} the gradient is zero at all patches: from there on the head reads "
-                f"the class token alone (the first {layout.extra} of the tokens); take a layer before the last "
-                "attention, such as what its block's first norm returns, or leave target_layer out"
+                f"the class token alone (the first {extra} of the tokens); take a layer before the last attention, "
+                "such as what its block's first norm returns, leave target_layer out, or take a method without "
+                "gradients, such as Eigen-CAM"
             )
-        return layout.to_maps(self.reached().detach()).to(device), self.stacked(gradients, device)
 
     def stacked(self, gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
         """(B, T, C, h, w) from T tensors like the layer's own."""

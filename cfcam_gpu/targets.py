@@ -38,6 +38,7 @@ __all__ = [
     "Value",
     "WholeOutput",
     "check_range",
+    "class_indices",
     "logits_for",
     "pinned",
     "read",
@@ -85,6 +86,13 @@ class Request:
         if self.scores is not None:
             return isinstance(self.scores[0], tuple)
         return self.indices is not None and self.indices.ndim == 2
+
+    @property
+    def count(self) -> int:
+        """T; 1 where there is no such axis."""
+        if not self.several:
+            return 1
+        return self.indices.shape[1] if self.indices is not None else len(self.callables()) // len(self.scores or ())
 
     def callables(self) -> list[Score]:
         """All of them, image by image."""
@@ -216,26 +224,11 @@ def resolve(
         If a class is out of range, the logits are not (B, K) though classes are asked for, or a callable does not
         return a scalar that depends on the output.
     """
-    if request.scores is not None:
+    indices = class_indices(request, logits)
+    if indices is None:
+        assert request.scores is not None
         return None, _of_callables(request.scores, logits, output)
     assert logits is not None
-    if logits.ndim != 2:
-        raise ValueError(
-            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
-            "makes a scalar of one image's output"
-        )
-    if request.indices is None:
-        indices = logits.detach().argmax(dim=1)
-    else:
-        if not request.checked:
-            check_range(request.indices, logits.shape[1])
-        # From pageable memory the host goes on once the copy is staged; what is pinned, and the caller may write to
-        # again, is waited for.
-        indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
-        if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
-            indices = indices.clone()
-        if request.predicted is not None:
-            indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
     if request.objective is not None:
         return indices, [request.objective(logits, column[:, 0]) for column in columns]
@@ -248,6 +241,36 @@ def resolve(
             for score, column in zip(scores, columns)
         ]
     return indices, scores
+
+
+def class_indices(request: Request, logits: torch.Tensor | None) -> torch.Tensor | None:
+    """The class indices that are explained, (B,) or (B, T) int64 on the logits' device; None for callables.
+
+    Raises
+    ------
+    ValueError
+        If a class is out of range, or the logits are not (B, K).
+    """
+    if request.scores is not None:
+        return None
+    assert logits is not None
+    if logits.ndim != 2:
+        raise ValueError(
+            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
+            "makes a scalar of one image's output"
+        )
+    if request.indices is None:
+        return logits.detach().argmax(dim=1)
+    if not request.checked:
+        check_range(request.indices, logits.shape[1])
+    # From pageable memory the host goes on once the copy is staged; what is pinned, and the caller may write to again,
+    # is waited for.
+    indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
+    if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
+        indices = indices.clone()
+    if request.predicted is not None:
+        indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
+    return indices
 
 
 def pinned(request: Request, indices: torch.Tensor | None) -> Request:

@@ -132,6 +132,17 @@ def test_a_layer_behind_which_the_patches_do_not_count_is_refused():
     assert CFCAM(VisionTransformer(mean=True), "blocks.3")(pictures).raw_maps.any()
 
 
+@pytest.mark.parametrize("method", ["eigencam", "scorecam", "randomcam"])
+@pytest.mark.parametrize("target", [None, 2, [[0, 1, 2], [1, 2, 3]], lambda logits: logits[0]], ids=range(4))
+def test_methods_without_gradients_take_the_last_block_too(method, target):
+    model, pictures = VisionTransformer(), images()
+    found = CAM(model, "blocks.3", method=method)(pictures, target)
+    assert not found.empty.any()
+    assert found.empty.shape == ((2, 3) if isinstance(target, list) else (2,))
+    with torch.no_grad():
+        assert torch.equal(found.logits, model(pictures))
+
+
 class Dropping(VisionTransformer):
     """Works on without the last patch."""
 
