@@ -17,8 +17,8 @@ from .explainer import CFCAM, check_images
 from .explanation import Explanation
 from .functional import are_finite
 from .guard import check_model
-from .layers import Layer, TargetLayer
 from .methods.forwards import Work
+from .target_layer import Layer, TargetLayer
 from .targets import Request
 from .views import Augment, Fuse, Views, check_fuse
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .guard import Shared, first_tensor, guarded, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
+from .target_layer import TargetLayer
 from .targets import Request, class_indices, logits_for, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
@@ -22,9 +22,6 @@ AT_ONCE = 16
 
 #: Fused attention has no second derivatives; torch knows one choice for the whole process.
 _plain_attention = Shared(lambda: sdpa_kernel(SDPBackend.MATH))
-
-if TYPE_CHECKING:
-    from .layers import TargetLayer
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def capture(
     new = [probe for probe in probes if not probe.layer.knows_layout(size)]
     evidence = Evidence(model, size)
     with guarded(model):
-        handles = [probe.attach() for probe in probes]
+        handles = [probe.layer.hook(probe.replace) for probe in probes]
         try:
             handles += evidence.attach() if new else ()
             with _plain_attention() if curvature else nullcontext():
@@ -141,7 +138,7 @@ def capture(
     activations = [probe.maps(images.device) for probe in probes]
     taken = [one.new_full((), torch.nan).expand(len(one), request.count, *one.shape[1:]) for one in activations]
     for i, (probe, given) in enumerate(zip(probes, zip(*found))):
-        if probe in new:
+        if probe.layer.needs_check:
             probe.check_patches(given)
         taken[i] = probe.stacked(given, images.device)
     return Captured(
@@ -244,21 +241,6 @@ class _Probe:
     ndim: int
     cuts: bool
     activation: torch.Tensor | None = None
-    owner: int = field(default_factory=get_ident)
-
-    def attach(self) -> Any:
-        # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
-        if self.layer.takes_input:
-
-            def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-                return self.replace(args) if get_ident() == self.owner else None
-
-            return self.layer.module.register_forward_pre_hook(before)
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> Any:
-            return self.replace(output) if get_ident() == self.owner else None
-
-        return self.layer.module.register_forward_hook(after)
 
     def reached(self) -> torch.Tensor:
         """The activation, once the forward is through."""
@@ -270,7 +252,7 @@ class _Probe:
         """Put the layout on `layer` from what this forward told, or check that the known one holds."""
         shape = self.reached().shape
         if evidence is not None:
-            self.layer = replace(self.layer, layout=evidence.layout(shape, self.layer.name))
+            self.layer = replace(self.layer, layout=evidence.layout(shape, self.layer.name), checked=False)
         assert self.layer.layout is not None
         self.layer.layout.check(shape, self.layer.name)
 
@@ -281,14 +263,16 @@ class _Probe:
 
     def check_patches(self, gradients: tuple[torch.Tensor, ...]) -> None:
         """Refuse tokens of which no patch has a gradient, and a class or register token has one."""
-        extra = 0 if self.layer.layout is None else self.layer.layout.extra
-        if extra and _by_extra_tokens(gradients, extra):
+        assert self.layer.layout is not None
+        extra = self.layer.layout.extra
+        if _by_extra_tokens(gradients, extra):
             raise ValueError(
                 f"target_layer: at {self.layer.name} the gradient is zero at all patches: from there on the head reads "
                 f"the class token alone (the first {extra} of the tokens); take a layer before the last attention, "
                 "such as what its block's first norm returns, leave target_layer out, or take a method without "
                 "gradients, such as Eigen-CAM"
             )
+        self.layer = replace(self.layer, checked=True)
 
     def stacked(self, gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
         """(B, T, C, h, w) from T tensors like the layer's own."""

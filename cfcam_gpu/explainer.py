@@ -15,8 +15,8 @@ from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
 from .guard import check_model
-from .layers import Layer, TargetLayer
 from .plan import Plan
+from .target_layer import Layer, TargetLayer
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class CFCAM:
     def _laid_out(self, images: torch.Tensor, request: targets.Request) -> Plan:
         """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
         plan = self._planned(images)
-        if not all(layer.knows_layout(tuple(images.shape[2:])) for layer in plan.layers):
+        if not all(layer.is_settled(tuple(images.shape[2:])) for layer in plan.layers):
             plan = self._plan = plan.told(plan.capture(self.model, images, request))
         return plan
 

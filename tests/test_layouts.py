@@ -129,6 +129,11 @@ def test_a_layer_behind_which_the_patches_do_not_count_is_refused():
         with pytest.raises(ValueError, match=rf"at {layer} the gradient is zero at all patches.*before the last atten"):
             CFCAM(model, layer)(pictures)
     assert CFCAM(model, "blocks.3.norm1")(pictures).raw_maps.any()
+    found = {candidate.layer.name: candidate.layer for candidate in layers.candidates(model, pictures)}
+    for explain in (CFCAM(model, found["blocks.3.mlp"]), CAM(model, found["norm"])):  # their layouts are known
+        for _ in range(2):
+            with pytest.raises(ValueError, match="the gradient is zero at all patches"):
+                explain(pictures)
     assert CFCAM(VisionTransformer(mean=True), "blocks.3")(pictures).raw_maps.any()
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from ..capture import Captured, capture
 from ..chunking import Progress, chunk_size, forward_bytes
 from ..guard import guarded, logits_of
-from ..layers import TargetLayer
 from ..render import interpolate
+from ..target_layer import TargetLayer
 from ..targets import Request, resolve
 from ..views import noisy_copies
 from .gradient import plusplus_weights, weighted
