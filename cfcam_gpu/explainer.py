@@ -14,7 +14,7 @@ from .chunking import Progress
 from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
-from .guard import check_model
+from .guard import check_model, warn_of_training
 from .plan import Plan
 from .target_layer import Layer, TargetLayer
 from .views import Augment, Views
@@ -132,6 +132,7 @@ class CFCAM:
         check_images(self.model, images)
         request = targets.read(target, len(images))
         self._prepare(images)
+        warn_of_training(self.model)
         return self._views.explain(self.model, [self._look], images, request)
 
     def _prepare(self, images: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -114,21 +115,33 @@ def _is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
 
 
+def warn_of_training(model: nn.Module) -> None:
+    """Warn, on the line of the user's that called, if normalisation layers of a model are in training mode."""
+    training = _in_training(model)
+    if not training:
+        return
+    package, level, frame = __name__.partition(".")[0], 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"model: {len(training)} normalisation layers are in training mode, so an image's result depends on the rest "
+        "of its batch; call model.eval() first",
+        UserWarning,
+        stacklevel=level,
+    )
+
+
+def _in_training(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+
+
 @contextmanager
 def guarded(model: nn.Module) -> Iterator[None]:
     """No graph is recorded inside, and batch norm's running statistics come out as they went in.
 
-    The caller's grad and inference modes return afterwards. A model in training mode is used as it is, with a warning.
+    The caller's grad and inference modes return afterwards. A model in training mode is used as it is.
     """
-    training = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
-    if training:
-        warnings.warn(
-            f"model: {len(training)} normalisation layers are in training mode, so an image's map depends on the rest "
-            "of its batch; call model.eval() first",
-            UserWarning,
-            stacklevel=4,
-        )
-    kept = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
+    kept = [(buffer, buffer.clone()) for module in _in_training(model) for buffer in module.buffers(recurse=False)]
     try:
         with _uncompiled(model), torch.inference_mode(False), torch.no_grad():
             yield

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cfcam_gpu
-from cfcam_gpu import guard, layers, targets
+from cfcam_gpu import guard, layers, metrics, targets
 from cfcam_gpu.capture import capture
 
 
@@ -321,10 +321,13 @@ def test_training_mode_is_warned_about_and_running_statistics_stay(images):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
     model(images)
     before = copy.deepcopy(model.state_dict())
-    with pytest.warns(UserWarning, match=r"1 normalisation layers are in training mode.*model.eval\(\)"):
-        cfcam_gpu.CFCAM(model, "1")(images)
-    with pytest.warns(UserWarning, match="training mode"):
-        cfcam_gpu.CFCAM(model)(images)
+    for explain in (cfcam_gpu.CFCAM(model, "1"), cfcam_gpu.CFCAM(model), cfcam_gpu.CAM(model, "1", method="scorecam")):
+        with pytest.warns(UserWarning, match=r"1 normalisation layers are in training mode.*model.eval\(\)") as told:
+            result = explain(images)
+        assert [warning.filename for warning in told] == [__file__]  # once, and where the user called
+    with pytest.warns(UserWarning, match="training mode") as told:
+        metrics.insertion(model, images, result.maps, step=100)
+    assert [warning.filename for warning in told] == [__file__]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     with warnings.catch_warnings():

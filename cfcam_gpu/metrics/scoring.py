@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import targets
 from ..chunking import Progress, chunk_size, forward_bytes
-from ..guard import check_model, guarded, logits_of
+from ..guard import check_model, guarded, logits_of, warn_of_training
 
 #: Maps (B, H, W) in [0, 1] of images (B, ...) and class indices (B,), all B at once: B is the caller's to choose.
 Explainer: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -129,6 +129,7 @@ def probabilities(
         If the logits aren't (n, K), or a class is out of range.
     """
     model = check_model(model)
+    warn_of_training(model)
     found = []
     with guarded(model):
         first, _ = batch(0, 1)
