@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .guard import Shared, first_tensor, guarded, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .target_layer import TargetLayer
-from .targets import Request, class_indices, logits_for, resolve
+from .targets import Request, Score, class_indices, logits_for, name_of, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
 AT_ONCE = 16
@@ -131,6 +132,7 @@ def capture(
             with torch.enable_grad():
                 indices, scores = resolve(request, logits, output, contrast=contrast)
                 curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else []
+                _check_callables(request.callables(), scores, logits, reached[0], layer.name)
                 found = _gradients(model, scores, reached, probes)
         else:
             indices = class_indices(request, logits)
@@ -188,6 +190,40 @@ def _gradients(
                     "the output, or the model cuts the graph behind it (no_grad or detach)"
                 )
     return cast(list[tuple[torch.Tensor, ...]], found)
+
+
+def _check_callables(
+    callables: list[Score], scores: list[torch.Tensor], logits: torch.Tensor | None, activation: torch.Tensor, name: str
+) -> None:
+    """Refuse a callable whose score does not depend on the layer, where the logits or other callables' scores do.
+
+    The gradient can't tell: in a sum over images, or in a batch of targets, it would be zero, and the map blank.
+    """
+    if not callables:
+        return
+    known = {torch.autograd.graph.get_gradient_edge(activation).node: True}
+    # Of each target the scores of all images, which were stacked.
+    values = zip(*(() if score.grad_fn is None else score.grad_fn.next_functions for score in scores))
+    nodes = [node for of_image in values for node, _ in of_image]
+    beside = [i for i, node in enumerate(nodes) if node is None or not _leads_to(node, known)]
+    logits_node = None if logits is None else logits.grad_fn
+    if beside and (len(beside) < len(nodes) or (logits_node is not None and _leads_to(logits_node, known))):
+        called, image = name_of(callables[beside[0]]), beside[0] // len(scores)
+        raise ValueError(f"target: what callable {called} returned for image {image} does not depend on {name}")
+
+
+def _leads_to(node: Node, known: dict[Node, bool]) -> bool:
+    """Whether a graph has one of the nodes that are `known` to be true; what is found on the way joins them."""
+    way = [node]
+    while way:
+        before = [each for each, _ in way[-1].next_functions if each is not None]
+        new = next((each for each in before if each not in known), None)
+        if way[-1] in known or new is None or any(known.get(each) for each in before):
+            last = way.pop()
+            known.setdefault(last, any(known.get(each, False) for each in before))
+        else:
+            way.append(new)
+    return known[node]
 
 
 def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:

@@ -1,8 +1,9 @@
 """What is explained: class indices, given or predicted, or any score of an image's output.
 
-A callable gets the row of logits of one image and returns a scalar tensor. Where a model has no logits, or the callable
-says so by an attribute ``whole_output = True``, it gets the image's part of the whole output, see
-:func:`cfcam_gpu.outputs.samples`. Ready ones are here, too: :class:`Probability`, :class:`Contrast`, :class:`Binary`,
+A callable gets the row of logits of one image and returns a scalar tensor that depends on them: one that does not is
+refused, and one whose gradient is zero has an empty map. Where a model has no logits, or the callable says so by an
+attribute ``whole_output = True``, it gets the image's part of the whole output, see :func:`cfcam_gpu.outputs.samples`.
+Ready ones are here, too: :class:`Probability`, :class:`Contrast`, :class:`Binary`,
 :class:`Label`, :class:`Value`, :class:`Toward`, :class:`Segment`, :class:`Detection`, :class:`Similarity`,
 :class:`ImageText`, and :class:`WholeOutput` around a function of one's own. ``Config.contrast``, which compares a class
 with its rivals in the two-level default, is for class indices alone: callables are taken as they are.
@@ -40,6 +41,7 @@ __all__ = [
     "check_range",
     "class_indices",
     "logits_for",
+    "name_of",
     "pinned",
     "read",
     "resolve",
@@ -308,7 +310,7 @@ def _of_callables(
             if whole is None:
                 if output is None:
                     raise TypeError(
-                        f"target: {_name(score)} looks at the model's whole output; there are only logits here"
+                        f"target: {name_of(score)} looks at the model's whole output; there are only logits here"
                     )
                 whole = samples(output, len(rows))
             of_target.append(_scalar(score, whole[b], b))
@@ -316,7 +318,8 @@ def _of_callables(
     return [torch.stack(of_target) for of_target in values]
 
 
-def _name(score: Score) -> str:
+def name_of(score: Score) -> str:
+    """What an error calls a callable."""
     return getattr(score, "__name__", type(score).__name__)
 
 
@@ -324,9 +327,9 @@ def _scalar(score: Score, sample: Any, image: int) -> torch.Tensor:
     value = score(sample)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"target: callable {_name(score)} must return a scalar tensor; got {got} for image {image}")
+        raise TypeError(f"target: callable {name_of(score)} must return a scalar tensor; got {got} for image {image}")
     if not value.requires_grad:
         raise ValueError(
-            f"target: what callable {_name(score)} returned for image {image} does not depend on the model's output"
+            f"target: what callable {name_of(score)} returned for image {image} does not depend on the model's output"
         )
     return value.reshape(())
