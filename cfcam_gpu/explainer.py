@@ -58,7 +58,8 @@ class CFCAM:
 
     Notes
     -----
-    One explainer, or several on one model, may be called from several threads.
+    One explainer, or several on one model, may be called from several threads. Of a model with compiled parts, or after
+    ``model.compile()``, a call holds torch's stance ``"force_eager"``, which is that of all threads.
 
     Examples
     --------

@@ -99,7 +99,8 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
     """Inside, compiled parts of the model run as the modules that they were made from.
 
     Otherwise the compiler would trace the hooks, or not call them. torch knows one stance for the whole process, so
-    calls that overlap share it; what other threads have compiled runs as it is written, too, for that while.
+    calls that overlap share it; what other threads have compiled runs as it is written, too, for that while. It holds
+    in the backward, too, where a checkpoint runs modules again.
     """
     compiled = next((name for name, module in model.named_modules() if _is_compiled(module)), None)
     if compiled is None:
