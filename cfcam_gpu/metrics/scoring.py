@@ -78,6 +78,11 @@ def check_fit(images: object, maps: object) -> tuple[torch.Tensor, torch.Tensor]
     return images, maps
 
 
+def ranked(maps: torch.Tensor) -> torch.Tensor:
+    """Of each pixel of maps (B, H, W), how many come before it: higher values, or equal ones in reading order."""
+    return maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).reshape(maps.shape)
+
+
 def class_indices(model: nn.Module, images: torch.Tensor, target: targets.Target, memory: int) -> torch.Tensor:
     """The class (B,) that each image's map explains, on the images' device; for None the predicted one.
 
