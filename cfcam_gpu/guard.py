@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
@@ -61,35 +62,54 @@ def check_model(model: object) -> nn.Module:
 
 
 class Shared:
-    """A setting of the whole process that calls which overlap share: made by the first, undone by the last.
+    """A setting that calls which overlap share: made by the first, undone by the last.
 
     Parameters
     ----------
     make : callable
-        Returns a context manager that has the setting inside, and the one before afterwards.
+        Returns a context manager that has the setting inside, and the one before afterwards. Its arguments say of what,
+        where the process has several.
     """
 
-    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, make: Callable[..., AbstractContextManager[Any]]) -> None:
         self._make = make
         self._lock = Lock()
-        self._users = 0
-        self._held = ExitStack()
+        self._held: dict[Any, ExitStack] = {}
+        self._users: Counter[Any] = Counter()
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, *of: Any) -> Iterator[None]:
         """Inside, the setting holds."""
         with self._lock:
-            if not self._users:
-                self._held.enter_context(self._make())
-            self._users += 1
+            if of not in self._held:
+                held = ExitStack()
+                held.enter_context(self._make(*of))
+                self._held[of] = held
+            self._users[of] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._held.close()
+                self._users[of] -= 1
+                if not self._users[of]:
+                    del self._users[of]
+                    self._held.pop(of).close()
 
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module's own buffers are as before."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+#: Of a normalisation layer in training mode: what a call kept while another one runs would be that one's.
+_statistics = Shared(_restored)
 
 _eager = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
@@ -142,14 +162,11 @@ def guarded(model: nn.Module) -> Iterator[None]:
 
     The caller's grad and inference modes return afterwards. A model in training mode is used as it is.
     """
-    kept = [(buffer, buffer.clone()) for module in _in_training(model) for buffer in module.buffers(recurse=False)]
-    try:
+    with ExitStack() as kept:
+        for module in _in_training(model):
+            kept.enter_context(_statistics(module))
         with _uncompiled(model), torch.inference_mode(False), torch.no_grad():
             yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

@@ -192,7 +192,7 @@ def test_bad_input_is_refused(net, images):
     with pytest.raises(ValueError, match="target: class 4 is out of range for 4 classes"):
         CAM(net, "act2", smooth=1)(images, 4)
     images[1, 0, 0, 0] = torch.nan
-    for name in ("gradcam", "shapleycam", "scorecam", "ablationcam", "smoothgradcam++", "randomcam"):
+    for name in RIVALS:
         with pytest.raises(ValueError, match=f"{re.escape(name)}: the map of image 1 is not finite"):
             CAM(net, "act2", method=name)(images, 0)
 

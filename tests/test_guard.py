@@ -1,6 +1,7 @@
 """The guard: models in any mode and wrapping are explained, or refused by name, and come out as they went in."""
 
 import copy
+import threading
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ import cfcam_gpu
 from cfcam_gpu import guard, metrics
 
 from .small import Network, draw
+from .threads import in_threads
 
 
 @pytest.fixture
@@ -52,6 +54,27 @@ def test_training_mode_is_warned_about_and_running_statistics_stay(images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cfcam_gpu.CFCAM(model.eval(), "1")(images)
+
+
+def test_calls_that_overlap_leave_running_statistics_as_they_were(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    before = copy.deepcopy(model.state_dict())
+    step = threading.Barrier(2)
+
+    def call(second):
+        if second:
+            step.wait()  # for the other's forward
+        with guard.guarded(model):
+            model(images)
+            step.wait()
+            step.wait()  # the second one's forward is done, or the first one's call
+        if not second:
+            step.wait()
+
+    in_threads(call, 2)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not guard._statistics._held
+    assert not guard._statistics._users
 
 
 def test_parameters_made_in_inference_mode_are_refused_by_name():
