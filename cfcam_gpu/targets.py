@@ -92,9 +92,9 @@ class Request:
     @property
     def count(self) -> int:
         """T; 1 where there is no such axis."""
-        if not self.several:
-            return 1
-        return self.indices.shape[1] if self.indices is not None else len(self.callables()) // len(self.scores or ())
+        if self.scores is not None:
+            return len(self.scores[0]) if isinstance(self.scores[0], tuple) else 1
+        return 1 if self.indices is None or self.indices.ndim == 1 else self.indices.shape[1]
 
     def callables(self) -> list[Score]:
         """All of them, image by image."""

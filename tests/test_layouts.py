@@ -148,6 +148,14 @@ def test_methods_without_gradients_take_the_last_block_too(method, target):
         assert torch.equal(found.logits, model(pictures))
 
 
+def test_ablationcam_refuses_the_last_block_by_the_scores():
+    model, pictures = VisionTransformer(registers=2), images()
+    with pytest.raises(ValueError, match=r"at blocks\.3 the scores don't depend on the patches.*before the last atten"):
+        CAM(model, "blocks.3", method="ablationcam")(pictures, [0, 1])
+    assert CAM(model, "blocks.3.norm1", method="ablationcam")(pictures, [0, 1]).raw_maps.any()
+    assert CAM(VisionTransformer(mean=True), "blocks.3", method="ablationcam")(pictures, [[0, 1]] * 2).raw_maps.any()
+
+
 class Dropping(VisionTransformer):
     """Works on without the last patch."""
 

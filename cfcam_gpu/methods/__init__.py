@@ -43,8 +43,7 @@ class Method:
     classes_only : bool
         It explains class indices, and no callables.
     gradients : bool
-        The score must have a gradient at the layer's positions: it is in the map, or tells that Ablation-CAM's would be
-        blank. Others take any layer that runs, such as the last tokens in front of a head of the class token.
+        It looks at gradients. Others need no autograd behind the layer.
     curvature : bool
         It needs second derivatives.
     cluster_filter : bool
@@ -116,6 +115,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="doi:10.1109/WACV45572.2020.9093360",
             cost="a forward from the layer on for each live channel",
             from_model=forwards.ablationcam,
+            gradients=False,
         ),
         "smoothgradcam++": Method(
             title="Smooth Grad-CAM++",
