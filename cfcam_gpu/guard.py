@@ -122,18 +122,17 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
     calls that overlap share it; what other threads have compiled runs as it is written, too, for that while. It holds
     in the backward, too, where a checkpoint runs modules again.
     """
-    compiled = next((name for name, module in model.named_modules() if _is_compiled(module)), None)
-    if compiled is None:
+    if not any(_is_compiled(module) for module in model.modules()):
         yield
         return
     if not hasattr(torch.compiler, "set_stance"):
-        raise ValueError(f"model: {compiled or 'it'} is compiled, which needs torch 2.6 or later to be explained")
+        raise ValueError("model: it is compiled, or a part of it, which needs torch 2.6 or later to be explained")
     with _eager():
         yield
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def warn_of_training(model: nn.Module) -> None:
