@@ -268,7 +268,7 @@ def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
     return not patches and any(bool(gradient.any()) for gradient in gradients)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Probe:
     """The hook at a target layer: the first cuts its activation off and starts recording, a second one listens in."""
 
@@ -339,6 +339,8 @@ class _Probe:
             raise TypeError(
                 f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
             )
+        if self.layer.takes_input:
+            activation = activation.clone()  # the model may write to what it gave the layer: `x += block(x)`
         if self.cuts:
             torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
             # An inference tensor can't become a leaf: what a compiled engine made, say.

@@ -3,6 +3,7 @@
 import copy
 from collections import namedtuple
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -116,6 +117,36 @@ def test_the_input_of_a_layer_may_be_an_inference_tensor(images):
         captured = take(model, "0.input", given)
     assert torch.equal(captured.activations, images)
     assert captured.gradients.abs().sum() > 0
+
+
+class Residual(nn.Module):
+    """Adds to what it gave its second layer, in place."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.block = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, images):
+        features = self.stem(images)
+        features += self.block(features).sigmoid()
+        return features.mean((2, 3))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_enters_a_layer_is_kept_where_the_model_writes_to_it_later(images, gradients):
+    model = Residual().eval()
+    find = partial(layers.find, model)
+    request = targets.read([0, 1, 2], len(images))
+    entered = model.stem(images).detach()
+    found = capture(model, find("block.input"), images, request, gradients=gradients)
+    assert torch.equal(found.activations, entered)
+    if gradients:
+        found = capture(model, find("stem.input"), images, request, coarse=find("block.input"))
+        assert torch.equal(found.coarse[0], entered)
+        entered.requires_grad_()
+        score = model.block(entered).sigmoid().mean((2, 3))[torch.arange(3), torch.arange(3)].sum()
+        torch.testing.assert_close(found.coarse[1][:, 0], torch.autograd.grad(score, entered)[0])
 
 
 def test_what_comes_after_the_layer_may_read_an_image_that_is_an_inference_tensor(images):
