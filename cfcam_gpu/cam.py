@@ -16,9 +16,9 @@ from .chunking import DEFAULT_MEMORY, Progress, chunk_size
 from .explainer import CFCAM, check_images
 from .explanation import Explanation
 from .functional import are_finite
-from .guard import check_model
-from .layers import Layer, TargetLayer
+from .guard import check_model, warn_of_training
 from .methods.forwards import Work
+from .target_layer import Layer, TargetLayer
 from .targets import Request
 from .views import Augment, Fuse, Views, check_fuse
 
@@ -139,6 +139,7 @@ class CAM:
             raise ValueError(f"target: {self.method} compares classes: expected class indices or None; got a callable")
         for part in self._parts:
             part._prepare(images)
+        warn_of_training(self.model)
         looks = [part._look for part in self._parts]
         found = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
         return found if found.method == self.method else replace(found, method=self.method)
@@ -172,7 +173,9 @@ class _Part:
         assert self.layer is not None
         method = methods.METHODS[self.method]
         request = replace(request, objective=method.objective)
-        captured = capture(self.model, self.layer, images, request, curvature=method.curvature)
+        captured = capture(
+            self.model, self.layer, images, request, gradients=method.gradients, curvature=method.curvature
+        )
         (layer,) = captured.layers
         self.layer = layer  # with its layout: a later call looks for it only in images of another size
         if method.from_gradients is not None:

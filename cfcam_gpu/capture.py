@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .guard import Shared, first_tensor, guarded, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
-from .targets import Request, logits_for, resolve
+from .target_layer import TargetLayer
+from .targets import Request, Score, class_indices, logits_for, name_of, resolve
 
 #: Targets that one batched backward serves: what it keeps between the layers grows with them.
 AT_ONCE = 16
 
 #: Fused attention has no second derivatives; torch knows one choice for the whole process.
 _plain_attention = Shared(lambda: sdpa_kernel(SDPBackend.MATH))
-
-if TYPE_CHECKING:
-    from .layers import TargetLayer
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Captured:
     activations : (B, C, *spatial) tensor
         The target layer's activation, in the model's dtype: (B, C, h, w) of an image.
     gradients : (B, T, C, *spatial) tensor
-        Of each of T scores with respect to the activations.
+        Of each of T scores with respect to the activations. Where none were asked for, NaN that take no memory.
     logits : (B, K, ...) tensor, or None
         None where a model has no logits and callables are explained.
     indices : (B,) or (B, T) int64 tensor, or None
@@ -72,6 +70,7 @@ def capture(
     *,
     coarse: TargetLayer | None = None,
     contrast: float = 0.0,
+    gradients: bool = True,
     curvature: bool = False,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
@@ -91,6 +90,8 @@ def capture(
         A second layer, which runs after the first.
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
+    gradients : bool
+        False runs no backward, records no graph and looks at no score.
     curvature : bool
         Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
 
@@ -98,16 +99,16 @@ def capture(
     ------
     TypeError, ValueError
         If a layer never runs, runs twice, gives no floating tensor of a known layout (see :mod:`cfcam_gpu.layouts`),
-        or the scores don't depend on it, or only by its class token.
+        or the scores don't depend on it, or only by its class token. The last two only with `gradients`.
     """
-    probes = [_Probe(layer, len(images), images.ndim, cuts=True)]
+    probes = [_Probe(layer, len(images), images.ndim, cuts=gradients)]
     if coarse is not None:
         probes.append(_Probe(coarse, len(images), images.ndim, cuts=False))
     size = tuple(images.shape[2:])
     new = [probe for probe in probes if not probe.layer.knows_layout(size)]
     evidence = Evidence(model, size)
     with guarded(model):
-        handles = [probe.attach() for probe in probes]
+        handles = [probe.layer.hook(probe.replace) for probe in probes]
         try:
             handles += evidence.attach() if new else ()
             with _plain_attention() if curvature else nullcontext():
@@ -119,25 +120,36 @@ def capture(
         reached = [probe.reached() for probe in probes]
         for probe in probes:
             probe.read_layout(evidence if probe in new else None)
-        if coarse is not None and not reached[1].requires_grad:
-            raise ValueError(
-                f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does not "
-                f"depend on {layer.name}"
-            )
-        with torch.enable_grad():
-            logits = logits_for(request, output, len(images))
-            indices, scores = resolve(request, logits, output, contrast=contrast)
-            curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else None
-            found = _gradients(model, scores, reached, probes)
+        logits = logits_for(request, output, len(images))
+        found: list[tuple[torch.Tensor, ...]] = []
+        curvatures: list[torch.Tensor] = []
+        if gradients:
+            if coarse is not None and not reached[1].requires_grad:
+                raise ValueError(
+                    f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does "
+                    f"not depend on {layer.name}"
+                )
+            with torch.enable_grad():
+                indices, scores = resolve(request, logits, output, contrast=contrast)
+                curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else []
+                _check_callables(request.callables(), scores, logits, reached[0], layer.name)
+                found = _gradients(model, scores, reached, probes)
+        else:
+            indices = class_indices(request, logits)
     # Where the model is spread over devices, all goes to that of the images.
-    taken = [probe.maps(gradients, images.device, check=probe in new) for probe, gradients in zip(probes, zip(*found))]
+    activations = [probe.maps(images.device) for probe in probes]
+    taken = [one.new_full((), torch.nan).expand(len(one), request.count, *one.shape[1:]) for one in activations]
+    for i, (probe, given) in enumerate(zip(probes, zip(*found))):
+        if probe.layer.needs_check:
+            probe.check_patches(given)
+        taken[i] = probe.stacked(given, images.device)
     return Captured(
-        activations=taken[0][0],
-        gradients=taken[0][1],
+        activations=activations[0],
+        gradients=taken[0],
         logits=None if logits is None else logits.detach().to(images.device),
         indices=indices,
-        coarse=None if coarse is None else taken[1],
-        curvatures=None if curvatures is None else probes[0].stacked(curvatures, images.device),
+        coarse=None if coarse is None else (activations[1], taken[1]),
+        curvatures=probes[0].stacked(curvatures, images.device) if curvatures else None,
         layers=tuple(probe.layer for probe in probes),
     )
 
@@ -178,6 +190,40 @@ def _gradients(
                     "the output, or the model cuts the graph behind it (no_grad or detach)"
                 )
     return cast(list[tuple[torch.Tensor, ...]], found)
+
+
+def _check_callables(
+    callables: list[Score], scores: list[torch.Tensor], logits: torch.Tensor | None, activation: torch.Tensor, name: str
+) -> None:
+    """Refuse a callable whose score does not depend on the layer, where the logits or other callables' scores do.
+
+    The gradient can't tell: in a sum over images, or in a batch of targets, it would be zero, and the map blank.
+    """
+    if not callables:
+        return
+    known = {torch.autograd.graph.get_gradient_edge(activation).node: True}
+    # Of each target the scores of all images, which were stacked.
+    values = zip(*(() if score.grad_fn is None else score.grad_fn.next_functions for score in scores))
+    nodes = [node for of_image in values for node, _ in of_image]
+    beside = [i for i, node in enumerate(nodes) if node is None or not _leads_to(node, known)]
+    logits_node = None if logits is None else logits.grad_fn
+    if beside and (len(beside) < len(nodes) or (logits_node is not None and _leads_to(logits_node, known))):
+        called, image = name_of(callables[beside[0]]), beside[0] // len(scores)
+        raise ValueError(f"target: what callable {called} returned for image {image} does not depend on {name}")
+
+
+def _leads_to(node: Node, known: dict[Node, bool]) -> bool:
+    """Whether a graph has one of the nodes that are `known` to be true; what is found on the way joins them."""
+    way = [node]
+    while way:
+        before = [each for each, _ in way[-1].next_functions if each is not None]
+        new = next((each for each in before if each not in known), None)
+        if way[-1] in known or new is None or any(known.get(each) for each in before):
+            last = way.pop()
+            known.setdefault(last, any(known.get(each, False) for each in before))
+        else:
+            way.append(new)
+    return known[node]
 
 
 def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
@@ -222,7 +268,7 @@ def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
     return not patches and any(bool(gradient.any()) for gradient in gradients)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Probe:
     """The hook at a target layer: the first cuts its activation off and starts recording, a second one listens in."""
 
@@ -231,21 +277,6 @@ class _Probe:
     ndim: int
     cuts: bool
     activation: torch.Tensor | None = None
-    owner: int = field(default_factory=get_ident)
-
-    def attach(self) -> Any:
-        # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
-        if self.layer.takes_input:
-
-            def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-                return self.replace(args) if get_ident() == self.owner else None
-
-            return self.layer.module.register_forward_pre_hook(before)
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> Any:
-            return self.replace(output) if get_ident() == self.owner else None
-
-        return self.layer.module.register_forward_hook(after)
 
     def reached(self) -> torch.Tensor:
         """The activation, once the forward is through."""
@@ -257,29 +288,27 @@ class _Probe:
         """Put the layout on `layer` from what this forward told, or check that the known one holds."""
         shape = self.reached().shape
         if evidence is not None:
-            self.layer = replace(self.layer, layout=evidence.layout(shape, self.layer.name))
+            self.layer = replace(self.layer, layout=evidence.layout(shape, self.layer.name), checked=False)
         assert self.layer.layout is not None
         self.layer.layout.check(shape, self.layer.name)
 
-    def maps(
-        self, gradients: tuple[torch.Tensor, ...], device: torch.device, *, check: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Activations (B, C, h, w) and gradients (B, T, C, h, w), on `device`.
+    def maps(self, device: torch.device) -> torch.Tensor:
+        """The activation, (B, C, h, w) on `device`."""
+        assert self.layer.layout is not None
+        return self.layer.layout.to_maps(self.reached().detach()).to(device)
 
-        Raises
-        ------
-        ValueError
-            With `check`, if of tokens no patch has a gradient, and a class or register token has one.
-        """
-        layout = self.layer.layout
-        assert layout is not None
-        if check and layout.extra and _by_extra_tokens(gradients, layout.extra):
+    def check_patches(self, gradients: tuple[torch.Tensor, ...]) -> None:
+        """Refuse tokens of which no patch has a gradient, and a class or register token has one."""
+        assert self.layer.layout is not None
+        extra = self.layer.layout.extra
+        if _by_extra_tokens(gradients, extra):
             raise ValueError(
                 f"target_layer: at {self.layer.name} the gradient is zero at all patches: from there on the head reads "
-                f"the class token alone (the first {layout.extra} of the tokens); take a layer before the last "
-                "attention, such as what its block's first norm returns, or leave target_layer out"
+                f"the class token alone (the first {extra} of the tokens); take a layer before the last attention, "
+                "such as what its block's first norm returns, leave target_layer out, or take a method without "
+                "gradients, such as Eigen-CAM"
             )
-        return layout.to_maps(self.reached().detach()).to(device), self.stacked(gradients, device)
+        self.layer = replace(self.layer, checked=True)
 
     def stacked(self, gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
         """(B, T, C, h, w) from T tensors like the layer's own."""
@@ -310,6 +339,8 @@ class _Probe:
             raise TypeError(
                 f"target_layer: expected a floating activation from {self.layer.name}; got {activation.dtype}"
             )
+        if self.layer.takes_input:
+            activation = activation.clone()  # the model may write to what it gave the layer: `x += block(x)`
         if self.cuts:
             torch.set_grad_enabled(True)  # until `guarded` ends: it restores the caller's mode
             # An inference tensor can't become a leaf: what a compiled engine made, say.

@@ -14,9 +14,9 @@ from .chunking import Progress
 from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
-from .guard import check_model
-from .layers import Layer, TargetLayer
+from .guard import check_model, warn_of_training
 from .plan import Plan
+from .target_layer import Layer, TargetLayer
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class CFCAM:
 
     Notes
     -----
-    One explainer, or several on one model, may be called from several threads.
+    One explainer, or several on one model, may be called from several threads. Of a model with compiled parts, or after
+    ``model.compile()``, a call holds torch's stance ``"force_eager"``, which is that of all threads.
 
     Examples
     --------
@@ -132,6 +133,7 @@ class CFCAM:
         check_images(self.model, images)
         request = targets.read(target, len(images))
         self._prepare(images)
+        warn_of_training(self.model)
         return self._views.explain(self.model, [self._look], images, request)
 
     def _prepare(self, images: torch.Tensor) -> None:
@@ -210,7 +212,7 @@ class CFCAM:
     def _laid_out(self, images: torch.Tensor, request: targets.Request) -> Plan:
         """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
         plan = self._planned(images)
-        if not all(layer.knows_layout(tuple(images.shape[2:])) for layer in plan.layers):
+        if not all(layer.is_settled(tuple(images.shape[2:])) for layer in plan.layers):
             plan = self._plan = plan.told(plan.capture(self.model, images, request))
         return plan
 

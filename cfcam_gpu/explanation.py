@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +16,8 @@ from torch import nn
 
 from . import bridge, export, render
 from .config import Config
-from .layers import TargetLayer
 from .spatial import INPUTS, last_axes
+from .target_layer import TargetLayer
 from .targets import Score
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Explanation:
         DBSCAN's radius, in units of the clustered points.
     layers : tuple of TargetLayer
         Where, and why there; of two, the finer one first: `raw_maps`, `labels` and `weights` are at its resolution and
-        of its channels.
+        of its channels. In pickles and copies each is without its module.
     config : Config or None
         What was computed; None where the method is not CF-CAM.
     size : tuple of int
         H and W of the images: the length of each spatial axis.
     origin : Origin or None
-        For :meth:`components`; holds no activations and no images. Pickles and deep copies go without.
+        For :meth:`components`; holds no activations and no images. Pickles and copies go without.
     method : str
         A key of :data:`cfcam_gpu.methods.METHODS`; ``"cfcam"`` in any configuration from a :class:`~cfcam_gpu.CFCAM`.
     """
@@ -95,8 +95,8 @@ class Explanation:
         return self.raw_maps.ndim == len(self.size) + 2
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled or copied: all but the model, which would go along whole."""
-        return vars(self) | {"origin": None}
+        """What is pickled or copied: all but the model, and the layers' modules, whose weights would go along."""
+        return vars(self) | {"origin": None, "layers": tuple(replace(layer, module=None) for layer in self.layers)}
 
     def __len__(self) -> int:
         """B, the number of images."""

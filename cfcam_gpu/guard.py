@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
@@ -60,35 +62,55 @@ def check_model(model: object) -> nn.Module:
 
 
 class Shared:
-    """A setting of the whole process that calls which overlap share: made by the first, undone by the last.
+    """A setting that calls which overlap share: made by the first, undone by the last.
 
     Parameters
     ----------
     make : callable
-        Returns a context manager that has the setting inside, and the one before afterwards.
+        Returns a context manager that has the setting inside, and the one before afterwards. Its arguments say of what,
+        where the process has several.
     """
 
-    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, make: Callable[..., AbstractContextManager[Any]]) -> None:
         self._make = make
         self._lock = Lock()
-        self._users = 0
-        self._held = ExitStack()
+        self._held: dict[Any, ExitStack] = {}
+        self._users: Counter[Any] = Counter()
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, *of: Any) -> Iterator[None]:
         """Inside, the setting holds."""
         with self._lock:
-            if not self._users:
-                self._held.enter_context(self._make())
-            self._users += 1
+            if of not in self._held:
+                held = ExitStack()
+                held.enter_context(self._make(*of))
+                self._held[of] = held
+            self._users[of] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._held.close()
+                self._users[of] -= 1
+                if not self._users[of]:
+                    del self._users[of]
+                    self._held.pop(of).close()
 
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module's own buffers are as before."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            for buffer, value in kept:
+                # By its data: a change that autograd counts would forbid a backward that the caller has still to run.
+                buffer.data.copy_(value)
+
+
+#: Of a normalisation layer in training mode: what a call kept while another one runs would be that one's.
+_statistics = Shared(_restored)
 
 _eager = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
@@ -98,45 +120,53 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
     """Inside, compiled parts of the model run as the modules that they were made from.
 
     Otherwise the compiler would trace the hooks, or not call them. torch knows one stance for the whole process, so
-    calls that overlap share it; what other threads have compiled runs as it is written, too, for that while.
+    calls that overlap share it; what other threads have compiled runs as it is written, too, for that while. It holds
+    in the backward, too, where a checkpoint runs modules again.
     """
-    compiled = next((name for name, module in model.named_modules() if _is_compiled(module)), None)
-    if compiled is None:
+    if not any(_is_compiled(module) for module in model.modules()):
         yield
         return
     if not hasattr(torch.compiler, "set_stance"):
-        raise ValueError(f"model: {compiled or 'it'} is compiled, which needs torch 2.6 or later to be explained")
+        raise ValueError("model: it is compiled, or a part of it, which needs torch 2.6 or later to be explained")
     with _eager():
         yield
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
+
+
+def warn_of_training(model: nn.Module) -> None:
+    """Warn, on the line of the user's that called, if normalisation layers of a model are in training mode."""
+    training = _in_training(model)
+    if not training:
+        return
+    package, level, frame = __name__.partition(".")[0], 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"model: {len(training)} normalisation layers are in training mode, so an image's result depends on the rest "
+        "of its batch; call model.eval() first",
+        UserWarning,
+        stacklevel=level,
+    )
+
+
+def _in_training(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
 
 
 @contextmanager
 def guarded(model: nn.Module) -> Iterator[None]:
     """No graph is recorded inside, and batch norm's running statistics come out as they went in.
 
-    The caller's grad and inference modes return afterwards. A model in training mode is used as it is, with a warning.
+    The caller's grad and inference modes return afterwards. A model in training mode is used as it is.
     """
-    training = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
-    if training:
-        warnings.warn(
-            f"model: {len(training)} normalisation layers are in training mode, so an image's map depends on the rest "
-            "of its batch; call model.eval() first",
-            UserWarning,
-            stacklevel=4,
-        )
-    kept = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
-    try:
+    with ExitStack() as kept:
+        for module in _in_training(model):
+            kept.enter_context(_statistics(module))
         with _uncompiled(model), torch.inference_mode(False), torch.no_grad():
             yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                # By its data: a change that autograd counts would forbid a backward that the caller has still to run.
-                buffer.data.copy_(value)
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from threading import get_ident
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,39 +15,11 @@ from torch.utils._pytree import tree_leaves
 from .capture import capture
 from .guard import logits_of
 from .layouts import Grid, Layout
+from .target_layer import INPUT_SUFFIX, Layer, TargetLayer, find
 from .targets import Request
 from .watch import Seen, Watch
 
-#: Suffix that means what enters a layer instead of what leaves it.
-INPUT_SUFFIX = ".input"
-
-
-@dataclass(frozen=True)
-class TargetLayer:
-    """A resolved target layer.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    name : str
-        Its dotted name in the model; with ``.input`` appended where `takes_input`.
-    takes_input : bool
-        Whether the activation that enters the module is meant, not the one that leaves it.
-    reason : str
-        Why this one: "as asked", or what the automatic choice saw.
-    layout : Layout, optional
-        Where its tensor has channels and positions. None: it is found in the next forward.
-    """
-
-    module: nn.Module
-    name: str
-    takes_input: bool = False
-    reason: str = "as asked"
-    layout: Layout | None = None
-
-    def knows_layout(self, size: Grid) -> bool:
-        """Whether `layout` is known for images of (H, W)."""
-        return self.layout is not None and self.layout.size in (None, size)
+__all__ = ["Candidate", "Layer", "TargetLayer", "candidates", "choose", "choose_two", "find"]
 
 
 @dataclass(frozen=True)
@@ -69,48 +40,6 @@ class Candidate:
     shape: tuple[int, ...]
     channels: int
     chosen: bool = False
-
-
-#: What means a target layer: a module, its dotted name, that name with ``.input``, or one that was found before.
-Layer: TypeAlias = nn.Module | str | TargetLayer
-
-
-def find(model: nn.Module, layer: Layer) -> TargetLayer:
-    """The target layer that `layer` means.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    layer : torch.nn.Module, str or TargetLayer
-        A module of the model, its dotted name, or that name with ``.input``. One that is found already stays as it is.
-
-    Raises
-    ------
-    TypeError
-        If `layer` is neither a module nor a name.
-    ValueError
-        If the model has no such layer; of a name, the message has the nearest ones.
-    """
-    if isinstance(layer, TargetLayer):
-        if all(module is not layer.module for module in model.modules()):
-            raise ValueError(f"target_layer: {layer.name} was found in another model; its module is not in this one")
-        return layer
-    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    if isinstance(layer, nn.Module):
-        for name, module in names.items():
-            if module is layer:
-                return TargetLayer(module, name)
-        raise ValueError(f"target_layer: the {type(layer).__name__} that was given is not a module of the model")
-    if not isinstance(layer, str):
-        raise TypeError(f"target_layer: expected a module, a dotted name or None; got {type(layer).__name__}")
-    if layer in names:
-        return TargetLayer(names[layer], layer)
-    owner = layer.removesuffix(INPUT_SUFFIX)
-    if owner in names:
-        return TargetLayer(names[owner], layer, takes_input=True)
-    near = difflib.get_close_matches(layer, [*names, *(name + INPUT_SUFFIX for name in names)], n=3, cutoff=0.4)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    raise ValueError(f"target_layer: the model has no layer {layer!r}{hint}")
 
 
 def choose(model: nn.Module, images: torch.Tensor) -> TargetLayer:

@@ -11,7 +11,7 @@ from . import engines
 from .capture import Captured, capture
 from .config import Config
 from .explanation import Explanation, Origin
-from .layers import TargetLayer
+from .target_layer import TargetLayer
 from .targets import Request
 
 

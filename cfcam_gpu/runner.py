@@ -19,8 +19,8 @@ from .components import REST, Component
 from .config import Config
 from .explainer import CFCAM
 from .explanation import Explanation
-from .layers import TargetLayer
 from .models import Model
+from .target_layer import TargetLayer
 from .views import Fuse, Views, check_fuse
 
 Explainer = TypeVar("Explainer", CAM, CFCAM)

@@ -1,8 +1,9 @@
 """What is explained: class indices, given or predicted, or any score of an image's output.
 
-A callable gets the row of logits of one image and returns a scalar tensor. Where a model has no logits, or the callable
-says so by an attribute ``whole_output = True``, it gets the image's part of the whole output, see
-:func:`cfcam_gpu.outputs.samples`. Ready ones are here, too: :class:`Probability`, :class:`Contrast`, :class:`Binary`,
+A callable gets the row of logits of one image and returns a scalar tensor that depends on them: one that does not is
+refused, and one whose gradient is zero has an empty map. Where a model has no logits, or the callable says so by an
+attribute ``whole_output = True``, it gets the image's part of the whole output, see :func:`cfcam_gpu.outputs.samples`.
+Ready ones are here, too: :class:`Probability`, :class:`Contrast`, :class:`Binary`,
 :class:`Label`, :class:`Value`, :class:`Toward`, :class:`Segment`, :class:`Detection`, :class:`Similarity`,
 :class:`ImageText`, and :class:`WholeOutput` around a function of one's own. ``Config.contrast``, which compares a class
 with its rivals in the two-level default, is for class indices alone: callables are taken as they are.
@@ -38,7 +39,9 @@ __all__ = [
     "Value",
     "WholeOutput",
     "check_range",
+    "class_indices",
     "logits_for",
+    "name_of",
     "pinned",
     "read",
     "resolve",
@@ -85,6 +88,13 @@ class Request:
         if self.scores is not None:
             return isinstance(self.scores[0], tuple)
         return self.indices is not None and self.indices.ndim == 2
+
+    @property
+    def count(self) -> int:
+        """T; 1 where there is no such axis."""
+        if self.scores is not None:
+            return len(self.scores[0]) if isinstance(self.scores[0], tuple) else 1
+        return 1 if self.indices is None or self.indices.ndim == 1 else self.indices.shape[1]
 
     def callables(self) -> list[Score]:
         """All of them, image by image."""
@@ -216,26 +226,11 @@ def resolve(
         If a class is out of range, the logits are not (B, K) though classes are asked for, or a callable does not
         return a scalar that depends on the output.
     """
-    if request.scores is not None:
+    indices = class_indices(request, logits)
+    if indices is None:
+        assert request.scores is not None
         return None, _of_callables(request.scores, logits, output)
     assert logits is not None
-    if logits.ndim != 2:
-        raise ValueError(
-            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
-            "makes a scalar of one image's output"
-        )
-    if request.indices is None:
-        indices = logits.detach().argmax(dim=1)
-    else:
-        if not request.checked:
-            check_range(request.indices, logits.shape[1])
-        # From pageable memory the host goes on once the copy is staged; what is pinned, and the caller may write to
-        # again, is waited for.
-        indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
-        if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
-            indices = indices.clone()
-        if request.predicted is not None:
-            indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
     columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
     if request.objective is not None:
         return indices, [request.objective(logits, column[:, 0]) for column in columns]
@@ -248,6 +243,36 @@ def resolve(
             for score, column in zip(scores, columns)
         ]
     return indices, scores
+
+
+def class_indices(request: Request, logits: torch.Tensor | None) -> torch.Tensor | None:
+    """The class indices that are explained, (B,) or (B, T) int64 on the logits' device; None for callables.
+
+    Raises
+    ------
+    ValueError
+        If a class is out of range, or the logits are not (B, K).
+    """
+    if request.scores is not None:
+        return None
+    assert logits is not None
+    if logits.ndim != 2:
+        raise ValueError(
+            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
+            "makes a scalar of one image's output"
+        )
+    if request.indices is None:
+        return logits.detach().argmax(dim=1)
+    if not request.checked:
+        check_range(request.indices, logits.shape[1])
+    # From pageable memory the host goes on once the copy is staged; what is pinned, and the caller may write to again,
+    # is waited for.
+    indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
+    if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
+        indices = indices.clone()
+    if request.predicted is not None:
+        indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
+    return indices
 
 
 def pinned(request: Request, indices: torch.Tensor | None) -> Request:
@@ -285,7 +310,7 @@ def _of_callables(
             if whole is None:
                 if output is None:
                     raise TypeError(
-                        f"target: {_name(score)} looks at the model's whole output; there are only logits here"
+                        f"target: {name_of(score)} looks at the model's whole output; there are only logits here"
                     )
                 whole = samples(output, len(rows))
             of_target.append(_scalar(score, whole[b], b))
@@ -293,7 +318,8 @@ def _of_callables(
     return [torch.stack(of_target) for of_target in values]
 
 
-def _name(score: Score) -> str:
+def name_of(score: Score) -> str:
+    """What an error calls a callable."""
     return getattr(score, "__name__", type(score).__name__)
 
 
@@ -301,9 +327,9 @@ def _scalar(score: Score, sample: Any, image: int) -> torch.Tensor:
     value = score(sample)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"target: callable {_name(score)} must return a scalar tensor; got {got} for image {image}")
+        raise TypeError(f"target: callable {name_of(score)} must return a scalar tensor; got {got} for image {image}")
     if not value.requires_grad:
         raise ValueError(
-            f"target: what callable {_name(score)} returned for image {image} does not depend on the model's output"
+            f"target: what callable {name_of(score)} returned for image {image} does not depend on the model's output"
         )
     return value.reshape(())

@@ -16,7 +16,7 @@ from .explanation import Explanation
 from .guard import guarded
 from .render import interpolate, over_maximum
 from .spatial import last_axes
-from .targets import Request, logits_for, pinned, resolve
+from .targets import Request, class_indices, logits_for, pinned
 
 Fuse = Literal["mean", "max"]
 
@@ -210,10 +210,7 @@ def _settled(model: nn.Module, images: torch.Tensor, request: Request) -> _Settl
     with guarded(model):
         logits = logits_for(request, model(images), len(images))
         logits = None if logits is None else logits.detach()
-        if request.scores is not None:
-            return _Settled(logits, request)
-        indices, _ = resolve(replace(request, objective=None), logits)
-        return _Settled(logits, pinned(request, indices))
+        return _Settled(logits, pinned(request, class_indices(request, logits)))
 
 
 def _checked(undo: _Change, name: str, size: torch.Size) -> _Change:

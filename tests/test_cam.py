@@ -95,6 +95,19 @@ def test_predicted_and_given_classes_of_one_batch(name, options, net, images):
     assert torch.equal(found.raw_maps, expected.raw_maps)
 
 
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.gradients])
+def test_methods_without_gradients_record_no_graph_and_take_any_layer(name, net, images):
+    class Cut(Net):
+        def tail(self, features):
+            recorded.append(features.requires_grad)
+            return super().tail(features).detach()
+
+    recorded = []
+    expected = raw(net, "act", images, [1, 3], name)
+    torch.testing.assert_close(raw(made(Cut()), "act", images, [1, 3], name), expected)
+    assert not any(recorded)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_comes_out_as_it_went_in(name, images):
     net = made(Densely())
@@ -179,7 +192,7 @@ def test_bad_input_is_refused(net, images):
     with pytest.raises(ValueError, match="target: class 4 is out of range for 4 classes"):
         CAM(net, "act2", smooth=1)(images, 4)
     images[1, 0, 0, 0] = torch.nan
-    for name in ("gradcam", "shapleycam", "scorecam", "ablationcam", "smoothgradcam++", "randomcam"):
+    for name in RIVALS:
         with pytest.raises(ValueError, match=f"{re.escape(name)}: the map of image 1 is not finite"):
             CAM(net, "act2", method=name)(images, 0)
 

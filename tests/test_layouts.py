@@ -129,7 +129,31 @@ def test_a_layer_behind_which_the_patches_do_not_count_is_refused():
         with pytest.raises(ValueError, match=rf"at {layer} the gradient is zero at all patches.*before the last atten"):
             CFCAM(model, layer)(pictures)
     assert CFCAM(model, "blocks.3.norm1")(pictures).raw_maps.any()
+    found = {candidate.layer.name: candidate.layer for candidate in layers.candidates(model, pictures)}
+    for explain in (CFCAM(model, found["blocks.3.mlp"]), CAM(model, found["norm"])):  # their layouts are known
+        for _ in range(2):
+            with pytest.raises(ValueError, match="the gradient is zero at all patches"):
+                explain(pictures)
     assert CFCAM(VisionTransformer(mean=True), "blocks.3")(pictures).raw_maps.any()
+
+
+@pytest.mark.parametrize("method", ["eigencam", "scorecam", "randomcam"])
+@pytest.mark.parametrize("target", [None, 2, [[0, 1, 2], [1, 2, 3]], lambda logits: logits[0]], ids=range(4))
+def test_methods_without_gradients_take_the_last_block_too(method, target):
+    model, pictures = VisionTransformer(), images()
+    found = CAM(model, "blocks.3", method=method)(pictures, target)
+    assert not found.empty.any()
+    assert found.empty.shape == ((2, 3) if isinstance(target, list) else (2,))
+    with torch.no_grad():
+        assert torch.equal(found.logits, model(pictures))
+
+
+def test_ablationcam_refuses_the_last_block_by_the_scores():
+    model, pictures = VisionTransformer(registers=2), images()
+    with pytest.raises(ValueError, match=r"at blocks\.3 the scores don't depend on the patches.*before the last atten"):
+        CAM(model, "blocks.3", method="ablationcam")(pictures, [0, 1])
+    assert CAM(model, "blocks.3.norm1", method="ablationcam")(pictures, [0, 1]).raw_maps.any()
+    assert CAM(VisionTransformer(mean=True), "blocks.3", method="ablationcam")(pictures, [[0, 1]] * 2).raw_maps.any()
 
 
 class Dropping(VisionTransformer):

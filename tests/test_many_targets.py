@@ -52,6 +52,10 @@ def images():
     return torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(1))
 
 
+def first(logits):
+    return logits[0]
+
+
 def take(net, images, target, **options):
     return capture(net, layers.find(net, "fine"), images, targets.read(target, len(images)), **options)
 
@@ -118,12 +122,32 @@ def test_the_backward_of_a_target_does_not_go_through_the_others(net, images, wa
     assert len(passed) == 2 * count
 
 
-def test_beside_the_layer_a_target_has_no_gradient_and_all_of_them_are_refused(net, images):
-    beside = torch.ones((), requires_grad=True)
-    rows = [[lambda logits: logits[0], lambda logits: logits[1] * 0 + beside]] * 2
-    assert not take(net, images, rows).gradients[:, 1].any()
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_callable_that_does_not_depend_on_the_layer_is_refused_alone_and_among_others(net, images, watched):
+    def beside(logits):
+        return own * 2
+
+    own = torch.ones((), requires_grad=True)
+    if watched:
+        net.coarse.register_full_backward_hook(lambda module, given, returned: None)
+    for image, target in (
+        (0, beside),
+        (1, [first, beside]),
+        (0, [[first, beside]] * 2),
+        (1, [[first, first], [first, beside]]),
+    ):
+        with pytest.raises(ValueError, match=f"target: what callable beside returned for image {image} .* on fine"):
+            take(net, images, target)
+
+
+def test_a_callable_whose_gradient_is_zero_has_an_empty_map(net, images):
+    assert not take(net, images, [[first, lambda logits: logits[1] * 0]] * 2).gradients[:, 1].any()
+
+
+def test_a_layer_that_no_output_depends_on_is_refused_where_callables_are_given(net, images):
+    net.register_forward_hook(lambda module, given, logits: logits.detach() * torch.ones(1, requires_grad=True))
     with pytest.raises(ValueError, match="target_layer: the target's score does not depend on fine"):
-        take(net, images, [[lambda logits: beside * 1, lambda logits: beside * 2]] * 2)
+        take(net, images, [[first, first]] * 2)
 
 
 class Detecting(nn.Module):

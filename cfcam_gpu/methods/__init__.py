@@ -42,6 +42,8 @@ class Method:
         What is differentiated in the place of a class's logit.
     classes_only : bool
         It explains class indices, and no callables.
+    gradients : bool
+        It looks at gradients. Others need no autograd behind the layer.
     curvature : bool
         It needs second derivatives.
     cluster_filter : bool
@@ -57,6 +59,7 @@ class Method:
     from_model: FromModel | None = None
     objective: Objective | None = None
     classes_only: bool = False
+    gradients: bool = True
     curvature: bool = False
     cluster_filter: bool = False
     config: Config | None = None
@@ -75,7 +78,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "hirescam": Method(title="HiResCAM", paper="arXiv:2011.08891", from_gradients=gradient.hirescam),
         "xgradcam": Method(title="XGrad-CAM", paper="arXiv:2008.02312", from_gradients=gradient.xgradcam),
         "layercam": Method(title="LayerCAM", paper="doi:10.1109/TIP.2021.3089943", from_gradients=gradient.layercam),
-        "eigencam": Method(title="Eigen-CAM", paper="arXiv:2008.00299", from_gradients=gradient.eigencam),
+        "eigencam": Method(
+            title="Eigen-CAM",
+            paper="arXiv:2008.00299",
+            cost="nothing",
+            from_gradients=gradient.eigencam,
+            gradients=False,
+        ),
         "eigengradcam": Method(
             title="Eigen-Grad-CAM", paper="pytorch-grad-cam, 2021", from_gradients=gradient.eigengradcam
         ),
@@ -99,12 +108,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="arXiv:1910.01279",
             cost="a forward for each live channel",
             from_model=forwards.scorecam,
+            gradients=False,
         ),
         "ablationcam": Method(
             title="Ablation-CAM",
             paper="doi:10.1109/WACV45572.2020.9093360",
             cost="a forward from the layer on for each live channel",
             from_model=forwards.ablationcam,
+            gradients=False,
         ),
         "smoothgradcam++": Method(
             title="Smooth Grad-CAM++",
@@ -112,7 +123,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             cost=f"{forwards.SAMPLES + 1} backwards, {forwards.SAMPLES} forwards",
             from_model=forwards.smoothgradcam_plusplus,
         ),
-        "randomcam": Method(title="Random-CAM", paper="none; a floor for sanity checks", from_model=forwards.randomcam),
+        "randomcam": Method(
+            title="Random-CAM",
+            paper="none; a floor for sanity checks",
+            cost="nothing",
+            from_model=forwards.randomcam,
+            gradients=False,
+        ),
     }
 )
 

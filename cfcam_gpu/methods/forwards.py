@@ -16,8 +16,8 @@ from torch import nn
 from ..capture import Captured, capture
 from ..chunking import Progress, chunk_size, forward_bytes
 from ..guard import guarded, logits_of
-from ..layers import TargetLayer
 from ..render import interpolate
+from ..target_layer import TargetLayer
 from ..targets import Request, resolve
 from ..views import noisy_copies
 from .gradient import plusplus_weights, weighted
@@ -107,6 +107,7 @@ def ablationcam(work: Work) -> torch.Tensor:
         score = _scores(work.request, torch.arange(len(images), device=images.device), work.captured.need_logits())
         ablated = score[..., None].repeat(1, 1, activations.shape[1])
         head = _Head(work)
+        _check_patches(work, head)
         size = chunk_size(work.memory, head.bytes_each)
         live = (activations != 0).flatten(2).any(dim=-1).nonzero()
         done, counts = 0, live[:, 0].bincount(minlength=len(images)).tolist()
@@ -121,6 +122,22 @@ def ablationcam(work: Work) -> torch.Tensor:
                     work.progress(done, len(live))
     size_of_score = score.abs().masked_fill(score == 0, 1.0)
     return weighted(activations, (score[..., None] - ablated) / size_of_score[..., None])
+
+
+def _check_patches(work: Work, head: _Head) -> None:
+    """Refuse tokens of which the head reads but the class token: no ablation would change a score."""
+    layout = work.layer.layout
+    if layout is None or not layout.extra:
+        return
+    one = work.captured.activations[:1]
+    logits = head(0, torch.cat([one, torch.zeros_like(one)]))
+    whole, without = _scores(work.request, torch.zeros(2, dtype=torch.int64, device=logits.device), logits)
+    if torch.allclose(whole, without, rtol=torch.finfo(logits.dtype).eps ** 0.5, atol=0.0):
+        raise ValueError(
+            f"target_layer: at {work.layer.name} the scores don't depend on the patches: from there on the head reads "
+            "the class token alone; take a layer before the last attention, such as what its block's first norm "
+            "returns, or leave target_layer out"
+        )
 
 
 class _Head:

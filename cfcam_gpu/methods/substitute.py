@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..guard import first_tensor, with_first_tensor
-from ..layers import TargetLayer
+from ..target_layer import TargetLayer
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def substituted(layer: TargetLayer, activation: torch.Tensor) -> Iterator[None]:
     activation : (N, C, h, w) tensor
         N need not be the batch size of what enters the model. Class and register tokens stay the model's own.
     """
-    owner, layout = get_ident(), layer.layout
+    layout = layer.layout
     assert layout is not None
 
     def replace(value: Any) -> Any:
@@ -35,15 +35,7 @@ def substituted(layer: TargetLayer, activation: torch.Tensor) -> Iterator[None]:
         assert own is not None
         return with_first_tensor(value, layout.from_maps(activation, own))
 
-    # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
-    def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-        return replace(args) if get_ident() == owner else None
-
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> Any:
-        return replace(output) if get_ident() == owner else None
-
-    module = layer.module
-    handle = module.register_forward_pre_hook(before) if layer.takes_input else module.register_forward_hook(after)
+    handle = layer.hook(replace)
     try:
         yield
     finally:

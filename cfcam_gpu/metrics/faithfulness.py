@@ -15,7 +15,7 @@ from torch.nn import functional
 from ..chunking import DEFAULT_MEMORY, Progress
 from ..targets import Target
 from .correlation import pearson
-from .scoring import Explainer, check_fit, check_maps, class_indices, probabilities
+from .scoring import Explainer, check_fit, check_maps, class_indices, probabilities, ranked
 
 
 class ConfidenceChange(NamedTuple):
@@ -179,7 +179,7 @@ def _curve(
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= pixels:
         raise ValueError(f"step: expected a number of pixels from 1 to {pixels}; got {step!r}")
     classes = class_indices(model, images, target, memory)
-    ranks = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).reshape(maps.shape)
+    ranks = ranked(maps)
     counts = torch.tensor([*range(0, pixels, step), pixels], device=images.device)
 
     def batch(first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from ..chunking import DEFAULT_MEMORY, Progress
 from ..targets import Target
 from .imputation import impute
-from .scoring import check_fit, class_indices, probabilities
+from .scoring import check_fit, class_indices, probabilities, ranked
 
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
@@ -81,7 +81,7 @@ def road(
     if not percentiles or not all(0 < percent < 100 for percent in percentiles):
         raise ValueError(f"percentiles: expected numbers between 0 and 100; got {list(percentiles)}")
     classes = class_indices(model, images, target, memory)
-    ranks = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).reshape(maps.shape)
+    ranks = ranked(maps)
     pixels = maps[0].numel()
     # Never none and never all of them, however small the image.
     counts = torch.tensor([min(max(round(percent / 100 * pixels), 1), pixels - 1) for percent in percentiles])

@@ -13,6 +13,7 @@ import torch
 
 from ..chunking import Progress
 from ..render import upsample
+from ..views import noisy_copies
 from .scoring import Explainer, check_images, check_maps
 
 Tensors = TypeVar("Tensors", torch.Tensor, Sequence[torch.Tensor])
@@ -145,9 +146,8 @@ def pixel_noise_ssim(
     """
     images = check_images(images)
     _check_amount("std", std)
-    generator = torch.Generator(images.device).manual_seed(seed)
-    noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-    return ssim(explainer(images, classes), explainer(images + std * _range(images) * noise, classes))
+    (noisy,) = noisy_copies(images, 1, std, seed)
+    return ssim(explainer(images, classes), explainer(noisy, classes))
 
 
 def max_sensitivity(

@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import targets
 from ..chunking import Progress, chunk_size, forward_bytes
-from ..guard import check_model, guarded, logits_of
+from ..guard import check_model, guarded, logits_of, warn_of_training
 
 #: Maps (B, H, W) in [0, 1] of images (B, ...) and class indices (B,), all B at once: B is the caller's to choose.
 Explainer: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -78,6 +78,11 @@ def check_fit(images: object, maps: object) -> tuple[torch.Tensor, torch.Tensor]
     return images, maps
 
 
+def ranked(maps: torch.Tensor) -> torch.Tensor:
+    """Of each pixel of maps (B, H, W), how many come before it: higher values, or equal ones in reading order."""
+    return maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).reshape(maps.shape)
+
+
 def class_indices(model: nn.Module, images: torch.Tensor, target: targets.Target, memory: int) -> torch.Tensor:
     """The class (B,) that each image's map explains, on the images' device; for None the predicted one.
 
@@ -129,6 +134,7 @@ def probabilities(
         If the logits aren't (n, K), or a class is out of range.
     """
     model = check_model(model)
+    warn_of_training(model)
     found = []
     with guarded(model):
         first, _ = batch(0, 1)
