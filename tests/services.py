@@ -38,13 +38,13 @@ def backend(settings=SMALL, limits=LIMITS):
     return Backend(settings, limits)
 
 
-def application(answering):
+def application(answering, hosts=None):
     """The application without Ray: each image is explained by itself."""
 
     async def explain(question):
         return answering.explain([question])[0]
 
-    return app.build(answering, explain)
+    return app.build(answering, explain, hosts=hosts)
 
 
 @contextmanager

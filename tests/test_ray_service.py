@@ -110,6 +110,12 @@ def _asked_until(service, status):
     raise AssertionError(f"no answer of status {status}")
 
 
+def test_another_name_of_this_machine_is_refused(service):
+    answer = requests.get(f"{service}/health", headers={"Host": "evil.example"}, timeout=60)
+    assert answer.status_code == 403
+    assert "got 'evil.example'" in answer.json()["error"]
+
+
 def test_only_loopback_is_listened_on(service):
     listening = {}
     for process in psutil.process_iter(["cmdline"]):
@@ -137,6 +143,16 @@ def test_what_cant_be_meant_is_found_by_a_worker_before_anything_is_served(deplo
         deployment._check(deployment.Options(settings=settings), {"num_cpus": 1})
     many = deployment.Options(settings=SMALL, replicas=9)
     assert deployment._resources(many) == {"num_cpus": 4 / 9}
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+def test_on_loopback_it_goes_by_the_names_of_loopback(deployment):
+    loopback = {"localhost", "127.0.0.1", "[::1]"}
+    assert (
+        deployment.names_of("127.0.0.1") == deployment.names_of("localhost") == deployment.names_of("::1") == loopback
+    )
+    assert deployment.names_of("127.0.0.2") == loopback | {"127.0.0.2"}
+    assert deployment.names_of("0.0.0.0") is deployment.names_of("::") is deployment.names_of("a.example") is None
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
