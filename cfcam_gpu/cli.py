@@ -224,7 +224,8 @@ app.command(epilog="Exit status: 0 listed; 2 bad usage, or a model without a lay
 app.command(
     "run",
     epilog="Exit status: 0 all explained; 1 some images failed, each with its reason in the manifest, or the run was "
-    "stopped, by a full disk, say; 2 bad usage, found before any work, such as a DIR of another job; 130 Ctrl-C.",
+    "stopped, by a full disk, say; 2 bad usage, found before any work, such as a DIR of another job; 130 Ctrl-C; "
+    "143 SIGTERM.",
 )(run_pipeline)
 app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work.")(
     bench

@@ -115,7 +115,7 @@ def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path} does not exist")
         for file in inside:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(Path(os.path.realpath(file)), file)  # resolve() fails of a loop of links
     return list(found.values())
 
 
@@ -128,7 +128,8 @@ def search(folder: Path, skip: Path) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False):
             if path.resolve() != skip:
                 yield from search(path, skip)
-        elif path.suffix.lower() in SUFFIXES and os.path.isfile(path):  # the entry's own fails of a link to itself
+        # A broken link or a pipe is found, too: whoever reads it says what it is. The entry's own fails of a loop.
+        elif path.suffix.lower() in SUFFIXES and not os.path.isdir(path):
             yield path
 
 

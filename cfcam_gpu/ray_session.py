@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,10 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
         if not loopback():
             raise RuntimeError(f"Ray would listen on all interfaces: import it later, or set {_SINGLE}=0 before")
         options = {"num_cpus": cpus, "include_dashboard": False}
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(**options, logging_level="warning")
+    if callable(handler):  # Ray has set its own, which would end the process without a word
+        signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

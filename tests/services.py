@@ -2,10 +2,14 @@
 
 import base64
 import io
+import socket
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from cfcam_gpu.service import app
 from cfcam_gpu.service.backend import Backend, Limits, Settings
@@ -23,17 +27,40 @@ def picky():
     return module
 
 
+def imagenet():
+    """The small network with a thousand classes, which have ImageNet's names."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(*small()[:-1], nn.Linear(8, 1000))
+
+
 def backend(settings=SMALL, limits=LIMITS):
     return Backend(settings, limits)
 
 
-def application(answering):
+def application(answering, hosts=None):
     """The application without Ray: each image is explained by itself."""
 
     async def explain(question):
         return answering.explain([question])[0]
 
-    return app.build(answering, explain)
+    return app.build(answering, explain, hosts=hosts)
+
+
+@contextmanager
+def serving(answering):
+    """The application behind a server of its own, in a thread, at a port of the system's choice; its address."""
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application(answering), log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def picture(seed=0, *, size=(60, 40), form="PNG"):

@@ -378,3 +378,13 @@ def test_jobs_defaults_are_the_command_lines(album, tmp_path, monkeypatch):
     with pytest.raises(pytest.skip.Exception):
         run("explain", album)
     assert jobs == [runner.Job(paths=[album], out=Path("explanations"))]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_and_a_broken_link_are_named_and_nothing_waits_for_them(album, tmp_path):
+    os.mkfifo(album / "pipe.jpg")
+    (album / "loop.png").symlink_to("loop.png")
+    result = explain(album, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "pipe.jpg: not a regular file" in result.stderr
+    assert "loop.png: Too many levels of symbolic links" in result.stderr

@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from typer.testing import CliRunner
 
 from cfcam_gpu import photos
+from cfcam_gpu.cli import app
 
 from .albums import album, small
+from .pipeline_jobs import contents, photographs
 
 __all__ = ["album"]
 
@@ -64,3 +68,26 @@ def test_a_killed_run_leaves_no_half_file(album, tmp_path):
     assert any(path.suffix == ".png" for path in found)
     for path in found:
         assert np.load(path).shape == (224, 224) if path.suffix == ".npy" else photos.read(path).size == (224, 224)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_terminated_run_says_so_leaves_no_process_and_goes_on(tmp_path):
+    source, out = photographs(tmp_path / "source", 8), tmp_path / "out"
+    options = ["--batch-size", 1, "--shard-size", 1, "--workers", 1, "--out", out]
+    with process("run", source, "--model", "tests.test_cli_process:slow", *options) as running:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("parts/*.parquet")) and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.01)
+        readers = psutil.Process(running.pid).children(recursive=True)
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=120)
+    assert running.returncode == 143, err
+    assert err.endswith("stopped\nwhat is done is kept, and the same command goes on from there\n")
+    assert "Traceback" not in err
+    assert readers
+    assert [reader for reader in readers if reader.is_running()] == []
+    done = [name for name in contents(out) if name.startswith("parts/")]
+    assert 0 < len(done) < 8
+    again = CliRunner().invoke(app, ["run", str(source), "--model", "tests.albums:small", *map(str, options)])
+    assert again.exit_code == 0, again.stderr
+    assert f"{len(done)} of 8 images\n" in again.stderr

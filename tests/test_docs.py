@@ -1,17 +1,24 @@
 """Every Python block of the documentation runs, in the order of its page, and every command that it shows is there."""
 
 import copy
+import json
 import re
 import shlex
+import shutil
+import subprocess
 
 import pytest
 import torch
 import typer
+from PIL import Image
+from typer.testing import CliRunner
 
-from cfcam_gpu import cli
+from cfcam_gpu import cli, photos
+from cfcam_gpu.service.backend import Limits, Settings
 
 from .networks import lite0, photographs
-from .pages import PAGES, blocks
+from .pages import PAGES, ROOT, blocks
+from .services import backend, picture, serving
 
 
 @pytest.mark.parametrize(
@@ -51,3 +58,52 @@ def test_commands_and_their_options_are_there(page):
         for command in name.split("|"):
             known = {option for parameter in commands[command].params for option in (*parameter.opts, "--help")}
             assert {argument for argument in arguments if argument.startswith("--")} <= known, line
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of the service without Ray, on a network with ImageNet's classes."""
+    with serving(backend(Settings(model="tests.services:imagenet"), Limits())) as found:
+        yield found
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("page", ["README.md", "docs/pipelines.md"])
+def test_the_requests_of_a_page_are_answered(address, page, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / f"{name}.jpg").write_bytes(picture(form="JPEG"))
+    lines = re.findall(r"^curl .*", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        sent = line.replace("curl ", "curl -sS ", 1).replace("127.0.0.1:8000", address)
+        done = subprocess.run(sent, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), line
+        if "image/png" in line:
+            (file,) = tmp_path.glob("*.png")
+            assert photos.read(file).size == (224, 224)
+            continue
+        answer = json.loads(done.stdout)
+        if "/health" in line:
+            assert answer["status"] == "ok"
+            continue
+        found = answer["explanations"]
+        assert len(found) == line.count("image=@") or (len(found) == 1 and "--data-binary" in line)
+        if "target=tiger+cat" in line:
+            assert found[0]["class"] == "tiger cat"
+        if "target=207" in line:
+            assert found[1]["target"] == 207
+
+
+def test_the_readmes_photographs_are_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lite0()  # its packages warn when they are first imported
+    (tmp_path / "holiday").mkdir()
+    for name in ("cat.jpg", "holiday/a.jpg"):
+        Image.new("RGB", (60, 40), "red").save(name)
+    lines = re.findall(r"^cfcam-gpu (explain .*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    ours = [line for line in lines if "--weights" not in line]  # a file that is the reader's
+    assert len(ours) >= 3
+    for line in ours:
+        # All but the first write to the default folder.
+        result = CliRunner().invoke(cli.app, [*shlex.split(line, comments=True), "--overwrite"])
+        assert result.exit_code == 0, (line, result.stderr)

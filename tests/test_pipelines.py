@@ -69,7 +69,7 @@ def test_float16_is_the_default_and_loses_little(source, tmp_path):
 def test_the_same_again_does_nothing(source, tmp_path, monkeypatch):
     explain(source, tmp_path / "out")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(bulk, "BatchExplainer", lambda *args, **options: pytest.fail("explained again"))
+    monkeypatch.setattr(BatchExplainer, "__call__", lambda *args: pytest.fail("explained again"))
     assert explain(source, tmp_path / "out") == pipelines.Summary(tmp_path / "out", images=10, failed=0, before=10)
     assert contents(tmp_path / "out") == before
 
@@ -148,9 +148,47 @@ def test_an_image_that_spoils_its_batch_fails_alone(source, tmp_path):
     np.testing.assert_array_equal(maps(tmp_path / "bad")[:][rest], maps(tmp_path / "good")[:][rest])
 
 
-def test_too_few_class_names_are_said(source, tmp_path):
-    with pytest.raises(ValueError, match="class_names: expected a name for every class; got 0, and class"):
-        explain(source, tmp_path / "out", class_names=[])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": list("abc")}, "class_names: expected a name for each of the 5 classes; got 3"),
+        ({"target": 99}, r"target: class 99 is out of range for 5 classes \(0 to 4\)"),
+        ({"target": -1}, r"target: class -1 is out of range for 5 classes \(0 to 4\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["photographs", "iterable"])
+def test_classes_that_the_model_has_not_are_refused_before_anything_is_written(
+    source, tmp_path, kind, options, message
+):
+    dataset = Photographs(source, TINY) if kind == "photographs" else [images(3)]
+    with pytest.raises(ValueError, match=message):
+        pipelines.run(CFCAM(small().eval(), "1"), dataset, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_explainer_of_several_looks_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="explainer: expected one without augment and smooth"):
+        pipelines.run(CFCAM(small().eval(), "1", augment="flip"), [images(3)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_images_class_that_the_model_has_not_is_its_rows_error(tmp_path):
+    pipelines.run(CFCAM(small().eval(), "1"), [(images(3), [0, 99, None])], tmp_path / "out")
+    assert [error and error[:33] for error in errors(tmp_path / "out").values()] == [
+        None,
+        "target: class 99 is out of range ",
+        None,
+    ]
+
+
+def test_a_model_that_fails_on_a_blank_image_explains_the_others(tmp_path):
+    def fail(module, args):
+        if not args[0].any():
+            raise ValueError("a blank image")
+
+    model = small().eval()
+    model.register_forward_pre_hook(fail)
+    assert pipelines.run(CFCAM(model, "1"), [images(3)], tmp_path / "out", target=2).failed == 0
 
 
 def test_where_all_fail_the_array_is_there(tmp_path):

@@ -266,12 +266,18 @@ def test_a_table_that_would_be_misread_is_refused(tmp_path, text, message):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_what_is_no_file_is_passed_over_in_a_folder_and_an_error_in_a_list(source, tmp_path):
+def test_what_is_no_file_is_an_error_in_a_folder_and_in_a_list(source, tmp_path):
     os.mkfifo(source / "pipe.png")
     (source / "loop.png").symlink_to("loop.png")
     (source / "nowhere.png").symlink_to("nothing.png")
     (source / "around").symlink_to(source)
-    assert len(sources(source)) == 10
+    (source / "around.png").symlink_to(source)
+    assert explain(source, tmp_path / "all").failed == 3
+    assert {name: error for name, error in errors(tmp_path / "all").items() if error} == {
+        "loop.png": "Too many levels of symbolic links",
+        "nowhere.png": "No such file or directory",
+        "pipe.png": "not a regular file",
+    }
     (source / "list.txt").write_text("pipe.png\nloop.png\n/dev/zero\n00000.png\naround\nnul\0.png\n")
     assert explain(source / "list.txt", tmp_path / "out").failed == 5
     assert list(errors(tmp_path / "out").values()) == [

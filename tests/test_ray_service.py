@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,8 @@ from .services import SMALL, backend, expected, picture, values
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
+#: Requests that a replica is busy with at most: the least that deployment.py has.
+ONGOING = 64
 
 
 def free_port():
@@ -36,9 +40,9 @@ def started(port, *args, cluster):
 
 @pytest.fixture(scope="module")
 def service(cluster):
-    """The URL of two replicas that take batches of four, and wait long for them."""
+    """The URL of two replicas that take batches of four, and wait long for them; eight requests may wait for one."""
     port = free_port()
-    options = ("--replicas", 2, "--batch-size", 4, "--batch-wait", 50, "--max-pixels", 1)
+    options = ("--replicas", 2, "--batch-size", 4, "--batch-wait", 50, "--max-pixels", 1, "--queue", 8)
     with started(port, *options, cluster=cluster) as process:
         said = process.stdout.readline()
         assert said == f"look at http://127.0.0.1:{port}/\n", process.stderr.read()
@@ -81,6 +85,37 @@ def test_bad_input_is_refused_through_the_proxy_too(service):
         assert reason in answer.json()["error"]
 
 
+def test_a_full_queue_is_said_and_answers_again_when_it_is_not(service):
+    host, port = service.removeprefix("http://").split(":")
+    head = b"POST /explain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with ExitStack() as stack:
+        # Bodies that do not come keep their replica's places, and the queue's.
+        for _ in range(2 * ONGOING + 8 + 1):
+            stack.enter_context(socket.create_connection((host, int(port)))).sendall(head)
+        refused = _asked_until(service, 429)
+        assert refused.headers["Retry-After"] == "1"
+    answer = _asked_until(service, 200)
+    assert answer.json()["explanations"][0]["target"] == 2
+
+
+def _asked_until(service, status):
+    """The first answer of that status; the proxy sees what has come and gone in its own time."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(requests.Timeout):
+            answer = requests.post(f"{service}/explain?target=2&map=none", data=picture(), timeout=2)
+            if answer.status_code == status:
+                return answer
+        time.sleep(0.1)
+    raise AssertionError(f"no answer of status {status}")
+
+
+def test_another_name_of_this_machine_is_refused(service):
+    answer = requests.get(f"{service}/health", headers={"Host": "evil.example"}, timeout=60)
+    assert answer.status_code == 403
+    assert "got 'evil.example'" in answer.json()["error"]
+
+
 def test_only_loopback_is_listened_on(service):
     listening = {}
     for process in psutil.process_iter(["cmdline"]):
@@ -108,6 +143,16 @@ def test_what_cant_be_meant_is_found_by_a_worker_before_anything_is_served(deplo
         deployment._check(deployment.Options(settings=settings), {"num_cpus": 1})
     many = deployment.Options(settings=SMALL, replicas=9)
     assert deployment._resources(many) == {"num_cpus": 4 / 9}
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+def test_on_loopback_it_goes_by_the_names_of_loopback(deployment):
+    loopback = {"localhost", "127.0.0.1", "[::1]"}
+    assert (
+        deployment.names_of("127.0.0.1") == deployment.names_of("localhost") == deployment.names_of("::1") == loopback
+    )
+    assert deployment.names_of("127.0.0.2") == loopback | {"127.0.0.2"}
+    assert deployment.names_of("0.0.0.0") is deployment.names_of("::") is deployment.names_of("a.example") is None
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")

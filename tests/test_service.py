@@ -204,6 +204,31 @@ def test_a_batch_has_targets_of_its_own(answering):
             assert abs(answer.overlay.astype(int) - wanted.overlay(pixels)[0].numpy()).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:8000", 200), ("LOCALHOST", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200)]
+    + [(host, 403) for host in ("evil.example:8000", "127.0.0.1.evil.example", "[::1", "")],
+)
+def test_on_loopback_no_other_name_is_answered(answering, host, status):
+    names = frozenset({"localhost", "127.0.0.1", "[::1]"})
+    with TestClient(application(answering, names)) as client:
+        for method, path in (("GET", "/"), ("GET", "/health"), ("POST", "/explain?map=none")):
+            answer = client.request(method, path, content=picture(), headers={"Host": host})
+            assert answer.status_code == status
+            if status == 403:
+                assert answer.json()["error"].startswith("Host: expected 127.0.0.1, [::1], localhost; got")
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403)]
+)
+def test_a_page_of_another_site_gets_nothing_explained(client, site, status):
+    headers = {"Sec-Fetch-Site": site}
+    answer = client.post("/explain?map=none", content=picture(), headers=headers)
+    assert answer.status_code == status
+    assert client.get("/", headers=headers).status_code == 200  # a link to it
+
+
 def test_the_page_fetches_nothing_from_elsewhere(client):
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")

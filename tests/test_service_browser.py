@@ -2,18 +2,16 @@
 
 import base64
 import io
-import socket
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from .browser import chromium
-from .services import application, backend, encoded, expected, picture
+from .services import backend, encoded, expected, picture, serving
 
 playwright = pytest.importorskip("playwright.sync_api")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +21,8 @@ def answering():
 
 @pytest.fixture(scope="module")
 def url(answering):
-    """The service in a thread, at a port of the system's choice."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(answering), log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with serving(answering) as address:
+        yield f"http://{address}/"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ..explanation import Explanation
 _log = logging.getLogger(__name__)
 
 #: What an explanation may fail with: non-finite activations, a class out of range, a model's own error.
-_FAILURES = (TypeError, ValueError, RuntimeError, MemoryError)
+FAILURES = (TypeError, ValueError, RuntimeError, MemoryError)
 #: How the error begins that torch raises in the main thread, wherever that is, when a process that reads has died.
 _DEAD_READER = "DataLoader worker (pid"
 #: The latter of the host's memory, and of the GPU's where RAPIDS or CuPy asks for it by themselves.
@@ -163,7 +163,7 @@ class BatchExplainer:
     ) -> tuple[Found | None, Exception | None]:
         try:
             return self._explain(images, targets, errors), None
-        except _FAILURES as error:
+        except FAILURES as error:
             if str(error).startswith(_DEAD_READER):
                 raise  # no fault of these images
             # Its traceback would keep the tensors of the call alive.

@@ -19,8 +19,9 @@ from torch import nn
 from .. import engines
 from .._version import __version__
 from ..explainer import CFCAM
+from ..targets import check_range
 from . import store
-from .batches import BatchExplainer, Found
+from .batches import FAILURES, BatchExplainer, Found
 from .sources import Batch, Photographs
 from .stream import ahead, batches_of, check_repeatable, targets_of, unseen
 from .writer import Writer
@@ -144,7 +145,10 @@ def run(
         if first is None:
             raise ValueError("dataset: expected images; it has none")
         example, stream = torch.zeros_like(first.images[:1]), chain([first], stream)
+    explain = BatchExplainer(explainer, prepare=prepare, dtype=DTYPES[dtype], overlay=overlays is not None)
     asked |= _facts(explainer, example.to(device), prepare)
+    if target is not None or class_names is not None:
+        _check_classes(explain, example.to(device), target, class_names)
     asked |= {
         "target": target,
         "batch_size": batch_size,
@@ -166,7 +170,6 @@ def run(
                     rest = dataset.batches(batch_size, start=before, pin_memory=device.type == "cuda")
                 else:
                     rest = unseen(stream, kept.digests, shard_size // batch_size)
-                explain = BatchExplainer(explainer, prepare=prepare, dtype=DTYPES[dtype], overlay=overlays is not None)
                 results = (
                     (explain(batch.images, targets_of(batch, target), batch.errors), batch)
                     for batch in ahead(rest, device)
@@ -237,6 +240,23 @@ def _facts(
         "cfcam_gpu": __version__,
         "torch": torch.__version__,
     }
+
+
+def _check_classes(
+    explain: BatchExplainer, example: torch.Tensor, target: int | str | None, class_names: Sequence[str] | None
+) -> None:
+    """Refuse a class that the model doesn't have, and names for fewer than it has, before anything is written."""
+    inputs = example if explain.prepare is None else explain.prepare(example)
+    try:
+        logits = explain.explainer(inputs).logits
+    except FAILURES:
+        return  # of a blank image, maybe; what is wrong with the others their rows say
+    assert logits is not None  # the predicted class was asked for
+    classes = logits.shape[1]
+    if isinstance(target, int):
+        check_range(torch.tensor([target]), classes)
+    if class_names is not None and len(class_names) < classes:
+        raise ValueError(f"class_names: expected a name for each of the {classes} classes; got {len(class_names)}")
 
 
 def _digest(data: bytes) -> str:

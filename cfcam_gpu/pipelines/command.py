@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -173,7 +174,7 @@ def run(
         err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
     began = False
     try:
-        with _progress(err) as show:
+        with _terminable(), _progress(err) as show:
 
             def progress(done: int, total: int | None) -> None:
                 nonlocal began
@@ -188,7 +189,7 @@ def run(
         stopped = isinstance(error, KeyboardInterrupt)
         err.print("stopped" if stopped else f"error: {_plain(error)}", style="red")
         err.print("what is done is kept, and the same command goes on from there")
-        raise typer.Exit(130 if stopped else 1) from None
+        raise typer.Exit(143 if isinstance(error, _Terminated) else 130 if stopped else 1) from None
     _report(summary, err)
     if summary.failed:
         raise typer.Exit(1)
@@ -199,6 +200,24 @@ def default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # On two cores one that reads beside a model's threads costs more than reading between the batches.
     return min(16, cores // 2) if cores > 2 else 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM end a run as Ctrl-C does, and not leave the processes that read."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
@@ -49,7 +50,12 @@ class _Upload(NamedTuple):
     data: bytes
 
 
-def build(backend: Backend, explain: Callable[[Question], Awaitable[Answer | Exception]]) -> FastAPI:
+def build(
+    backend: Backend,
+    explain: Callable[[Question], Awaitable[Answer | Exception]],
+    *,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
     """The application.
 
     Parameters
@@ -58,13 +64,22 @@ def build(backend: Backend, explain: Callable[[Question], Awaitable[Answer | Exc
         Decodes, and knows the classes.
     explain : coroutine function
         The answer to one question, or why there is none. Which questions are explained together is its affair.
+    hosts : collection of str, optional
+        The names, without a port, by which the service may be addressed. On loopback these keep out a page whose name
+        has been made to mean this machine (DNS rebinding). Default: any.
 
     Returns
     -------
     FastAPI
     """
     # FastAPI's pages of documentation would fetch scripts from elsewhere; /openapi.json is there.
-    app = FastAPI(title="cfcam_gpu", version=backend.about["version"], docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="cfcam_gpu",
+        version=backend.about["version"],
+        docs_url=None,
+        redoc_url=None,
+        dependencies=[Depends(_addressed(hosts))],
+    )
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
     for path, (file, media_type) in _PAGE.items():
@@ -111,6 +126,21 @@ def build(backend: Backend, explain: Callable[[Question], Awaitable[Answer | Exc
         return JSONResponse({"explanations": described})
 
     return app
+
+
+def _addressed(hosts: Collection[str] | None) -> Callable[[Request], Awaitable[None]]:
+    """Refuses what a browser sends for other pages than ours: by another name of this machine, or across sites."""
+
+    async def check(request: Request) -> None:
+        # Without the port; the address of IPv6 has colons and is in brackets.
+        host = re.sub(r":\d*$", "", request.headers.get("host", "")).lower()
+        if hosts is not None and host not in hosts:
+            raise HTTPException(403, f"Host: expected {', '.join(sorted(hosts))}; got {host!r}")
+        site = request.headers.get("sec-fetch-site", "none")
+        if request.method == "POST" and site not in ("same-origin", "none"):
+            raise HTTPException(403, f"Sec-Fetch-Site: expected a request of this service's own page; got {site!r}")
+
+    return check
 
 
 async def _uploads(request: Request, backend: Backend) -> tuple[list[_Upload], list[str]]:

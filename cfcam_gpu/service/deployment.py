@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import ray
 from fastapi import FastAPI
@@ -57,15 +58,16 @@ class Options:
 class Replica:
     """One model and its batches."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, hosts: frozenset[str] | None) -> None:
         _keep_to_loopback()
+        self.hosts = hosts
         self.backend = Backend(options.settings, options.limits)
         self.explain.set_max_batch_size(options.batch_size)
         self.explain.set_batch_wait_timeout_s(options.batch_wait)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application, around this replica's model."""
-        return app.build(self.backend, self.explain)
+        return app.build(self.backend, self.explain, hosts=self.hosts)
 
     @serve.batch  # type: ignore[untyped-decorator]
     async def explain(self, questions: list[Question]) -> list[Answer | Exception]:
@@ -117,11 +119,24 @@ def running(options: Options, *, host: str = "127.0.0.1", port: int = 8000) -> I
                 backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER),
                 logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
             )
-            serve.run(deployment.bind(options), name=NAME)
-            shown = f"[{host}]" if ":" in host else host
+            serve.run(deployment.bind(options, names_of(host)), name=NAME)
+            shown = _shown(host)
             yield f"http://{shown}:{port}/"
         finally:
             serve.shutdown()
+
+
+def names_of(host: str) -> frozenset[str] | None:
+    """By what names a service that listens on `host` may be addressed: on loopback those of loopback, else any."""
+    try:
+        local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    return frozenset({"localhost", "127.0.0.1", "[::1]", _shown(host)}) if local else None
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _resources(options: Options) -> dict[str, float]:
