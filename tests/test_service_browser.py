@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from .browser import chromium
+from .needs import module
 from .services import application, backend, encoded, expected, picture
 
-playwright = pytest.importorskip("playwright.sync_api")
-uvicorn = pytest.importorskip("uvicorn")
+playwright, uvicorn = module("playwright.sync_api", "BROWSER"), module("uvicorn", "BROWSER")
 
 
 @pytest.fixture(scope="module")
