@@ -4,7 +4,7 @@ import os
 import shutil
 from contextlib import contextmanager
 
-from .needs import lacking
+from .needs import lacking, module
 
 #: No sandbox, since CI runs as root; nothing that reaches for the network of its own accord.
 ARGUMENTS = [
@@ -19,9 +19,7 @@ def chromium():
     path = os.environ.get("CFCAM_BROWSER") or shutil.which("chromium")
     if path is None:
         lacking("there is no chromium", "BROWSER")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
+    with module("playwright.sync_api", "BROWSER").sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
             yield browser

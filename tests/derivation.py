@@ -22,7 +22,7 @@ def percentile(values, q):
 def dbscan(distances, eps, min_samples):
     """Clusters numbered by their lowest core point; a border point joins the lowest-numbered cluster in reach."""
     n = len(distances)
-    near = [[j for j in range(n) if distances[i][j] <= eps] for i in range(n)]
+    near = [[j for j, distance in enumerate(row) if distance <= eps] for row in distances]
     core = [len(row) >= min_samples for row in near]
     labels = [-1] * n
     cluster = 0
@@ -112,14 +112,15 @@ def cf_cam(activations, gradients, config):
         for k in alive:
             if importance[k] >= threshold:
                 labels[k] = -2
-        points = [activations[k].ravel() for k in rest]
+        points = activations.reshape(channels, -1)[rest]
         if config.distance == "unit_norm":
-            points = [p / norm[k] if norm[k] > 0 else p for p, k in zip(points, rest)]
+            points = np.array([p / norm[k] if norm[k] > 0 else p for p, k in zip(points, rest)])
         n = len(rest)
-        distances = [[math.sqrt(((p - q) ** 2).sum()) for q in points] for p in points]
+        distances = [np.sqrt(((points - p) ** 2).sum(axis=1)).tolist() for p in points]
         if n >= 2:
             if config.eps_rule == "pair_percentile":
-                eps = percentile([distances[i][j] for i in range(n) for j in range(n) if i != j], config.eps_percentile)
+                pairs = [distance for i, row in enumerate(distances) for distance in row[:i] + row[i + 1 :]]
+                eps = percentile(pairs, config.eps_percentile)
             else:
                 eps = float(np.median([sorted(row)[min(config.eps_neighbor, n) - 1] for row in distances]))
         eps = max(eps, 1e-5)

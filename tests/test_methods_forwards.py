@@ -3,6 +3,7 @@
 import copy
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cfcam_gpu import CAM
+from cfcam_gpu import CAM, layers, targets
+from cfcam_gpu.capture import capture
 from cfcam_gpu.methods import forwards
+from cfcam_gpu.methods.substitute import first_copy_only, substituted
 
 from .cams import Densely, Derivation, Net, Remembering, Reshaping, batch, bilinear, made
 
@@ -70,6 +73,22 @@ def test_ablationcam_is_its_papers_equation(make, images):
             weights.append((whole - float(net.forward_from(image, ablated)[0, target])) / whole)
         derived = Derivation(activations[0], activations[0]).weigh(weights)
         np.testing.assert_allclose(found[b], derived, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["act2", "act2.input"])
+@torch.no_grad()
+def test_an_activation_is_replaced_for_the_thread_that_asked_alone(net, images, name):
+    (layer,) = capture(net, layers.find(net, name), images, targets.read(0, 2)).layers
+    copies, features = images[:1].expand(2, -1, -1, -1), torch.ones(2, 8, 4, 3)
+    expected = net(copies)
+    with substituted(layer, features), first_copy_only(net, copies), ThreadPoolExecutor(1) as pool:
+        torch.testing.assert_close(net(copies), net.tail(features))
+        sizes = []
+        net.first.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+        assert torch.equal(pool.submit(torch.no_grad()(net), copies).result(), expected)
+    assert sizes == [2]
+    assert torch.equal(net(copies), expected), "and in its own no longer than it asked"
+    assert sizes == [2, 2]
 
 
 def test_ablationcam_of_a_negative_score_is_not_inside_out(net, images):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cfcam_gpu.methods import METHODS, gradient
+from cfcam_gpu.methods import METHODS, gradient, objective
 
 from .cams import Derivation
 
@@ -88,6 +88,29 @@ def test_gradcam_plusplus_of_small_gradients_is_the_limit_of_its_equation():
     gradients = torch.full((1, 1, 1, 2, 2), 1e-12)
     found = gradient.gradcam_plusplus(torch.ones(1, 1, 2, 2), gradients)
     torch.testing.assert_close(found, torch.full((1, 1, 2, 2), 4 * 0.5e-12))
+
+
+def test_gradcam_plusplus_has_no_weight_where_its_denominator_is_zero():
+    # 2 + S G = 0 at G = -1, where ReLU(G) is 0, too; a smoothed ratio can be -1 beside a slope of 3.
+    activations, slopes = torch.ones(1, 2, 1, 2), torch.tensor([[[[[-1.0, 1.0]], [[1.0, 1.0]]]]])
+    torch.testing.assert_close(gradient.gradcam_plusplus(activations, slopes), torch.full((1, 1, 1, 2), 0.75))
+    weights = gradient.plusplus_weights(activations, torch.full((1, 1, 2, 1, 2), 3.0), slopes)
+    torch.testing.assert_close(weights, torch.tensor([[[0.75, 1.5]]]))
+
+
+def test_eigencam_goes_along_with_the_norm_of_activations_that_are_negative():
+    activations = torch.tensor([-5.0, -1.0, 0.0]).expand(1, 2, 1, 3)
+    found = METHODS["eigencam"].from_gradients(activations, torch.zeros(1, 1, 2, 1, 3))
+    # Their mean is -2, and the first component (1, 1) / sqrt(2): the norm is largest where the sum is smallest.
+    torch.testing.assert_close(found, torch.tensor([[[[3.0 * 2**0.5, 0, 0]]]]))
+
+
+def test_finercam_compares_with_the_nearest_logits_on_either_side():
+    logits = torch.tensor([[-9.0, 2.0, 0.0, 9.0, -1.0, 1.0]])
+    for c, others in ((2, [4, 5, 1]), (3, [1, 5, 2])):
+        p = logits[0, others].exp()
+        expected = logits[0, c] - (p * logits[0, others]).sum() / p.sum()
+        torch.testing.assert_close(objective.finer(logits, torch.tensor([c]))[0], expected)
 
 
 @pytest.mark.parametrize("name", BY_GRADIENT)

@@ -110,6 +110,12 @@ def test_gaussian_blur_is_scipys():
     np.testing.assert_allclose(gaussian_blur(images), expected, atol=1e-6)
 
 
+def test_an_image_smaller_than_the_blur_is_refused():
+    assert gaussian_blur(torch.ones(1, 1, 6, 6)).shape == (1, 1, 6, 6)
+    with pytest.raises(ValueError, match=r"images: a blur of 11 pixels needs at least 6 a side; got .*6, 5"):
+        gaussian_blur(torch.ones(1, 1, 6, 5))
+
+
 def test_adcc_by_hand(model):
     image = torch.tensor([[1.0, 0.0, 1.0, 0.0]]).reshape(1, 1, 1, 4)
     maps = torch.tensor([[1.0, 0.5, 0.0, 0.5]]).reshape(1, 1, 4)
@@ -142,9 +148,15 @@ def test_pearson_of_a_flat_map_is_zero():
     flat = torch.full((1, 7, 11), 0.1, dtype=torch.float64)
     other = torch.rand(1, 7, 11, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     assert (flat - flat.mean()).any(), "rounding makes it look as if it weren't flat"
-    assert pearson(flat, other).tolist() == [0]
+    assert pearson(flat, other).tolist() == pearson(other, flat).tolist() == [0]
     np.testing.assert_allclose(pearson(other, other), [1])
     np.testing.assert_allclose(pearson(other, 1 - other), [-1])
+
+
+def test_pearson_is_never_beyond_one():
+    maps = torch.rand(500, 3, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    assert pearson(maps, 2 * maps).max() == 1
+    assert pearson(maps, 1 - maps).min() == -1
 
 
 @pytest.fixture
@@ -205,6 +217,12 @@ def test_the_model_is_not_changed(net, images, maps):
         ({"maps": torch.full((3, 12, 14), torch.nan)}, ValueError, r"maps: expected values in \[0, 1\]; image 0"),
         ({"target": [0, 1]}, ValueError, "target: expected one for each of the 3 images; got 2"),
         ({"target": [0, 1, 5]}, ValueError, "target: class 5 is out of range for 5 classes"),
+        ({"target": [0, -1, 1]}, ValueError, "target: class -1 is out of range for 5 classes"),
+        (
+            {"images": torch.ones(3, 3, 12, 14, device="meta")},
+            ValueError,
+            "maps: expected device 'meta', as the images",
+        ),
         ({"target": [[0], [1], [2]]}, ValueError, "target: expected None or one class index for each image"),
         ({"target": lambda logits: logits[0]}, ValueError, "target: expected None or one class index for each image"),
         ({"step": 0}, ValueError, "step: expected a number of pixels from 1 to 168; got 0"),

@@ -93,6 +93,8 @@ def test_bad_input_is_refused(run, maps, masks):
         run(maps, masks.byte())
     with pytest.raises(ValueError, match=r"masks: expected shape \(3, 2, 3\), as the maps; got \(3, 3, 2\)"):
         run(maps, masks.reshape(3, 3, 2))
+    with pytest.raises(ValueError, match="masks: expected device 'cpu', as the maps; got 'meta'"):
+        run(maps, masks.to("meta"))
     with pytest.raises(ValueError, match=r"maps: expected values in \[0, 1\]; image 0 has others"):
         run(-1 - maps, masks)
 

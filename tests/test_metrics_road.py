@@ -137,6 +137,15 @@ def test_road_removes_exactly_the_share_also_among_equal_values(images):
     assert seen[-8:] == [10, 70, 10, 70] * 2
 
 
+def test_road_removes_neither_nothing_nor_everything_of_a_small_image():
+    image, maps = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]]), torch.tensor([[[1.0, 0.5], [0.25, 0.0]]])
+    found = road(TopLeft(), image, maps, 0, percentiles=(1, 99), noise=0.0)
+    # One pixel, or three: then all are the one that is left. At its corner a pixel sees 2, 2 and 1 twelfths.
+    first, last = (2 * 2 + 2 * 3 + 1) / 5, (2 * 2 + 2 * 3 + 5) / 5
+    torch.testing.assert_close(found.lerf, torch.tensor([[6 + first, 4.0]]).double().sigmoid(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.morf, torch.tensor([[10 + last, 20.0]]).double().sigmoid(), rtol=1e-4, atol=0)
+
+
 def test_noise_has_its_size_and_its_seed(images, maps):
     taken = []
 
@@ -165,6 +174,12 @@ def test_memory_changes_the_chunks_and_not_the_numbers(images, maps):
     for part, other in zip(found, expected):
         torch.testing.assert_close(part, other, rtol=0, atol=1e-5)
     assert steps == [(n, 36) for n in range(1, 37)]
+    # An image is there 4 times while it is chosen, and 12 times while it is imputed; the model has its input and two
+    # logits, counted twice.
+    steps.clear()
+    memory = 10 * (4 + 12 + 2) * images[0].nbytes + 10 * 2 * 8
+    road(TopLeft(), images, maps, 0, memory=memory, progress=lambda *step: steps.append(step))
+    assert [done for done, _ in steps] == [10, 20, 30, 36]
 
 
 @pytest.mark.parametrize("percentiles", [(), (0, 50), (100,), (float("nan"),)])

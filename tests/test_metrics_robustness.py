@@ -51,6 +51,11 @@ def test_ssim_by_hand(maps):
     assert ssim(maps[:1], other[:1]).shape == (1,)
 
 
+def test_ssim_of_nearly_flat_maps_is_taken_in_float64(maps):
+    first, second = (0.9 + 1e-4 * one for one in (maps[:1], maps[1:2]))
+    np.testing.assert_allclose(1 - ssim(first, second), [1 - ssim_by_hand(first[0], second[0])], rtol=1e-4)
+
+
 def test_ssim_says_how_to_get_torchmetrics(maps, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
     with pytest.raises(RuntimeError, match=r"torchmetrics is not installed; pip install 'cfcam-gpu\[metrics\]'"):
@@ -108,6 +113,8 @@ def test_gradient_noise_has_a_seed_and_reaches_every_layer(captured):
     added = [noisy - gradients for noisy in seen[1]]
     assert all(part.abs().amin() > 0 for part in added)
     assert not torch.equal(*added)
+    gradient_noise_ssim(method, pairs[0], [gradients.half()] * 2, SIZE, std=1.0)
+    assert {one.dtype for one in seen[-1]} == {torch.float16}, "as the method gets them without noise"
 
 
 def test_gradient_noise_on_half_precision(captured):

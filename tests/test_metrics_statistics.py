@@ -46,6 +46,8 @@ def test_same_seed_same_numbers_whatever_the_chunks(values, monkeypatch):
     assert expected != mean_interval(values, seed=4)
     monkeypatch.setattr(statistics, "CHUNK", 40 * 7)
     np.testing.assert_allclose(mean_interval(values, seed=3), expected, rtol=1e-12)
+    monkeypatch.setattr(statistics, "CHUNK", 39)
+    np.testing.assert_allclose(mean_interval(values, seed=3), expected, rtol=1e-12)
 
 
 def test_paired_differences_are_narrower_than_unpaired_ones(values):
@@ -76,7 +78,8 @@ def test_bad_values_are_refused(values, error, message):
 def test_bad_options_are_refused(values):
     with pytest.raises(ValueError, match="level: expected a number between 0 and 1; got 95"):
         mean_interval(values, level=95)
-    with pytest.raises(ValueError, match="resamples: expected a whole number, at least 1; got 0"):
-        mean_interval(values, resamples=0)
+    for resamples in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"resamples: expected a whole number, at least 1; got {resamples}"):
+            mean_interval(values, resamples=resamples)
     with pytest.raises(ValueError, match="reference: expected 40 values, one for each of `values`; got 39"):
         paired_difference(values, values[1:])

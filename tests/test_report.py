@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu import CFCAM, models, photos
+from cfcam_gpu import CFCAM, Explanation, models, photos
 from cfcam_gpu.evaluation.table import Summary
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.report import page, results
@@ -197,6 +197,21 @@ def test_a_map_that_fails_is_named_and_the_rest_go_on(made, summary, tmp_path):
     assert html.count('<p class="missing">') == len(METHODS)
     assert len(re.findall(rf'<img (?!.*"{PART})', html)) == 1 + len(METHODS) + 1
     assert html.count(f'alt="{PART}') == html.count(" of it, ") > 0
+
+
+def test_groups_of_channels_that_fail_are_named_beside_the_map(made, summary, tmp_path, monkeypatch):
+    def fails(explanation, images, top):
+        raise RuntimeError("no room for <groups>")
+
+    monkeypatch.setattr(Explanation, "components", fails)
+    (tmp_path / "a.json").write_text(json.dumps(summary))
+    done = report(tmp_path / "a.json", "--gallery", made / "album" / "0", "--out", tmp_path / "page.html")
+    assert done.exit_code == 1
+    assert done.stderr.strip() == "failed: x.png: groups of channels: no room for <groups>"
+    html = (tmp_path / "page.html").read_text()
+    assert "No groups of channels: no room for <groups>" in text(html)
+    assert "<groups>" not in html
+    assert html.count("<img ") == 1 + len(METHODS)
 
 
 def changed(summary, *keys, value):

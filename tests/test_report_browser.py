@@ -5,6 +5,7 @@ import re
 import pytest
 
 from .browser import chromium
+from .needs import module
 from .reports import HOSTILE, METHODS, hostile, html, made, summary
 
 __all__ = ["hostile", "html", "made", "summary"]
@@ -131,7 +132,7 @@ def test_tables_are_sorted_by_a_tap_the_best_first(visit, made, summary):
 
 @pytest.mark.usefixtures("html")
 def test_it_is_dark_where_that_is_preferred(visit, made):
-    playwright = pytest.importorskip("playwright.sync_api")
+    playwright = module("playwright.sync_api", "BROWSER")
     seen = {}
     for scheme in ("light", "dark"):
         tab = visit(made / "page.html", scheme=scheme)

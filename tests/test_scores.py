@@ -59,6 +59,10 @@ def test_segment():
     small = mask[::2, ::2]  # the mask's edges lie between pixels of the logits
     for given in (mask, mask.numpy(), mask.int() * 7, small):
         torch.testing.assert_close(targets.Segment(1, given)(maps), maps[1][small].mean())
+    odd = torch.zeros(8, 12)
+    odd[1:4, 3:7] = 1  # over halves and quarters of the logits' pixels
+    share = odd.reshape(4, 2, 6, 2).mean(dim=(1, 3))
+    torch.testing.assert_close(targets.Segment(1, odd)(maps), (share * maps[1]).sum() / share.sum())
     own = maps[2][maps.argmax(0) == 2].mean()
     torch.testing.assert_close(targets.Segment(2)(maps), own)
     torch.testing.assert_close(targets.Segment(0)(maps[:1]), maps[0][maps[0] > 0].mean())
@@ -66,6 +70,19 @@ def test_segment():
     assert nowhere == 0
     volume = maps.reshape(3, 2, 2, 6)
     torch.testing.assert_close(targets.Segment(1, torch.ones(2, 2, 6))(volume), volume[1].mean())
+
+
+def test_what_was_made_in_inference_mode_is_taken():
+    with torch.inference_mode():
+        made = [
+            targets.Similarity(torch.ones(4)),
+            targets.ImageText(torch.ones(2, 4)),
+            targets.Segment(0, torch.eye(2)),
+        ]
+    for target, sample in zip(made, (LOGITS, LOGITS, LOGITS.reshape(1, 2, 2))):
+        sample = sample.clone().requires_grad_()
+        target(sample).backward()
+        assert sample.grad is not None
 
 
 def detections(boxes, labels, scores):
@@ -153,6 +170,7 @@ def test_image_text_is_the_log_odds_of_one_text_in_the_zero_shot_classifier():
             TypeError,
             r"Label expected logits \(K,\) of one image; got shape \(1, 4",
         ),
+        (lambda: targets.Label(0)(LOGITS[0]), TypeError, r"Label expected logits \(K,\) of one image; got shape \(\)"),
         (lambda: targets.Binary()(LOGITS), TypeError, r"Binary expected one logit, \(\) or \(1,\).*got shape \(4,\)"),
         (lambda: targets.Segment(0)(LOGITS), TypeError, r"Segment expected logits \(K, h, w\) of one image; got shape"),
         (lambda: targets.Segment(0, torch.ones(1, 3, 3))(torch.ones(2, 3, 3)), ValueError, "mask: expected 2 axes"),

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from .browser import chromium
+from .needs import module
 from .services import backend, encoded, expected, picture, serving
 
-playwright = pytest.importorskip("playwright.sync_api")
-pytest.importorskip("uvicorn")
+playwright = module("playwright.sync_api", "BROWSER")
+module("uvicorn", "BROWSER")
 
 
 @pytest.fixture(scope="module")

@@ -50,10 +50,13 @@ def test_contrast_takes_off_its_share_of_the_rivals():
     (none,), (half,), (whole,) = (targets.resolve(request, LOGITS, contrast=share)[1] for share in (0.0, 0.5, 1.0))
     torch.testing.assert_close(half, (none + whole) / 2)
     assert (none - whole).abs().min() > 0.1
+    (score,) = targets.resolve(request, LOGITS.half(), contrast=0.5)[1]
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score, half)
 
 
 def test_callables_get_one_images_logits():
-    for target in (lambda row: row[1] - row[0], [lambda row: row[1] - row[0]] * 2):
+    for target in (lambda row: row[1] - row[0], [lambda row: row[1:2] - row[0]] * 2):
         indices, scores = targets.resolve(targets.read(target, 2), LOGITS)
         assert indices is None
         assert [score.tolist() for score in scores] == [[3, -1]]
@@ -64,6 +67,7 @@ def test_callables_get_one_images_logits():
     [
         ([1], ValueError, "target: expected one for each of the 2 images; got 1"),
         ([1, 2, 0], ValueError, "one for each of the 2 images; got 3"),
+        ([[sum, sum], [sum]], ValueError, "target: expected as many callables for each image; got 1 and 2"),
         ([lambda row: row[0]], ValueError, "one for each of the 2 images; got 1"),
         (torch.zeros(2, 2, 2, dtype=torch.int64), ValueError, r"expected \(B,\) or \(B, T\) class indices; got shape"),
         ([[], []], (ValueError, TypeError), "target: expected"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +54,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Row:
-    """A photograph as the model sees it, what the model says it is, the overlays, and the parts of CF-CAM's map."""
+    """A photograph as the model sees it, what the model says it is, the overlays, and the parts of CF-CAM's map.
+
+    ``parts_error``: why there are none, where CF-CAM's map is there.
+    """
 
     file: str
     label: str
     probability: float
     source: str
     tiles: tuple[Tile, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
+    parts_error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,15 +98,17 @@ class Gallery:
         index = int(probabilities.argmax())
         tiles = tuple(self._tile(candidate, images, pixels, index) for candidate in self.candidates)
         label = models.class_names(probabilities.shape[1])[index]
-        parts = tuple(self._parts(images, pixels, index)) if any(tile.method == OURS for tile in tiles) else ()
-        return Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles, parts)
+        row = Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles)
+        if not any(tile.method == OURS and tile.source for tile in tiles):
+            return row
+        try:
+            return replace(row, parts=tuple(self._parts(images, pixels, index)))
+        except _FAILURES as error:
+            return replace(row, parts_error=_reason(error))
 
     def _parts(self, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Iterator[Part]:
-        """The strongest groups; none where CF-CAM fails, which its own map tells."""
-        try:
-            (found,) = CFCAM(self.model.module)(images, index).components(images, top=PARTS)
-        except _FAILURES:
-            return
+        """The strongest groups."""
+        (found,) = CFCAM(self.model.module)(images, index).components(images, top=PARTS)
         for part in found[:-1]:
             overlay = render.overlay(part.map[None], pixels[None])[0]
             yield Part(_uri(overlay), 100 * part.share, len(part.channels))
@@ -113,7 +119,7 @@ class Gallery:
         try:
             maps = candidate.maps(self.model.module, images, classes, size)[:, 0]
         except _FAILURES as error:
-            return Tile(candidate.name, None, error=str(error) or type(error).__name__)
+            return Tile(candidate.name, None, error=_reason(error))
         return Tile(candidate.name, _uri(render.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
 
 
@@ -166,6 +172,10 @@ def find(given: Sequence[Path], *, skip: Path) -> list[Path]:
     if len(files) > LIMIT:
         raise ValueError(f"gallery: expected at most {LIMIT} photographs; got {len(files)}")
     return files
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _pixels(path: Path, model: Model) -> torch.Tensor:

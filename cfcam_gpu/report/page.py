@@ -75,6 +75,7 @@ class Report:
         for i, (model, found) in enumerate(zip(self.results.models, self.galleries)):
             rows = found.draw(done)
             failed += [f"{row.file}: {tile.method}: {tile.error}" for row in rows for tile in row.tiles if tile.error]
+            failed += [f"{row.file}: groups of channels: {row.parts_error}" for row in rows if row.parts_error]
             models.append(_model(f"model-{i + 1}", self.results, model, found, rows))
         text = _render(self.job.title, self.results, models)
         self.job.out.parent.mkdir(parents=True, exist_ok=True)
