@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .guard import Shared, first_tensor, guarded, with_first_tensor
+from .guard import Shared, first_tensor, guarded, noted, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .target_layer import TargetLayer
@@ -111,7 +111,7 @@ def capture(
         handles = [probe.layer.hook(probe.replace) for probe in probes]
         try:
             handles += evidence.attach() if new else ()
-            with _plain_attention() if curvature else nullcontext():
+            with noted(model, images), _plain_attention() if curvature else nullcontext():
                 # An inference tensor can't become a leaf, nor be kept for a backward.
                 output = model(images.clone() if images.is_inference() else images)
         finally:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from ._version import __version__
 from .evaluation.command import bench
 from .layers_command import layers
 from .pipelines.command import run as run_pipeline
@@ -234,6 +235,21 @@ app.command(epilog="Exit status: 0 all drawn; 1 some maps failed, each named; 2 
     report
 )
 app.command(epilog="Exit status: 0 stopped by SIGINT or SIGTERM; 2 bad usage, or it can't be started.")(serve)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"cfcam-gpu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of ``cfcam-gpu`` itself."""
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .cluster_filter import DEAD, DOMINANT, NOISE
+from .outputs import probabilities
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -192,7 +193,7 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     per_image = explanation.raw_maps.shape[1] if explanation.several else 1
     logits = explanation.logits
     # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
-    probabilities = logits.float().cpu().softmax(dim=1) if logits is not None and logits.ndim == 2 else None
+    shares = probabilities(logits.cpu()) if logits is not None and logits.ndim == 2 else None
     targets = None if explanation.target is None else explanation.target.flatten().tolist()
     empty = explanation.empty.flatten().tolist()
     labels = None if explanation.labels is None else explanation.labels.flatten(0, -2).cpu().numpy()
@@ -200,8 +201,8 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     records = []
     for i in range(len(empty)):
         record: Record = {"target": None, "class": None, "probability": None, "top": []}
-        if probabilities is not None:
-            row = probabilities[i // per_image]
+        if shares is not None:
+            row = shares[i // per_image]
             best = row.topk(min(TOP, len(row)))
             record["top"] = [
                 {"target": k, "class": name(k), "probability": _finite(p)}

@@ -169,6 +169,18 @@ def guarded(model: nn.Module) -> Iterator[None]:
             yield
 
 
+@contextmanager
+def noted(model: nn.Module, images: torch.Tensor) -> Iterator[None]:
+    """An error of torch's in the model's forward gets a note of what went in and what the model is made of."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = next(model.parameters(), None)
+        made_of = "" if first is None else f"; the model's first parameter is {first.dtype} on '{first.device}'"
+        error.add_note(f"images: {tuple(images.shape)}, {images.dtype} on '{images.device}'{made_of}")
+        raise
+
+
 def first_tensor(value: Any) -> torch.Tensor | None:
     """`value` if it is a tensor, or the first item of a tuple or list that is one."""
     if isinstance(value, torch.Tensor):

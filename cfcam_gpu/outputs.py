@@ -1,4 +1,4 @@
-"""One image's part of what a model returns."""
+"""What a model returns: each image's part of it, and the probabilities in it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def samples(output: Any, batch: int) -> list[Any]:
         got = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise TypeError(f"model: expected an output with a part for each of the {batch} images; got {got}")
     return parts
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """The softmax of logits (B, K), float32; NaN where K is 1: of one class alone it would be 1, whatever the logit."""
+    return logits.float().softmax(dim=1) if logits.shape[1] > 1 else torch.full_like(logits, torch.nan).float()
 
 
 def is_per_image(output: Any, batch: int) -> bool:

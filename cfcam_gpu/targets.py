@@ -135,6 +135,8 @@ def read(target: Target, batch: int) -> Request:
         if len(counts) > 1:
             raise ValueError(f"target: expected as many callables for each image; got {counts[0]} and {counts[-1]}")
         return Request(scores=rows)
+    if isinstance(target, (list, tuple)) and not target:
+        raise ValueError(f"target: expected one for each of the {batch} images; got an empty {type(target).__name__}")
     predicted = None
     if isinstance(target, (list, tuple)) and any(item is None for item in target):
         predicted = torch.tensor([item is None for item in target])
@@ -258,8 +260,8 @@ def class_indices(request: Request, logits: torch.Tensor | None) -> torch.Tensor
     assert logits is not None
     if logits.ndim != 2:
         raise ValueError(
-            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Give a callable that "
-            "makes a scalar of one image's output"
+            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Of a segmentation, "
+            "explain targets.Segment(class); else give a callable that makes a scalar of one image's output"
         )
     if request.indices is None:
         return logits.detach().argmax(dim=1)

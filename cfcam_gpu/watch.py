@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
-from .guard import first_tensor, guarded
+from .guard import first_tensor, guarded, noted
 from .layouts import Evidence, Layout
 
 #: How much of an activation may be negative behind a ReLU or its like.
@@ -76,7 +76,7 @@ class Watch:
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Seen]] = {}
         handles = list(self._attach())
         try:
-            with guarded(model):
+            with guarded(model), noted(model, images):
                 output = model(images[:1])
         finally:
             for handle in handles:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+import cfcam_gpu
 from cfcam_gpu import CFCAM, contact_sheet, engines, models, photos, runner
 from cfcam_gpu.cli import app
 
@@ -388,3 +389,8 @@ def test_a_pipe_and_a_broken_link_are_named_and_nothing_waits_for_them(album, tm
     assert result.exit_code == 1
     assert "pipe.jpg: not a regular file" in result.stderr
     assert "loop.png: Too many levels of symbolic links" in result.stderr
+
+
+def test_the_version():
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"cfcam-gpu {cfcam_gpu.__version__}\n")

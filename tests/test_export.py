@@ -1,6 +1,7 @@
 """Explanation.save: what is written, under which names, and never over what is there."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,14 @@ def test_numbers_that_json_does_not_have_are_null(tmp_path):
     found.logits[0, 0] = float("nan")
     found.save(tmp_path)
     assert lines(tmp_path)[0]["probability"] is None
+
+
+def test_one_logit_has_no_probability(tmp_path):
+    found = explanation()
+    replace(found, logits=found.logits[:, :1], target=torch.zeros(2, dtype=torch.int64)).save(tmp_path)
+    assert [line["target"] for line in lines(tmp_path)] == [0, 0]
+    assert lines(tmp_path)[0]["probability"] is None
+    assert lines(tmp_path)[0]["top"][0]["probability"] is None
 
 
 @pytest.mark.parametrize("there", ["cat.npy", "cat.png", "explanations.jsonl"])

@@ -140,3 +140,12 @@ def test_parameters_without_values_are_refused_by_name(model, images):
     explain = cfcam_gpu.CFCAM(model.to("meta"))
     with pytest.raises(ValueError, match="model: its parameters are on the meta device"):
         explain(images)
+
+
+@pytest.mark.parametrize("layer", ["late", None])
+def test_an_error_in_the_forward_tells_what_went_in(model, images, layer):
+    with pytest.raises(RuntimeError) as told:
+        cfcam_gpu.CFCAM(model, layer)(images.double())
+    shape = tuple(images.shape)
+    expected = f"images: {shape}, torch.float64 on 'cpu'; the model's first parameter is torch.float32 on 'cpu'"
+    assert told.value.__notes__ == [expected]

@@ -216,6 +216,7 @@ def test_an_iterable_that_stopped_goes_on_and_is_seen_to_be_the_same(tmp_path):
         (5, {}, "dataset: expected Photographs, a DataLoader or an iterable; got int"),
         ([], {}, "dataset: expected images; it has none"),
         (["a.png"], {}, r"dataset: expected tensors \(C, H, W\)"),
+        ([(images(2), [1, 2.7])], {}, "dataset: expected targets that are integers or None; got float, int"),
         ([torch.zeros(2, 2)], {}, r"got shape \(2, 2\)"),
         ([(images(2), [1])], {}, "dataset: expected 2 targets"),
         ([(images(2), [1, 1], ["a"])], {}, "dataset: expected 2 names"),

@@ -12,6 +12,7 @@ import torch
 from ..cluster_filter import DEAD, DOMINANT, NOISE
 from ..explainer import CFCAM
 from ..explanation import Explanation
+from ..outputs import probabilities
 
 _log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def measure(result: Explanation, overlays: torch.Tensor | None, dtype: torch.dty
     assert result.target is not None
     assert result.logits is not None
     assert result.labels is not None
-    share = result.logits.float().softmax(dim=1).gather(1, result.target[:, None])[:, 0]
+    share = probabilities(result.logits).gather(1, result.target[:, None])[:, 0]
     counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
     return Found(
         maps=result.maps.to(dtype, copy=True),

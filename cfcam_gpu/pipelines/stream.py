@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -91,7 +92,11 @@ def _batch(item: Any, first: int) -> Batch:
         if len(row) != count:
             raise ValueError(f"dataset: expected {count} {what}, one for each image of the batch; got {len(row)}")
     height, width = images.shape[-2:]
-    classes = [None if target is None else int(target) for target in targets]
+    try:
+        classes = [None if target is None else operator.index(target) for target in targets]
+    except TypeError:
+        kinds = sorted({type(target).__name__ for target in targets})
+        raise TypeError(f"dataset: expected targets that are integers or None; got {', '.join(kinds)}") from None
     return Batch(names, images, [(width, height)] * count, classes, [None] * count)
 
 
