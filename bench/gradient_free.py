@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     of_maps.add_argument("--data", type=Path, required=True, metavar="DIR")
     of_maps.add_argument("--model", default="lite0", help="as for cfcam-gpu bench")
     of_maps.add_argument("--limit", type=int, metavar="N", help="at most N images, and N mosaics")
-    of_maps.add_argument("--out", type=Path, default=RESULTS / "evaluation" / "gradient-free")
+    of_maps.add_argument("--out", type=Path, default=RESULTS / "gradient-free")
     of_cost = parts.add_parser("cost", help="time of one photograph's map")
     of_cost.add_argument("--network", choices=entries.NETWORKS, default="efficientnet-lite0")
     of_cost.add_argument("--rounds", type=int, default=15)

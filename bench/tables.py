@@ -156,7 +156,7 @@ def gradient_free(names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]
     """Time over the bare forward and over ours, and means, beside the methods that run the network many times."""
     (path,) = RESULTS.glob("*-cores-gradient-free.json")
     times = json.loads(path.read_text())["ratios"]
-    found = means(EVALUATION / "gradient-free", "lite0")
+    found = means(RESULTS / "gradient-free", "lite0")
     rows = []
     for name in names:
         over = [times.get(f"{name} / {yardstick}") for yardstick in ("forward", "cfcam")]
@@ -170,7 +170,7 @@ def gradient_free(names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]
 def gradient_free_gains() -> Iterator[str]:
     """What ours gains over each of them, paired, positive where ours is better."""
     gains = {}
-    for path in sorted((EVALUATION / "gradient-free").glob("*-lite0.json")):
+    for path in sorted((RESULTS / "gradient-free").glob("*-lite0.json")):
         for line in json.loads(path.read_text())["table"]:
             if line["difference"] is not None:
                 mean, low, high = (line["difference"][key] for key in ("mean", "low", "high"))
