@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     of_maps.add_argument("--out", type=Path, default=RESULTS / "gradient-free")
     of_cost = parts.add_parser("cost", help="time of one photograph's map")
     of_cost.add_argument("--network", choices=entries.NETWORKS, default="efficientnet-lite0")
-    of_cost.add_argument("--rounds", type=int, default=15)
+    of_cost.add_argument("--rounds", type=int, default=11)
     of_cost.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     console = Console()
