@@ -55,7 +55,7 @@ sanitize: $(VENV)/ready-to-test
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)
 
 # Every table and picture that the README and the documentation quote, from the photographs in DATA.
-.PHONY: bench bench-variants
+.PHONY: bench bench-variants bench-gradient-free
 DATA ?= ../shared/data
 RESULTS := bench/results/evaluation
 # An environment without torchvision, which torchmetrics would import.
@@ -96,6 +96,13 @@ bench: $(MEASURE_VENV)/ready
 bench-variants: $(MEASURE_VENV)/ready
 	$(MEASURE_PYTHON) -m bench.variants --data $(DATA) --out $(RESULTS)
 	mv $(RESULTS)/frontier-lite0.png docs/
+	$(MEASURE_PYTHON) -m bench.tables
+
+# Beside the methods that run the network many times, on fewer photographs: Score-CAM takes most of half an hour. Costs are
+# those of one core.
+bench-gradient-free: $(MEASURE_VENV)/ready
+	OMP_NUM_THREADS=1 $(MEASURE_PYTHON) -m bench.gradient_free cost
+	$(MEASURE_PYTHON) -m bench.gradient_free maps --data $(DATA)
 	$(MEASURE_PYTHON) -m bench.tables
 
 # On a machine with a GPU, with the Python that has torch, CuPy, cuML and pytest; writes OUT/<device>.json.

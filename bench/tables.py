@@ -16,6 +16,7 @@ from typing import Any
 
 from cfcam_gpu import export
 from cfcam_gpu import methods as library
+from cfcam_gpu.metrics import Interval
 
 from . import bars
 from .variants import COLUMNS
@@ -34,6 +35,7 @@ TITLES = COLUMNS | {
     "classifier_randomisation_ssim": "SSIM, classifier randomised",
     "average_drop": "Average Drop",
     "average_increase": "Average Increase",
+    "average_gain": "Average Gain",
     "energy_pointing_game": "energy in mask",
     "pointing_game": "pointing game",
 }
@@ -49,6 +51,10 @@ METHODS = {
     "cfcam-paper": "CF-CAM, paper",
     "cfcam-one": "CF-CAM, one level",
     "cfcam": "**CF-CAM, two levels**",
+    "smoothgradcam++": "Smooth Grad-CAM++",
+    "ablationcam": "Ablation-CAM",
+    "ablationcam, fine layer": "Ablation-CAM, fine layer",
+    "scorecam": "Score-CAM",
 }
 BRIEF = ["gradcam", "layercam-fine", "gradcam*layercam-fine", "cfcam-paper", "cfcam-one", "cfcam"]
 METRICS = [
@@ -58,6 +64,19 @@ METRICS = [
 SHORT = [
     *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "average_drop", "insertion_auc"),
     *("gradient_noise_ssim", "classifier_randomisation_ssim"),
+]
+MANY_FORWARDS = [
+    *("gradcam", "cfcam-paper", "cfcam", "smoothgradcam++"),
+    *("ablationcam", "ablationcam, fine layer", "scorecam"),
+]
+OF_MANY_FORWARDS = [
+    *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "average_drop", "average_increase"),
+    *("average_gain", "insertion_auc", "deletion_auc"),
+]
+WITHOUT_GRADIENTS = ["cfcam", "ablationcam", "scorecam"]
+IN_BRIEF = [
+    *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "average_drop", "average_increase"),
+    "insertion_auc",
 ]
 
 
@@ -133,6 +152,39 @@ def latency() -> Iterator[str]:
     )
 
 
+def gradient_free(names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
+    """Time over the bare forward and over ours, and means, beside the methods that run the network many times."""
+    (path,) = RESULTS.glob("*-cores-gradient-free.json")
+    times = json.loads(path.read_text())["ratios"]
+    found = means(RESULTS / "gradient-free", "lite0")
+    rows = []
+    for name in names:
+        over = [times.get(f"{name} / {yardstick}") for yardstick in ("forward", "cfcam")]
+        told = [f"{one['median']:.{0 if one['median'] >= 100 else 1}f}" if one else "" for one in over]
+        values = [found.get((name, metric)) for metric in metrics]
+        rows.append([METHODS[name], *told, *("" if value is None else f"{value:.1f}" for value in values)])
+    head = ["", "time / bare forward", "time / CF-CAM, two levels", *(TITLES[metric] for metric in metrics)]
+    return markdown(head, rows)
+
+
+def gradient_free_gains() -> Iterator[str]:
+    """What ours gains over each of them, paired, positive where ours is better."""
+    gains = {}
+    for path in sorted((RESULTS / "gradient-free").glob("*-lite0.json")):
+        for line in json.loads(path.read_text())["table"]:
+            if line["difference"] is not None:
+                mean, low, high = (line["difference"][key] for key in ("mean", "low", "high"))
+                if line["better"] == "high":
+                    mean, low, high = 0 - mean, 0 - high, 0 - low
+                gains[line["method"], line["metric"]] = bars.told(Interval(mean, low, high))
+    rows = [
+        [METHODS[name], *(gains.get((name, metric), "") for metric in OF_MANY_FORWARDS)]
+        for name in MANY_FORWARDS
+        if any(key[0] == name for key in gains)
+    ]
+    return markdown(["against", *(TITLES[metric] for metric in OF_MANY_FORWARDS)], rows)
+
+
 def components() -> Iterator[str]:
     """What the first four groups of channels hold and how their maps overlap, for each way to group them."""
     record: dict[str, Any] = json.loads((RESULTS / "evaluation" / "components-lite0.json").read_text())
@@ -166,6 +218,9 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "promises": lambda: promises("lite0"),
     "promises-lite1": lambda: promises("lite1"),
     "promises-lite2": lambda: promises("lite2"),
+    "gradient-free": lambda: gradient_free(MANY_FORWARDS, OF_MANY_FORWARDS),
+    "gradient-free-brief": lambda: gradient_free(WITHOUT_GRADIENTS, IN_BRIEF),
+    "gradient-free-gains": gradient_free_gains,
     "variants": variants,
     "components": components,
     "latency": latency,
