@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +19,8 @@ def run(command: list[str], environ: dict[str, str], seconds: float, *, capture:
     command : list of str
     environ : dict
     seconds : float
-        After so many it is killed, with its children: one that is left would hold the GPU.
+        After so many it is killed, with its children: one that is left would hold the GPU. So it is on Ctrl-C and
+        SIGTERM; to be called in the main thread.
     capture : bool
         Take what it says on either stream, instead of letting it through.
 
@@ -28,7 +30,8 @@ def run(command: list[str], environ: dict[str, str], seconds: float, *, capture:
         The exit status, None where it was killed; what it said, empty where it was killed or let through.
     """
     to = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if capture else {}
-    # A process group of its own, but no session: who kills ours reaches them too.
+    # SIGTERM by default ends us without a word to them.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     process = subprocess.Popen(command, cwd=ROOT, env=environ, text=True, process_group=0, **to)  # type: ignore[call-overload]
     with process:
         try:
@@ -38,4 +41,6 @@ def run(command: list[str], environ: dict[str, str], seconds: float, *, capture:
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             return None, ""
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return process.returncode, output or ""
