@@ -31,7 +31,7 @@ pictures: demo
 	cp out/demo/contact_sheet.png out/demo/components.png docs/
 
 test: $(VENV)/ready-to-test lint docs
-	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff format --check .

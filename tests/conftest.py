@@ -45,6 +45,9 @@ def unavailable(reason, what="GPU"):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    # Files with slow tests begin first: at the end one process would else work alone.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
         # A file's tests share fixtures: one process runs them all, with those of other files that share a cluster.
         if item.get_closest_marker("xdist_group") is None:
