@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
-from cfcam_gpu import CAM, Config, export, layers
+from cfcam_gpu import CAM, Config, layers
 from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.evaluation.table import Row, Summary, draw
 
@@ -40,11 +39,12 @@ from .latency import (
     keep_freed_memory,
     machine,
     ratios,
+    record_path,
     summary,
     taken_by_others,
     time_in_turn,
-    to_json,
     versions,
+    write,
 )
 
 RESULTS = Path(__file__).parent / "results"
@@ -226,11 +226,8 @@ def main(arguments: list[str] | None = None) -> int:
         "settings": {"batch": 1, "rounds": options.rounds, "network": options.network},
         **found,
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{slug}-gradient-free.json"
-    with export.replacing(path) as file:
-        file.write(to_json(record).encode())
+    path = record_path(options.out, where, "gradient-free")
+    write(record, path)
     console.print(show(found))
     share = found["taken_by_others"] or 0
     console.print(f"other processes took {share:.1%} of the cores{', a disturbed run' if share > DISTURBED else ''}")

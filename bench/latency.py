@@ -211,6 +211,19 @@ def judge(figures: dict[str, Any]) -> list[dict[str, Any]]:
     return bars
 
 
+def record_path(folder: Path, where: dict[str, Any], benchmark: str) -> Path:
+    """The file of a benchmark's record of a :func:`machine`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
+    return folder / f"{slug}-{benchmark}.json"
+
+
+def write(record: dict[str, Any], path: Path) -> None:
+    """A record as JSON, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with export.replacing(path) as file:
+        file.write(to_json(record).encode())
+
+
 def machine() -> dict[str, Any]:
     """Where this ran."""
     info = Path("/proc/cpuinfo")
@@ -353,12 +366,8 @@ def main(arguments: list[str] | None = None) -> int:
         "settings": {k: getattr(options, k) for k in ("batch", "rounds", "memory_batch", "memory_repeats")},
         "networks": {name: measure(NETWORKS[name], candidates, options) for name in options.networks},
     }
-    where = record["machine"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
-    path = options.out / f"{slug}-latency.json"
-    options.out.mkdir(parents=True, exist_ok=True)
-    with export.replacing(path) as file:
-        file.write(to_json(record).encode())
+    path = record_path(options.out, record["machine"], record["benchmark"])
+    write(record, path)
     show(record, console)
     console.print(f"written to {path}")
     gates = [checks for result in record["networks"].values() for checks in result["gates"].values()]

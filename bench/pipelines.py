@@ -34,12 +34,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cfcam_gpu import CFCAM, export, photos, runner
+from cfcam_gpu import CFCAM, photos, runner
 from cfcam_gpu.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.pipelines.command import default_workers
 
-from .latency import CoresTime, cores_time, keep_freed_memory, machine, summary, taken_by_others, to_json, versions
+from .latency import (
+    CoresTime,
+    cores_time,
+    keep_freed_memory,
+    machine,
+    record_path,
+    summary,
+    taken_by_others,
+    to_json,
+    versions,
+    write,
+)
 
 RESULTS = Path(__file__).parent / "results"
 TINY = Preparation(32, 36, Image.Resampling.BILINEAR, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -60,8 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.workers is None:
         options.workers = default_workers() if options.part == "overhead" else 1
     where = machine()
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
-    path = options.out / f"{slug}-pipelines.json"
+    path = record_path(options.out, where, "pipelines")
     record = json.loads(path.read_text()) if path.exists() else {"benchmark": "pipelines"}
     settings = {key: getattr(options, key) for key in ("images", "batch_size", "workers")}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,9 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         "settings": settings,
         **found,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with export.replacing(path) as file:
-        file.write(to_json(record).encode())
+    write(record, path)
     print(to_json(found))
     print(f"written to {path}")
     return 0

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from cfcam_gpu import export, photos, ray_session
 
-from .latency import ROOT, keep_freed_memory, machine, versions
+from .latency import ROOT, keep_freed_memory, machine, record_path, versions
 
 #: A map is wrong where it differs by more from the library's at one of its places: beyond float16's rounding, and that
 #: of convolutions over batches of other sizes.
@@ -227,8 +227,7 @@ def main() -> None:
     options.load_before = os.getloadavg()[0]
     record = measure(options)
     show(record, console)
-    name = "-".join(record["machine"]["cpu"].lower().split())
-    out = options.out or ROOT / "bench" / "results" / f"{name}-{os.cpu_count()}-cores-service.json"
+    out = options.out or record_path(ROOT / "bench" / "results", record["machine"], "service")
     with export.replacing(out) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
     if not passed(record):

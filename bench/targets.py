@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from cfcam_gpu import CFCAM, capture, export, layers, targets
+from cfcam_gpu import CFCAM, capture, layers, targets
 
 from . import models
 from .entries import Call
@@ -27,11 +26,12 @@ from .latency import (
     keep_freed_memory,
     machine,
     ratios,
+    record_path,
     summary,
     taken_by_others,
     time_in_turn,
-    to_json,
     versions,
+    write,
 )
 
 CLASSES = 10
@@ -157,12 +157,8 @@ def main(argv: list[str] | None = None) -> int:
         if not found["gate"]["passed"]:
             console.print(f"  gate failed: {found['gate']['difference']:.3g}, at most {TOLERANCE:g}", style="red")
         console.print(f"  other processes took {found['taken_by_others'] or 0:.1%} of the cores")
-    where = record["machine"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{where['cpu']} {where['cores']} cores".lower()).strip("-")
-    path = options.out / f"{slug}-targets.json"
-    options.out.mkdir(parents=True, exist_ok=True)
-    with export.replacing(path) as file:
-        file.write(to_json(record).encode())
+    path = record_path(options.out, record["machine"], "targets")
+    write(record, path)
     console.print(f"written to {path}")
     return 0 if all(found["gate"]["passed"] for found in record["cells"].values()) else 1
 
