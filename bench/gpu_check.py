@@ -26,7 +26,7 @@ import torch
 from cfcam_gpu import Config, engines, environment
 from cfcam_gpu.engines import EngineResult
 
-from . import gpu_latency, gpu_tests, kernel_calls, nvidia_tools
+from . import gpu_entries, gpu_latency, gpu_tests, kernel_calls, nvidia_tools
 from .entries import NETWORKS, Network
 from .gpu_entries import Scene, taken_by
 from .latency import commit, to_json
@@ -38,6 +38,8 @@ PRESETS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two
 #: In the order in which they run; what is needed first comes first.
 PARTS = ("agreement", "tests", "latency", "stages", "sanitizer", "bandwidth")
 ENGINES = ("fused", "rapids")
+#: Images of the largest batch whose stages are timed with ``rapids``, which takes one after the other.
+FEW = 8
 
 Report = Callable[[dict[str, Any]], None]
 Part = Callable[[Report], dict[str, Any]]
@@ -123,9 +125,11 @@ def parts(
         "latency": lambda report: gpu_latency.measure(
             device, meter, report, authors=authors, known=known, minutes_left=minutes_left
         ),
-        "stages": lambda report: timing(names, device, NETWORKS["resnet50"], meter, batches=(1, 64), repeats=15),
+        "stages": lambda report: timing(
+            names, device, NETWORKS["resnet50"], meter, batches=(1, 8, 64, 256), repeats=11
+        ),
         "sanitizer": lambda report: nvidia_tools.sanitize(60 * min(4.0, minutes_left())),
-        "bandwidth": lambda report: nvidia_tools.bandwidth(60 * min(1.5, minutes_left())),
+        "bandwidth": lambda report: nvidia_tools.bandwidth(60 * min(2.0, minutes_left())),
     }
 
 
@@ -235,15 +239,21 @@ def _on_a_side_stream(work: Callable[[], EngineResult]) -> EngineResult:
 def timing(
     names: list[str], device: torch.device, network: Network, meter: Meter, *, batches: tuple[int, ...], repeats: int
 ) -> dict[str, Any]:
-    """The time of every stage of a one-level explanation, by batch and engine."""
-    model = network.build().to(device)
+    """The time of every stage of an explanation, by levels, batch and engine."""
+    model = network.build().to(device, memory_format=torch.channels_last)
     found: dict[str, Any] = {}
-    for batch in batches:
-        images, kind = pictures(batch, network.norm)
-        for name in names:
-            works = stages(model, network.layer, images.to(device), name)
-            found[f"batch {batch}, {name}"] = {"images": kind, **measure(works, meter, warmup=3, repeats=repeats)}
-    return {"passed": True, "network": network.name, "repeats": repeats, **found}
+    with gpu_entries.precision("tf32"):
+        for preset, config in gpu_entries.PRESETS.items():
+            for batch in batches:
+                images, kind = pictures(batch, network.norm)
+                images = images.to(device).contiguous(memory_format=torch.channels_last)
+                for name in names:
+                    if name == "rapids" and batch > FEW:
+                        continue
+                    works = stages(model, network.layer, images, name, config)
+                    timed = measure(works, meter, warmup=3, repeats=repeats)
+                    found[f"{preset}, batch {batch}, {name}"] = {"images": kind, **timed}
+    return {"passed": True, "network": network.name, "precision": "tf32", "repeats": repeats, **found}
 
 
 def driver() -> str | None:

@@ -1,25 +1,36 @@
 """Calls of the fused engine for compute-sanitizer and Nsight Compute, which watch a process from outside.
 
-``python -m bench.kernel_calls odd`` takes small odd shapes, ``... few`` those of few channels, ``... layer4``
-ResNet-50's last layer at batch 64. The profiler is on for the second call of each alone: the first one compiles.
+``python -m bench.kernel_calls odd`` takes small odd shapes, ``... few`` those of few channels, ``... layer4`` and ``...
+layer3`` those of ResNet-50 at batch 64. The profiler is on for the second call of each alone: the first one compiles.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from cfcam_gpu import Config, engines
 
-# (B, T, C, h, w): no multiple of a warp or a tile; one channel; one position; the largest map.
+
+class Calls(NamedTuple):
+    """Shapes (B, T, C, h, w), each with all of the configurations."""
+
+    shapes: Sequence[tuple[int, int, int, int, int]]
+    configs: Sequence[Config]
+
+
+# No multiple of a warp or a tile; one channel; one position; the largest map.
 FEW = [(2, 1, 97, 7, 5), (1, 3, 33, 9, 9), (2, 1, 1, 3, 3), (1, 1, 64, 1, 1), (1, 1, 5, 64, 64)]
-SHAPES = {
-    "few": FEW,
-    "odd": [*FEW, (1, 1, 4096, 2, 2)],  # the most channels
-    "layer4": [(64, 1, 2048, 7, 7)],
+ALL = [Config(), Config.paper(), Config.two_level(), Config(combine="elementwise", dominant_percentile=100)]
+CALLS = {
+    "few": Calls(FEW, ALL),
+    "odd": Calls([*FEW, (1, 1, 4096, 2, 2)], ALL),  # the most channels
+    "layer4": Calls([(64, 1, 2048, 7, 7)], [Config()]),
+    "layer3": Calls([(64, 1, 1024, 14, 14)], [Config.two_level()]),
 }
-CONFIGS = [Config(), Config.paper(), Config.two_level(), Config(combine="elementwise", dominant_percentile=100)]
 
 
 def draw(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,9 +45,10 @@ def draw(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 def main(which: str) -> None:
     """Run them."""
     fused = engines.choose("fused", torch.device("cuda"))
-    for shape in SHAPES[which]:
+    shapes, configs = CALLS[which]
+    for shape in shapes:
         activations, gradients = (tensor.cuda() for tensor in draw(shape))
-        for config in CONFIGS:
+        for config in configs:
             fused.run(activations, gradients, config)
             torch.cuda.synchronize()
             torch.cuda.profiler.start()

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, Config, engines, layers, render, targets
-from cfcam_gpu.capture import capture
+from cfcam_gpu import CFCAM, Config, engines, functional, layers, render, targets
+from cfcam_gpu.plan import Plan
 
 Work = Callable[[], object]
 
@@ -49,33 +49,43 @@ def cuda_meter() -> Meter:
     return Meter(milliseconds, peak_bytes)
 
 
-def stages(model: nn.Module, layer: str, images: torch.Tensor, engine: str | None) -> dict[str, Work]:
+def stages(
+    model: nn.Module, layer: str, images: torch.Tensor, engine: str | None, config: Config | None = None
+) -> dict[str, Work]:
     """The stages by name, each ready to run by itself on what the one before it gave.
 
     Parameters
     ----------
     model : torch.nn.Module
     layer : str
+        Of a configuration of one level; the layers of two are chosen.
     images : (B, 3, H, W) floating tensor
     engine : str or None
         None leaves out the stages that need one.
+    config : Config, optional
+        Defaults to ``Config()``.
     """
-    config = Config()
+    config = config or Config()
     request = targets.read(None, len(images))
-    captured = capture(model, layers.find(model, layer), images, request)
-    (target,) = captured.layers  # with its layout, which an explainer finds once
+    two = config.levels == 2
+    chosen = layers.choose_two(model, images) if two else (layers.find(model, layer),)
+    plan = Plan.of(chosen, config)
+    captured = plan.capture(model, images, request)
+    plan = plan.told(captured)  # with the layouts, which an explainer finds once
+    given = captured.activations, captured.gradients, config
 
     def forward() -> None:
         with torch.inference_mode():
             model(images)
 
-    found: dict[str, Work] = {"forward": forward, "capture": lambda: capture(model, target, images, request)}
+    found: dict[str, Work] = {"forward": forward, "capture": lambda: plan.capture(model, images, request)}
     if engine is not None:
         running = engines.choose(engine, images.device)
-        result = running.run(captured.activations, captured.gradients, config)
-        explain = CFCAM(model, layer, config=config, engine=engine)
-        found["engine"] = lambda: running.run(captured.activations, captured.gradients, config)
-        found["upsample"] = lambda: render.upsample(result.raw_maps[:, 0], (images.shape[-2], images.shape[-1]))
+        result = functional.launch(running, *given, coarse=captured.coarse)
+        explain = CFCAM(model, None if two else layer, config=config, engine=engine)
+        size = (images.shape[-2], images.shape[-1])
+        found["engine"] = lambda: functional.launch(running, *given, coarse=captured.coarse)
+        found["upsample"] = lambda: render.upsample(result.raw_maps[:, 0], size, saturation=config.saturation)
         found["end_to_end"] = lambda: explain(images).maps
     return found
 

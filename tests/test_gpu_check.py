@@ -204,14 +204,15 @@ def test_all_parts_are_there_and_get_what_they_need(monkeypatch):
         "seconds": 120.0,
         "timed": ["fused"],
         "sanitizer": 120.0,
-        "bandwidth": 90.0,
+        "bandwidth": 120.0,
     }
 
 
 def test_every_stage_is_timed_by_batch_and_engine():
     found = gpu_check.timing(["cpu"], CPU, TINY, METER, batches=(1, 3), repeats=3)
-    assert set(found) == {"passed", "network", "repeats", "batch 1, cpu", "batch 3, cpu"}
-    batch = found["batch 3, cpu"]
+    timed = {f"{preset}, batch {batch}, cpu" for preset in ("cfcam", "two-level") for batch in (1, 3)}
+    assert set(found) == {"passed", "network", "precision", "repeats", *timed}
+    batch = found["cfcam, batch 3, cpu"]
     assert set(batch) == {"images", "forward", "capture", "engine", "upsample", "end_to_end"}
     assert batch["end_to_end"]["ms"] > 0
     assert batch["forward"]["peak_mib"] == 3
@@ -232,9 +233,10 @@ def test_stages_take_turns_and_report_medians_and_quartiles():
     assert found["b"]["ms"] == 30.0
 
 
-def test_each_stage_runs_by_itself():
+@pytest.mark.parametrize("config", [None, Config.two_level()], ids=["one level", "two levels"])
+def test_each_stage_runs_by_itself(config):
     images = torch.rand(2, 3, 64, 64)
-    works = stages(models.tiny(), "features", images, "cpu")
+    works = stages(models.tiny(), "features", images, "cpu", config)
     assert list(works) == ["forward", "capture", "engine", "upsample", "end_to_end"]
     torch.testing.assert_close(works["end_to_end"](), works["upsample"]())
 

@@ -60,28 +60,26 @@ def test_one_that_fails_counts_though_another_is_not_done(tool):
 
 
 def test_each_sanitizer_watches_known_shapes():
-    assert set(nvidia_tools.SANITIZERS.values()) <= set(kernel_calls.SHAPES)
+    assert {*nvidia_tools.SANITIZERS.values(), *nvidia_tools.PROFILED} <= set(kernel_calls.CALLS)
 
 
 NCU = """==PROF== Connected to process 1
 "ID","Kernel Name","dram__bytes.sum","gpu__time_duration.sum","launch__registers_per_thread"
 "","","byte","ns","register/thread"
-"0","pair_distances","1,000","2000","64"
-"1","pair_distances","3,000","4,000","64"
-"2","near_pairs","10","20","32"
+"0","pair_distances","10,000,000","20000","64"
+"1","pair_distances","30,000,000","40,000","64"
+"2","near_pairs","10","200","32"
 """
 
 
-def test_ncus_table_is_read(tool, tmp_path):
+def test_ncus_table_is_read_of_64_images(tool, tmp_path):
     (tmp_path / "table").write_text(NCU)
     tool(f"cat {tmp_path / 'table'}")
-    assert nvidia_tools.bandwidth(60.0) == {
-        "passed": True,
-        "kernels": {
-            "pair_distances": {"launches": 2, "ns": 3000.0, "dram_bytes": 2000.0, "registers": 64.0},
-            "near_pairs": {"launches": 1, "ns": 20.0, "dram_bytes": 10.0, "registers": 32.0},
-        },
+    kernels = {
+        "pair_distances": {"launches": 2, "us": 0.938, "mb": 0.625, "registers": 64.0},
+        "near_pairs": {"launches": 1, "us": 0.003, "mb": 0.0, "registers": 32.0},
     }
+    assert nvidia_tools.bandwidth(60.0) == {"passed": True, "layer4": kernels, "layer3": kernels}
 
 
 def test_counters_that_may_not_be_read_are_no_failure(tool):
