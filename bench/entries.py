@@ -41,7 +41,7 @@ def lite0_with_module() -> nn.Module:
     """
     model = models.lite0()
     model._avg_pooling = nn.Sequential(nn.Identity(), model._avg_pooling)
-    return model
+    return model.eval()
 
 
 _NETWORKS = [

@@ -327,7 +327,7 @@ CANDIDATES = [
         module="torchcam",
     ),
     Candidate("captum", on_a_copy(setup_captum), check_peer, full=True, package="captum", module="captum"),
-    Candidate("authors", setup_authors, full=True, sample=4),
+    Candidate("authors", setup_authors, full=True, sample=1),
 ]
 
 

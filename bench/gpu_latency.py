@@ -28,7 +28,7 @@ from .models import pictures
 from .stages import Meter
 
 #: What a candidate may take of a cell's time, beyond three rounds.
-BUDGET_MS = 3000.0
+BUDGET_MS = 1500.0
 
 
 def measure(

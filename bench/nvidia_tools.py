@@ -122,7 +122,7 @@ def _watched(
     command: list[str], calls: str, environ: dict[str, str], seconds: float, *, keep: bool = False
 ) -> dict[str, Any]:
     command = [*command, sys.executable, "-m", "bench.kernel_calls", calls]
-    status, output = children.run(command, environ, seconds, capture=True)
+    status, output = children.run(command, environ, seconds)
     kept = {"output": output} if keep else {}
     if status is None:
         return {"passed": None, "reason": f"not done within {seconds:.0f} s", **kept}

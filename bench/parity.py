@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -50,39 +51,40 @@ def compare(
         and eps are; ``map_error`` and ``eps_error``, the largest, relative; ``clustered``, the mean share of channels
         in a cluster; ``passed``.
     """
-    same = near = 0
-    map_errors, eps_errors = [], []
-    for b in range(len(activations)):
+
+    def one(b: int) -> tuple[str, float, float]:
         points, slopes = activations[b].double().cpu().numpy(), gradients[b].double().cpu().numpy()
         labels, raw = found.labels[b, 0].cpu().numpy(), found.raw_maps[b, 0].double().cpu().numpy()
         pooled = slopes.mean(axis=tuple(range(1, slopes.ndim)))
         expected = _clusters(points, pooled, config, 0.0)
         if np.array_equal(labels, expected.labels):
-            same += 1
+            verdict = "equal"
         elif any(
             np.array_equal(labels, _clusters(points, pooled, config, by).labels) for by in (-EPS_ROUNDING, EPS_ROUNDING)
         ):
-            near += 1
+            verdict = "within_rounding"
+        else:
+            verdict = "wrong"
         reference = weigh(points, slopes, labels, config, cpu.PRIMITIVES).map
         if coarse is not None and config.gate is not None:
             ungated = torch.from_numpy(reference).float()[None, None]
             layer = (tensor[b : b + 1].cpu() for tensor in coarse)
             reference = two_level.gate(ungated, *layer, config.gate)[0, 0].double().numpy()
-        map_errors.append(_error(raw, reference))
-        eps_errors.append(_error(found.eps[b, 0].item(), expected.eps))
-    wrong = len(activations) - same - near
+        return verdict, _error(raw, reference), _error(found.eps[b, 0].item(), expected.eps)
+
+    with ThreadPoolExecutor() as pool:
+        verdicts, map_errors, eps_errors = zip(*pool.map(one, range(len(activations))))
+    counted = {f"labels_{verdict}": verdicts.count(verdict) for verdict in ("equal", "within_rounding", "wrong")}
     finite = bool(found.raw_maps.isfinite().all() and found.eps.isfinite().all())
     right = max(map_errors) <= MAP_TOLERANCE and max(eps_errors) <= 2 * EPS_ROUNDING
     return {
         "images": len(activations),
-        "labels_equal": same,
-        "labels_within_rounding": near,
-        "labels_wrong": wrong,
+        **counted,
         "finite": finite,
         "map_error": max(map_errors),
         "eps_error": max(eps_errors),
         "clustered": round(float((found.labels >= 0).double().mean()), 4),
-        "passed": wrong == 0 and finite and right,
+        "passed": counted["labels_wrong"] == 0 and finite and right,
     }
 
 

@@ -344,7 +344,8 @@ def test_all_files_of_tests_on_a_gpu_run():
 
 
 def test_a_file_that_hangs_or_crashes_takes_no_other_with_it(monkeypatch):
-    endings = {"hangs": (None, None), "crashes": (-6, None), "passes": (0, '<t><testcase classname="c" name="n"/></t>')}
+    passes = '<t><testcase classname="c" name="n"/></t>'
+    endings = {"hangs": (None, "", None), "crashes": (-6, "why", None), "passes": (0, "", passes)}
     monkeypatch.setattr(gpu_tests, "_run", lambda name, rapids, seconds: endings[name])
     seen = []
     found = gpu_tests.run(True, lambda found: seen.append(len(found["files"])), seconds=20.0, files=list(endings))
