@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .guard import Shared, first_tensor, guarded, noted, with_first_tensor
+from .guard import Shared, Survey, first_tensor, guarded, noted, with_first_tensor
 from .layouts import Evidence
 from .spatial import ACTIVATIONS
 from .target_layer import TargetLayer
@@ -72,6 +72,7 @@ def capture(
     contrast: float = 0.0,
     gradients: bool = True,
     curvature: bool = False,
+    seen: Survey | None = None,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
 
@@ -94,6 +95,8 @@ def capture(
         False runs no backward, records no graph and looks at no score.
     curvature : bool
         Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
+    seen : Survey, optional
+        Of the model, where a caller has one already.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def capture(
     size = tuple(images.shape[2:])
     new = [probe for probe in probes if not probe.layer.knows_layout(size)]
     evidence = Evidence(model, size)
-    with guarded(model):
+    with guarded(model, seen) as seen:
         handles = [probe.layer.hook(probe.replace) for probe in probes]
         try:
             handles += evidence.attach() if new else ()
@@ -133,16 +136,18 @@ def capture(
                 indices, scores = resolve(request, logits, output, contrast=contrast)
                 curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else []
                 _check_callables(request.callables(), scores, logits, reached[0], layer.name)
-                found = _gradients(model, scores, reached, probes)
+                found = _gradients(seen, scores, reached, probes)
         else:
             indices = class_indices(request, logits)
     # Where the model is spread over devices, all goes to that of the images.
     activations = [probe.maps(images.device) for probe in probes]
-    taken = [one.new_full((), torch.nan).expand(len(one), request.count, *one.shape[1:]) for one in activations]
-    for i, (probe, given) in enumerate(zip(probes, zip(*found))):
+    taken = []
+    for probe, given in zip(probes, zip(*found)):
         if probe.layer.needs_check:
             probe.check_patches(given)
-        taken[i] = probe.stacked(given, images.device)
+        taken.append(probe.stacked(given, images.device))
+    if not gradients:
+        taken = [one.new_full((), torch.nan).expand(len(one), request.count, *one.shape[1:]) for one in activations]
     return Captured(
         activations=activations[0],
         gradients=taken[0],
@@ -173,12 +178,15 @@ def _curvature(score: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(
-    model: nn.Module, scores: list[torch.Tensor], reached: list[torch.Tensor], probes: list[_Probe]
+    seen: Survey, scores: list[torch.Tensor], reached: list[torch.Tensor], probes: list[_Probe]
 ) -> list[tuple[torch.Tensor, ...]]:
-    """Of each of T scores (B,), the gradients with respect to what was reached."""
+    """Of each of T scores (B,), the gradients with respect to what was reached.
+
+    Code of the user's that watches the backward must see tensors, not batches of them that vmap makes.
+    """
     dependent = all(score.requires_grad for score in scores)
     found: list[tuple[torch.Tensor | None, ...]] = [(None,) * len(reached)]
-    if dependent and len(scores) > 1 and not _has_backward_hooks(model):
+    if dependent and len(scores) > 1 and not seen.watched():
         found = _batched(scores, reached)
     elif dependent:
         found = _one_by_one(scores, reached)
@@ -229,7 +237,7 @@ def _leads_to(node: Node, known: dict[Node, bool]) -> bool:
 def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
     last = len(scores) - 1
     return [
-        torch.autograd.grad(score.sum(), reached, retain_graph=t != last, allow_unused=True)
+        torch.autograd.grad(score, reached, torch.ones_like(score), retain_graph=t != last, allow_unused=True)
         for t, score in enumerate(scores)
     ]
 
@@ -248,18 +256,13 @@ def _many_at_once(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> li
     found: list[tuple[torch.Tensor | None, ...]] = []
     for first in range(0, len(scores), AT_ONCE):
         # Of these alone: each pass would else go through the heads of all targets.
-        sums = torch.stack([score.sum() for score in scores[first : first + AT_ONCE]])
+        sums = torch.stack(scores[first : first + AT_ONCE]).sum(dim=1)
         chosen = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
         several = torch.autograd.grad(
             sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
         found += zip(*([None] * len(sums) if each is None else each.unbind() for each in several))
     return found
-
-
-def _has_backward_hooks(model: nn.Module) -> bool:
-    """Whether code of the user's watches the backward: it must see tensors, not batches of them that vmap makes."""
-    return any(module._backward_hooks or module._backward_pre_hooks for module in model.modules())
 
 
 def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
@@ -311,10 +314,13 @@ class _Probe:
         self.layer = replace(self.layer, checked=True)
 
     def stacked(self, gradients: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """(B, T, C, h, w) from T tensors like the layer's own."""
+        """(B, T, C, h, w) from T tensors like the layer's own; of one a view of it."""
         layout = self.layer.layout
         assert layout is not None
-        return torch.stack([layout.to_maps(gradient) for gradient in gradients], dim=1).to(device)
+        maps = [layout.to_maps(gradient) for gradient in gradients]
+        # Where a head adds up all positions they share one number, expanded: sums of such go in another order.
+        shared = 0 in maps[0].stride()
+        return (torch.stack(maps, dim=1) if len(maps) > 1 or shared else maps[0].unsqueeze(1)).to(device)
 
     def replace(self, value: Any) -> Any:
         """The same value with its first tensor replaced by a copy that hangs on `activation`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ from .chunking import Progress
 from .config import Config
 from .explanation import Explanation
 from .functional import check_config, compute
-from .guard import check_model, warn_of_training
+from .guard import Survey, check_model, warn_of_training
 from .plan import Plan
 from .target_layer import Layer, TargetLayer
 from .views import Augment, Views
@@ -133,16 +134,23 @@ class CFCAM:
         check_images(self.model, images)
         request = targets.read(target, len(images))
         self._prepare(images)
-        warn_of_training(self.model)
-        return self._views.explain(self.model, [self._look], images, request)
+        look = partial(self._look, seen=warn_of_training(self.model))
+        return self._views.explain(self.model, [look], images, request)
 
     def _prepare(self, images: torch.Tensor) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
         engines.choose(self.engine, images.device, images.ndim - 2)
         self._planned(images)
 
-    def _look(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
-        captured = self._planned(images).capture(self.model, images, request)
+    def _look(
+        self,
+        images: torch.Tensor,
+        request: targets.Request,
+        progress: Progress | None = None,
+        *,
+        seen: Survey | None = None,
+    ) -> Explanation:
+        captured = self._planned(images).capture(self.model, images, request, seen)
         # From here on they are known: a later call looks for them only in images of another size.
         plan = self._plan = self._planned(images).told(captured)
         found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from . import bridge, engines, two_level
 from .config import Config
 from .spatial import ACTIVATIONS
+
+_MOST = torch.finfo(torch.float32).max
 
 
 def cluster_filter_cam(
@@ -102,17 +104,15 @@ def compute(
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
     chosen = engines.choose(engine, activations.device, activations.ndim - 2)
-    finite = {"activations": are_finite(activations), "gradients": are_finite(gradients)}
-    if coarse is not None:
-        finite |= {"coarse activations": are_finite(coarse[0]), "coarse gradients": are_finite(coarse[1])}
-    # Where an engine is only launched, the host waits for the flags while the device works on.
-    late = getattr(chosen, "ASYNCHRONOUS", False)
-    if not late:
+    if hasattr(chosen, "run_checked"):
+        # The host waits for the flags while the device works on.
+        found, finite = launch_checked(
+            cast(engines.CheckedEngine, chosen), activations, gradients, config, coarse=coarse
+        )
         _check_finite(finite)
-    found = launch(chosen, activations, gradients, config, coarse=coarse)
-    if late:
-        _check_finite(finite)
-    return found
+        return found
+    _check_finite({"activations": are_finite(activations), "gradients": are_finite(gradients), **_of_coarse(coarse)})
+    return launch(chosen, activations, gradients, config, coarse=coarse)
 
 
 def launch(
@@ -127,7 +127,31 @@ def launch(
 
     As :func:`compute`, but nothing is checked, and the host waits for the device only where `engine` makes it.
     """
-    found = engine.run(activations, gradients, config)
+    return _gated(engine.run(activations, gradients, config), config, coarse)
+
+
+def launch_checked(
+    engine: engines.CheckedEngine,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[engines.EngineResult, dict[str, torch.Tensor]]:
+    """As :func:`launch`, and of each argument's name (B,) bool: which images are finite in float32."""
+    found, finite = engine.run_checked(activations, gradients, config)
+    flags = {"activations": finite[:, 0], "gradients": finite[:, 1], **_of_coarse(coarse)}
+    return _gated(found, config, coarse), flags
+
+
+def _of_coarse(coarse: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    names = "coarse activations", "coarse gradients"
+    return {} if coarse is None else {name: are_finite(tensor) for name, tensor in zip(names, coarse)}
+
+
+def _gated(
+    found: engines.EngineResult, config: Config, coarse: tuple[torch.Tensor, torch.Tensor] | None
+) -> engines.EngineResult:
     if coarse is None or config.gate is None:
         return found
     return found._replace(raw_maps=two_level.gate(found.raw_maps, *coarse, config.gate))
@@ -136,10 +160,14 @@ def launch(
 def are_finite(tensor: torch.Tensor) -> torch.Tensor:
     """(B,) bool: of each image, whether all of (B, ...) is finite in float32.
 
-    One pass: the largest magnitude is NaN where there is a NaN.
+    By the largest magnitude, which is NaN where there is a NaN. Axis by axis: of one number for an image, a GPU would
+    put a single block to work.
     """
-    largest: torch.Tensor = torch.linalg.vector_norm(tensor, ord=torch.inf, dim=tuple(range(1, tensor.ndim)))
-    return largest.float().isfinite()
+    largest = tensor
+    while largest.ndim > 1:
+        last = tuple(range(2, largest.ndim)) or (1,)
+        largest = torch.linalg.vector_norm(largest, ord=torch.inf, dim=last)
+    return largest.float() <= _MOST
 
 
 def _check_finite(finite: dict[str, torch.Tensor]) -> None:

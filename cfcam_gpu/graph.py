@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -76,7 +75,7 @@ class CapturedCFCAM:
         self,
         model: nn.Module,
         plan: Plan,
-        engine: engines.Engine,
+        engine: engines.CheckedEngine,
         images: torch.Tensor,
         request: Request,
         *,
@@ -94,12 +93,13 @@ class CapturedCFCAM:
             logits = work(request).logits
             self._classes = 0 if logits is None else logits.shape[-1]  # of a request that is checked against them
 
-        with _outside_autograd(), torch.cuda.device(device):
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
             self.images = torch.empty_like(images).copy_(images)
             self._given = None if request.indices is None else request.indices.to(device, copy=True)
             self._indices = None if self._given is None else self._given.clone()
             still = replace(request, indices=self._indices, checked=True)
             self._graph, self.static = record(device, warm_up, lambda: work(still))
+            self._written = self.static.tensors()
             self._stream = torch.cuda.current_stream()
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
@@ -133,9 +133,8 @@ class CapturedCFCAM:
         """
         self._check_images(images)
         indices = self._read(target)
-        if out is not None:
-            self._check_out(out)
-        with self._lock, _outside_autograd(), torch.cuda.device(self.images.device):
+        into = {} if out is None or out is self.static else self._tensors_of(out)
+        with self._lock, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.images.device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)
             if stream != self._stream:  # whose memory these are: it would hand them out while `stream` reads them
@@ -149,9 +148,8 @@ class CapturedCFCAM:
             if out is None:
                 out = self.static.copy()
             else:
-                into = out.tensors()
-                for name, tensor in self.static.tensors().items():
-                    into[name].copy_(tensor)
+                for name, tensor in into.items():
+                    tensor.copy_(self._written[name])
                 vars(out).pop("empty", None)  # it was of the maps before
             self._done.record(stream)
         return out
@@ -159,8 +157,8 @@ class CapturedCFCAM:
     def _check_images(self, images: object) -> None:
         if not isinstance(images, torch.Tensor):
             raise TypeError(f"images: expected a torch tensor; got {type(images).__name__}")
-        wanted, got = (f"{tuple(one.shape)} {one.dtype} on '{one.device}'" for one in (self.images, images))
-        if got != wanted:
+        if not _alike(images, self.images):
+            wanted, got = (f"{tuple(one.shape)} {one.dtype} on '{one.device}'" for one in (self.images, images))
             raise ValueError(f"images: this graph was captured for {wanted}; got {got}. Capture one for these")
 
     def _read(self, target: Target) -> torch.Tensor | None:
@@ -182,15 +180,18 @@ class CapturedCFCAM:
         targets.check_range(indices, self._classes)
         return indices
 
-    def _check_out(self, out: object) -> None:
+    def _tensors_of(self, out: object) -> dict[str, torch.Tensor]:
+        """What a replay is to write to, by name."""
         if not isinstance(out, CapturedExplanation):
             raise TypeError(f"out: expected a result of this graph, or its `static`; got {type(out).__name__}")
-        wanted, got = (
-            {name: (tensor.shape, tensor.dtype, tensor.device) for name, tensor in one.tensors().items()}
-            for one in (self.static, out)
-        )
-        if got != wanted:
+        found, own = out.tensors(), self._written
+        if found.keys() != own.keys() or not all(_alike(tensor, own[name]) for name, tensor in found.items()):
             raise ValueError("out: expected a result of this graph; got one of another")
+        return found
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
 
 
 def record(
@@ -242,7 +243,7 @@ def record(
     return graph, found
 
 
-def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.Engine:
+def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.CheckedEngine:
     """The fused engine, if a graph of `model` on `device` can be captured.
 
     Raises
@@ -270,17 +271,23 @@ def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int
         raise ValueError(
             f"capture: expected a model in eval mode; {training or 'it'} is in training mode; call model.eval() first"
         )
-    return engines.choose("fused", device)
+    return cast(engines.CheckedEngine, engines.choose("fused", device))
 
 
 def _explain(
-    model: nn.Module, plan: Plan, engine: engines.Engine, images: torch.Tensor, request: Request, *, overlay: bool
+    model: nn.Module,
+    plan: Plan,
+    engine: engines.CheckedEngine,
+    images: torch.Tensor,
+    request: Request,
+    *,
+    overlay: bool,
 ) -> CapturedExplanation:
     """What the graph does: the explainer's steps, with the check of the values left to who reads `finite`."""
     captured = plan.capture(model, images, request)
-    taken = [captured.activations, captured.gradients, *(captured.coarse or ())]
-    finite = torch.stack([functional.are_finite(tensor) for tensor in taken]).all(dim=0)
-    found = functional.launch(engine, captured.activations, captured.gradients, plan.config, coarse=captured.coarse)
+    given = captured.activations, captured.gradients, plan.config
+    found, flags = functional.launch_checked(engine, *given, coarse=captured.coarse)
+    finite = torch.stack(list(flags.values())).all(dim=0)
     found = found._replace(raw_maps=found.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))
     result = plan.explanation(model, captured, found, images, request)
     overlays = result.overlay(images) if overlay else None
@@ -295,9 +302,3 @@ def _explain(
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     """One for all captures: torch keeps workspaces for each stream that a library has worked on."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _outside_autograd() -> Iterator[None]:
-    with torch.inference_mode(False), torch.no_grad():
-        yield

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -115,58 +115,104 @@ _statistics = Shared(_restored)
 _eager = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
-@contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Inside, compiled parts of the model run as the modules that they were made from.
+class Survey(NamedTuple):
+    """What a call asks of all the modules of a model.
 
-    Otherwise the compiler would trace the hooks, or not call them. torch knows one stance for the whole process, so
-    calls that overlap share it; what other threads have compiled runs as it is written, too, for that while. It holds
-    in the backward, too, where a checkpoint runs modules again.
+    Parameters
+    ----------
+    modules : set of torch.nn.Module
+    training : list of torch.nn.Module
+        Normalisation layers in training mode, whose running statistics a forward changes.
+    compiled : bool
+        Whether the model or a part of it is compiled.
     """
-    if not any(_is_compiled(module) for module in model.modules()):
-        yield
-        return
-    if not hasattr(torch.compiler, "set_stance"):
-        raise ValueError("model: it is compiled, or a part of it, which needs torch 2.6 or later to be explained")
-    with _eager():
-        yield
+
+    modules: set[nn.Module]
+    training: list[nn.Module]
+    compiled: bool
+
+    def watched(self) -> bool:
+        """Whether code of the user's watches the backward."""
+        return any(module._backward_hooks or module._backward_pre_hooks for module in self.modules)
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
+def survey(model: nn.Module) -> Survey:
+    """Look at each module once.
+
+    A call does so once: small batches on a GPU wait for the host, and one walk by ``model.modules()``, generators
+    inside each other, takes it as long as several layers.
+    """
+    modules: set[nn.Module] = set()
+    training: list[nn.Module] = []
+    compiled = False
+    ahead: list[nn.Module | None] = [model]
+    while ahead:
+        module = ahead.pop()
+        if module is None or module in modules:  # a part that a model lacks may be registered as None
+            continue
+        modules.add(module)
+        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
+            training.append(module)
+        if parts := module._modules:  # most have none
+            ahead.extend(parts.values())
+        if module._compiled_call_impl is not None or "_orig_mod" in parts:
+            compiled = True
+    return Survey(modules, training, compiled)
 
 
-def warn_of_training(model: nn.Module) -> None:
-    """Warn, on the line of the user's that called, if normalisation layers of a model are in training mode."""
-    training = _in_training(model)
-    if not training:
-        return
+def warn_of_training(model: nn.Module) -> Survey:
+    """Warn, on the line of the user's that called, if normalisation layers of a model are in training mode.
+
+    Returns what was seen of the model, for :func:`guarded`.
+    """
+    seen = survey(model)
+    if not seen.training:
+        return seen
     package, level, frame = __name__.partition(".")[0], 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         level, frame = level + 1, frame.f_back
     warnings.warn(
-        f"model: {len(training)} normalisation layers are in training mode, so an image's result depends on the rest "
-        "of its batch; call model.eval() first",
+        f"model: {len(seen.training)} normalisation layers are in training mode, so an image's result depends on the "
+        "rest of its batch; call model.eval() first",
         UserWarning,
         stacklevel=level,
     )
-
-
-def _in_training(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    return seen
 
 
 @contextmanager
-def guarded(model: nn.Module) -> Iterator[None]:
+def guarded(model: nn.Module, seen: Survey | None = None) -> Iterator[Survey]:
     """No graph is recorded inside, and batch norm's running statistics come out as they went in.
 
-    The caller's grad and inference modes return afterwards. A model in training mode is used as it is.
+    The caller's grad and inference modes return afterwards. A model in training mode is used as it is. Compiled parts
+    run as the modules that they were made from: the compiler would trace the hooks, or not call them. torch knows one
+    stance for the whole process, so calls that overlap share it; what other threads have compiled runs as it is
+    written, too, for that while. It holds in the backward, too, where a checkpoint runs modules again.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    seen : Survey, optional
+        Of the model, by a caller that has one already. It is what comes out, too.
+
+    Raises
+    ------
+    ValueError
+        If parts of the model are compiled, by a release of torch that can't run them otherwise.
     """
+    if seen is None:
+        seen = survey(model)
     with ExitStack() as kept:
-        for module in _in_training(model):
+        for module in seen.training:
             kept.enter_context(_statistics(module))
-        with _uncompiled(model), torch.inference_mode(False), torch.no_grad():
-            yield
+        if seen.compiled:
+            if not hasattr(torch.compiler, "set_stance"):
+                raise ValueError(
+                    "model: it is compiled, or a part of it, which needs torch 2.6 or later to be explained"
+                )
+            kept.enter_context(_eager())
+        with torch.inference_mode(False), torch.no_grad():
+            yield seen
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from . import engines
 from .capture import Captured, capture
 from .config import Config
 from .explanation import Explanation, Origin
+from .guard import Survey
 from .target_layer import TargetLayer
 from .targets import Request
 
@@ -44,10 +45,10 @@ class Plan:
         """The same plan with the layouts that a capture found."""
         return self if captured.layers == self.layers else replace(self, layers=captured.layers)
 
-    def capture(self, model: nn.Module, images: torch.Tensor, request: Request) -> Captured:
+    def capture(self, model: nn.Module, images: torch.Tensor, request: Request, seen: Survey | None = None) -> Captured:
         """What an engine needs. See :func:`cfcam_gpu.capture.capture`."""
         coarse = self.layers[1] if len(self.layers) == 2 else None
-        return capture(model, self.layers[0], images, request, coarse=coarse, contrast=self.config.contrast)
+        return capture(model, self.layers[0], images, request, coarse=coarse, contrast=self.config.contrast, seen=seen)
 
     def explanation(
         self,
@@ -59,7 +60,7 @@ class Plan:
     ) -> Explanation:
         """The result, without a T axis where the request has none."""
         if not request.several:
-            found = engines.EngineResult(*(value[:, 0] for value in found))
+            found = engines.EngineResult(*(value.squeeze(1) for value in found))
         return Explanation(
             raw_maps=found.raw_maps,
             target=captured.indices,

@@ -33,9 +33,7 @@ def upsample(raw_maps: torch.Tensor, size: tuple[int, ...], *, saturation: float
     """
     dims = len(size)
     flat = raw_maps.reshape(-1, 1, *raw_maps.shape[-dims:])
-    # Scaled first: the sums inside interpolation may overflow next to float32's end.
-    flat = over_maximum(flat, dims)
-    maps = over_maximum(interpolate(flat, size), dims).reshape(*raw_maps.shape[:-dims], *size)
+    maps = enlarged(flat, size).reshape(*raw_maps.shape[:-dims], *size)
     return maps if saturation is None else maps * (1 + saturation) / (maps + saturation)
 
 
@@ -44,12 +42,19 @@ def interpolate(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return functional.interpolate(maps, size=tuple(size), mode=INTERPOLATION[len(size)], align_corners=False)
 
 
+def enlarged(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Maps (N, C, ...), >= 0, at another size and then over their own maximum; a map of zeros stays one."""
+    # Scaled first: the sums inside interpolation may overflow next to float32's end. A map of zeros is NaN in between.
+    scaled = maps / maps.amax(dim=last_axes(len(size)), keepdim=True)
+    return over_maximum(interpolate(scaled, size), len(size))
+
+
 def over_maximum(maps: torch.Tensor, spatial_dims: int = 2) -> torch.Tensor:
     """Maps (..., h, w), >= 0, over their own maximum; a map of zeros stays one."""
-    peak = maps.amax(dim=last_axes(spatial_dims), keepdim=True)
-    # Not torch.where: it may bring its scalar from the host, which makes the host wait and can't be in a CUDA graph.
-    flat = ~(peak > 0)
-    return (maps / peak.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
+    scaled = maps / maps.amax(dim=last_axes(spatial_dims), keepdim=True)
+    # Only 0 / 0 is NaN. Not torch.where: it may bring its scalar from the host, which makes the host wait and can't be
+    # in a CUDA graph; and each operator less is one launch less that a small batch waits for.
+    return scaled.nan_to_num_(nan=0.0)
 
 
 def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:

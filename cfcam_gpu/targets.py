@@ -233,16 +233,18 @@ def resolve(
         assert request.scores is not None
         return None, _of_callables(request.scores, logits, output)
     assert logits is not None
-    columns = [column[:, None] for column in indices.reshape(len(indices), -1).unbind(dim=1)]
+    classes = indices.reshape(len(indices), -1)
     if request.objective is not None:
-        return indices, [request.objective(logits, column[:, 0]) for column in columns]
+        return indices, [request.objective(logits, column) for column in classes.unbind(dim=1)]
     # All classes at once: in a backward of many targets, each would else fill logits of its own.
-    scores = list(logits.gather(1, torch.cat(columns, dim=1)).unbind(dim=1))
+    chosen = logits.gather(1, classes)
+    # Of one a view: behind `unbind`, a backward stacks.
+    scores = [chosen.squeeze(1)] if chosen.shape[1] == 1 else list(chosen.unbind(dim=1))
     if contrast and logits.shape[1] > 1:
         wide = logits.float()
         scores = [
-            score - contrast * wide.scatter(1, column, -torch.inf).logsumexp(dim=1)
-            for score, column in zip(scores, columns)
+            score.sub(wide.scatter(1, column[:, None], -torch.inf).logsumexp(dim=1), alpha=contrast)
+            for score, column in zip(scores, classes.unbind(dim=1))
         ]
     return indices, scores
 

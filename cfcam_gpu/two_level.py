@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .render import interpolate, over_maximum
+from .render import enlarged
 from .spatial import last_axes
 
 
@@ -36,6 +36,5 @@ def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Ten
     # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
     sums = [(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
     coarse = torch.stack(sums, dim=1).relu()
-    coarse = interpolate(over_maximum(coarse, dims), raw_maps.shape[2:])
-    squared = over_maximum(coarse, dims).square()
+    squared = enlarged(coarse, raw_maps.shape[2:]).square()
     return raw_maps * (squared / (squared + constant))

@@ -6,6 +6,8 @@
 // smoothed   (Q, C) float64   mean_d profile_d G_d: the spatial mean of the filtered gradient
 // importance (Q, C) float64   norm |pooled|; null where the importance is the norm
 //
+// Norm or mean are not finite where a value of the channel's is not finite in float32.
+//
 // Sums of A^2 and G are taken in numpy's order (pairwise, eight running sums, leaves of at most 128), so that equal
 // channels and near ties rank as they do there: eight lanes a channel, one running sum each.
 //
@@ -15,6 +17,11 @@
 #ifndef INPUT
 #define INPUT float  // or double
 #endif
+
+// A double beyond float32's range counts as infinite.
+__device__ inline double within(float x) { return widen(x); }
+
+__device__ inline double within(double x) { return fabs(x) <= 3.4028234663852886e38 ? x : x * 0x1p1023; }
 
 template <typename Term>
 __device__ double leaf_sum(Term term, int start, int n, int lane) {
@@ -67,7 +74,7 @@ extern "C" __global__ __launch_bounds__(256, 4) void channel_statistics(
     const INPUT *a = activations + ((size_t)b * channels + c) * positions;
     const INPUT *g = gradients + ((size_t)q * channels + c) * positions;
 
-    const double mean = pairwise_sum([=](int d) { return widen(g[d]); }, positions, lane, halves) / positions;
+    const double mean = pairwise_sum([=](int d) { return within(g[d]); }, positions, lane, halves) / positions;
     double filtered = 0;
     for (int d = lane; d < positions; d += 8) filtered += profile[d] * widen(g[d]);
     for (int step = 1; step < 8; step *= 2) filtered += __shfl_xor_sync(~0u, filtered, step);
@@ -78,7 +85,7 @@ extern "C" __global__ __launch_bounds__(256, 4) void channel_statistics(
     }
     if (importance == nullptr && q % targets != 0) return;
     auto square = [=](int d) {
-        const double value = widen(a[d]);
+        const double value = within(a[d]);
         return value * value;
     };
     const double norm = sqrt(pairwise_sum(square, positions, lane, halves));

@@ -1,38 +1,40 @@
 // A number of each channel, averaged over its cluster; cluster_filter._filtered, ._noise_floor.
 //
-// values, others (Q, C) float64, labels (P, C) int32
+// values, others (Q, C) float64, labels (P, C) int64
 // averages (Q, C) float64   mean of `values` over the channels of a label, where that is >= `lowest`; else `others`
 //
-// Each thread adds its own cluster up, in the order of the channels: C^2 comparisons, the same bytes for all members.
+// A warp adds a cluster up, each lane every 32nd channel in order, and writes it to all its members: the same bytes for
+// all of them, and on every run.
 //
-// Launch: grid (ceil(C / 256), Q), blocks of 256.
+// Launch: grid (ceil(C / 256), Q), blocks of 256; the warps of a map take its clusters in turn.
 #include "common.cuh"
 
 extern "C" __global__ __launch_bounds__(256) void cluster_average(
-    const double *values, const double *others, const int *labels, int channels, int per_problem, int lowest,
+    const double *values, const double *others, const long long *labels, int channels, int per_problem, int lowest,
     double *averages) {
-    __shared__ double value[256];
-    __shared__ int label[256];
-    const int q = blockIdx.y, c = blockIdx.x * 256 + threadIdx.x;
-    values += (size_t)q * channels;
+    const int q = blockIdx.y, lane = threadIdx.x % 32, own = blockIdx.x * 256 + threadIdx.x;
+    const size_t map = (size_t)q * channels;
+    values += map, others += map, averages += map;
     labels += (size_t)(q / per_problem) * channels;
-    const int own = c < channels ? labels[c] : DEAD;
-    double sum = 0;
-    int members = 0;
-    for (int first = 0; first < channels; first += 256) {
-        const int i = first + threadIdx.x;
-        __syncthreads();
-        value[threadIdx.x] = i < channels ? values[i] : 0;
-        label[threadIdx.x] = i < channels ? labels[i] : DEAD;
-        __syncthreads();
-        if (own < lowest) continue;
-        for (int j = 0; j < 256; ++j)
-            if (label[j] == own) {
-                sum += value[j];
+    if (own < channels && labels[own] < lowest) averages[own] = others[own];
+    int highest = lowest - 1;
+#pragma unroll 8
+    for (int c = lane; c < channels; c += 32) highest = max(highest, (int)labels[c]);
+    for (int step = 16; step > 0; step /= 2) highest = max(highest, __shfl_xor_sync(~0u, highest, step));
+    for (int cluster = lowest + blockIdx.x * 8 + threadIdx.x / 32; cluster <= highest; cluster += gridDim.x * 8) {
+        double sum = 0;
+        int members = 0;
+#pragma unroll 8
+        for (int c = lane; c < channels; c += 32)
+            if (labels[c] == cluster) {
+                sum += values[c];
                 ++members;
             }
+        for (int step = 16; step > 0; step /= 2) {
+            sum += __shfl_xor_sync(~0u, sum, step);
+            members += __shfl_xor_sync(~0u, members, step);
+        }
+        for (int c = lane; c < channels; c += 32)
+            if (labels[c] == cluster) averages[c] = sum / members;
     }
-    if (c >= channels) return;
-    const size_t at = (size_t)q * channels + c;
-    averages[at] = own >= lowest ? sum / members : others[at];
 }

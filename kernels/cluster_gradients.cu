@@ -1,6 +1,6 @@
 // Filtered gradients, averaged over each cluster, in place; cluster_filter._filtered.
 //
-// filtered (Q, C, D) float64, labels (P, C) int32
+// filtered (Q, C, D) float64, labels (P, C) int64
 //
 // The block of a cluster's lowest channel adds the cluster up, in the order of the channels, and writes to all of it.
 //
@@ -8,13 +8,13 @@
 #include "common.cuh"
 
 extern "C" __global__ __launch_bounds__(128) void cluster_gradients(
-    const int *labels, int positions, int per_problem, double *filtered) {
+    const long long *labels, int positions, int per_problem, double *filtered) {
     __shared__ int members[4096];
     __shared__ int count;
     const int q = blockIdx.y, c = blockIdx.x, channels = gridDim.x;
     labels += (size_t)(q / per_problem) * channels;
     filtered += (size_t)q * channels * positions;
-    const int own = labels[c];
+    const long long own = labels[c];
     if (own < 0) return;
     if (threadIdx.x == 0) count = 0;
     __syncthreads();

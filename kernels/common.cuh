@@ -10,6 +10,7 @@ typedef unsigned long long Key;
 #define TILE 32            // distances lie in tiles of TILE x TILE, those of rows I <= columns J
 #define COARSE_BINS 1024   // first histogram of distances: 64 bins an octave below 2, the ends for what lies beyond
 #define FINE_BINS 4096     // second one, within a bin of the first
+#define MOST_CHANNELS 4096 // and with them points
 #define PAD (~0ull)        // a key beyond those of all numbers
 #define NO_PAIR (~0u)      // bits of a float NaN, in place of what is no pair
 
@@ -75,31 +76,133 @@ __device__ inline unsigned coarse_edge(int bin) {
 
 __device__ inline int fine_bin(float distance) { return (int)(__float_as_uint(distance) >> 5 & (FINE_BINS - 1)); }
 
-// The bin of the rank-th of what `bins` counts, and the rank within it. All 256 threads of the block must call it.
+// The bin of the rank-th of what `bins` counts, and the rank within it. All 256 threads of the block must call it, with
+// room for ten numbers.
 __device__ inline int find_bin(const unsigned *bins, int size, int &rank, int *sums) {
-    const int each = size / 256, first = threadIdx.x * each;
+    const int each = size / 256, first = threadIdx.x * each, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int sum = 0;
+#pragma unroll 4
     for (int i = 0; i < each; ++i) sum += bins[first + i];
-    __syncthreads();
-    sums[threadIdx.x] = sum;
-    if (threadIdx.x == 0) sums[256] = size - 1, sums[257] = 0;  // where NaN leave nothing to find
-    __syncthreads();
-    for (int step = 1; step < 256; step *= 2) {
-        const int before = (int)threadIdx.x >= step ? sums[threadIdx.x - step] : 0;
-        __syncthreads();
-        sums[threadIdx.x] += before;
-        __syncthreads();
+    int upto = sum;  // of the warp's lanes up to this one
+    for (int step = 1; step < 32; step *= 2) {
+        const int lower = __shfl_up_sync(~0u, upto, step);
+        if (lane >= step) upto += lower;
     }
-    int before = sums[threadIdx.x] - sum;
+    __syncthreads();
+    if (lane == 31) sums[warp] = upto;
+    if (threadIdx.x == 0) sums[8] = size - 1, sums[9] = 0;  // where NaN leave nothing to find
+    __syncthreads();
+    int before = upto - sum;
+    for (int w = 0; w < warp; ++w) before += sums[w];
     if (before <= rank && rank < before + sum) {
         int i = first;
         for (; rank - before >= (int)bins[i]; ++i) before += bins[i];
-        sums[256] = i;
-        sums[257] = rank - before;
+        sums[8] = i;
+        sums[9] = rank - before;
     }
     __syncthreads();
-    rank = sums[257];
-    return sums[256];
+    rank = sums[9];
+    return sums[8];
+}
+
+// What select needs in shared memory.
+struct Selection {
+    unsigned bins[256];
+    Key low[32], high[32];
+    int bin, rank, count;
+};
+
+// The rank-th and the next of the keys key_at(0) to key_at(size - 1), by radix; the last one twice at its end. PAD takes
+// no part. Every thread of the block must call it; it begins and ends with a barrier.
+template <typename KeyAt>
+__device__ void select(KeyAt key_at, int size, int rank, Selection &shared, Key &low, Key &high) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    Key smallest = PAD, largest = 0;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        const Key key = key_at(i);
+        if (key == PAD) continue;
+        smallest = min(smallest, key);
+        largest = max(largest, key);
+    }
+    for (int step = 16; step > 0; step /= 2) {
+        smallest = min(smallest, __shfl_xor_sync(~0u, smallest, step));
+        largest = max(largest, __shfl_xor_sync(~0u, largest, step));
+    }
+    __syncthreads();
+    if (lane == 0) shared.low[warp] = smallest, shared.high[warp] = largest;
+    __syncthreads();
+    for (int w = 0; w < warps; ++w) {
+        smallest = min(smallest, shared.low[w]);
+        largest = max(largest, shared.high[w]);
+    }
+    __syncthreads();
+    if (smallest >= largest) {  // all are equal, or there is none
+        low = high = smallest;
+        return;
+    }
+    // The digits that all keys share are passed over.
+    int from = 64 - __clzll((long long)(smallest ^ largest)), count = size;
+    Key prefix = from < 64 ? smallest >> from : 0;
+    while (from > 0 && count > 1) {
+        const int width = min(from, 8), shift = from - width;
+        if (threadIdx.x < 256) shared.bins[threadIdx.x] = 0;
+        __syncthreads();
+        unsigned run = 0;  // of equal digits, so that ties don't wait for each other
+        int previous = 0;
+        for (int i = threadIdx.x; i < size; i += blockDim.x) {
+            const Key key = key_at(i);
+            if (key == PAD || (from < 64 && key >> from != prefix)) continue;
+            const int digit = (int)(key >> shift) & ((1 << width) - 1);
+            if (digit != previous && run > 0) atomicAdd(shared.bins + previous, run), run = 0;
+            previous = digit;
+            ++run;
+        }
+        if (run > 0) atomicAdd(shared.bins + previous, run);
+        __syncthreads();
+        if (warp == 0) {
+            int sum = 0;
+            for (int i = 0; i < 8; ++i) sum += shared.bins[8 * lane + i];
+            int upto = sum;
+            for (int step = 1; step < 32; step *= 2) {
+                const int lower = __shfl_up_sync(~0u, upto, step);
+                if (lane >= step) upto += lower;
+            }
+            int before = upto - sum;
+            if (before <= rank && rank < upto) {
+                int i = 8 * lane;
+                for (; rank - before >= (int)shared.bins[i]; ++i) before += shared.bins[i];
+                shared.bin = i;
+                shared.rank = rank - before;
+                shared.count = shared.bins[i];
+            }
+        }
+        __syncthreads();
+        prefix = prefix << width | shared.bin;
+        rank = shared.rank;
+        count = shared.count;
+        from = shift;
+    }
+    // One key has the prefix, or several equal ones; the next is one of those, or the smallest beyond.
+    Key mine = PAD, next = PAD;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        const Key key = key_at(i);
+        if (key == PAD) continue;
+        if (key >> from == prefix) mine = key;
+        if (key >> from > prefix) next = min(next, key);
+    }
+    for (int step = 16; step > 0; step /= 2) {
+        mine = min(mine, __shfl_xor_sync(~0u, mine, step));
+        next = min(next, __shfl_xor_sync(~0u, next, step));
+    }
+    if (lane == 0) shared.low[warp] = mine, shared.high[warp] = next;
+    __syncthreads();
+    for (int w = 0; w < warps; ++w) {
+        mine = min(mine, shared.low[w]);
+        next = min(next, shared.high[w]);
+    }
+    low = mine;
+    high = rank + 1 < count || next == PAD ? mine : next;
+    __syncthreads();
 }
 
 // The k of Primitives.order_statistics that cluster_filter._eps asks for.
@@ -126,6 +229,13 @@ __device__ inline int tile_column(int index) {
     return (int)((sqrt(8.0 * index + 1.0) - 1.0) / 2.0);  // exact: see PAIR_DISTANCE in engines/rapids.py
 }
 
+// The key of the distance itself of the pair whose approximate one is the index-th of its problem.
+__device__ inline Key exact_key(const double *points, int positions, int stride, int index) {
+    const int tile = index / (TILE * TILE), column = tile_column(tile), row = tile - tile_index(0, column);
+    const int a = row * TILE + index / TILE % TILE, b = column * TILE + index % TILE;
+    return key_of(exact_distance(points, positions, stride, a, b));
+}
+
 // numpy.percentile's linear interpolation between its two order statistics.
 __device__ inline double interpolate(double low, double high, double t) {
     const double difference = high - low;
@@ -140,6 +250,17 @@ __device__ inline double block_maximum(double value, double *shared) {
     __syncthreads();
     value = shared[0];
     for (int warp = 1; warp < (int)blockDim.x / 32; ++warp) value = fmax(value, shared[warp]);
+    return value;
+}
+
+// The sum of the block's values. Every thread must call it; `shared` holds a value for each warp.
+__device__ inline int block_sum(int value, int *shared) {
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = 0;
+    for (int warp = 0; warp < (int)blockDim.x / 32; ++warp) value += shared[warp];
     return value;
 }
 
@@ -161,4 +282,15 @@ __device__ inline int find_root(int *parents, int point) {
         parent = above;
     }
     return point;
+}
+
+__device__ inline void unite(int *parents, int a, int b) {
+    a = find_root(parents, a);
+    b = find_root(parents, b);
+    while (a != b) {
+        const int low = min(a, b), high = max(a, b), old = atomicMin(parents + high, low);
+        if (old == high) return;
+        a = low;  // somebody else has linked `high` meanwhile: to `old`, which belongs to it all
+        b = old;
+    }
 }

@@ -1,41 +1,41 @@
 // What stands for each channel's gradient, before clusters share it; cluster_filter._filtered.
 //
-// gradients (Q, C, h, w) INPUT, labels (P, C) int32; rows (h, h), columns (w, w) float64 from filter_matrix
+// gradients (Q, C, h, w) INPUT, labels (P, C) int64; rows (h, h), columns (w, w) float64 from filter_matrix
 // filtered (Q, C, h, w) float64   R^T G S; with own = 0 the gradient itself where dominant, 0 where noise; 0 where dead
 //
 // The mean of filtered gradients is the filtered mean, so the clusters' means can wait: cluster_gradients.
 //
-// Launch: grid (C, Q), blocks of 128. h w <= 4096.
+// Launch: grid (ceil(C / group), Q), blocks of 256, `group` channels each. group h w <= 4096.
 #include "common.cuh"
 
 #ifndef INPUT
 #define INPUT float  // or double
 #endif
 
-extern "C" __global__ __launch_bounds__(128) void filter_gradients(
-    const INPUT *gradients, const int *labels, const double *rows, const double *columns, int height, int width,
-    int per_problem, int own, double *filtered) {
+extern "C" __global__ __launch_bounds__(256) void filter_gradients(
+    const INPUT *gradients, const long long *labels, const double *rows, const double *columns, int channels, int height,
+    int width, int per_problem, int own, int group, double *filtered) {
     __shared__ double across[4096];  // filtered along the rows
-    const int q = blockIdx.y, c = blockIdx.x, channels = gridDim.x, positions = height * width;
-    const int label = labels[(size_t)(q / per_problem) * channels + c];
-    gradients += ((size_t)q * channels + c) * positions;
-    filtered += ((size_t)q * channels + c) * positions;
-    const bool kept = own ? label != DEAD : label >= DOMINANT && label != NOISE;
-    if (!kept || (!own && label == DOMINANT)) {
-        for (int d = threadIdx.x; d < positions; d += 128) filtered[d] = kept ? widen(gradients[d]) : 0.0;
-        return;
-    }
-    for (int d = threadIdx.x; d < positions; d += 128) {
-        const int y = d / width, x = d % width;
+    const int q = blockIdx.y, first = blockIdx.x * group, positions = height * width;
+    const int size = min(group, channels - first) * positions;
+    labels += (size_t)(q / per_problem) * channels + first;
+    gradients += ((size_t)q * channels + first) * positions;
+    filtered += ((size_t)q * channels + first) * positions;
+    for (int i = threadIdx.x; i < size; i += 256) {
+        const int start = i / width * width, x = i - start;
         double sum = 0;
-        for (int i = 0; i < width; ++i) sum += widen(gradients[y * width + i]) * columns[i * width + x];
-        across[d] = sum;
+#pragma unroll 7
+        for (int k = 0; k < width; ++k) sum += widen(gradients[start + k]) * columns[k * width + x];
+        across[i] = sum;
     }
     __syncthreads();
-    for (int d = threadIdx.x; d < positions; d += 128) {
-        const int y = d / width, x = d % width;
+    for (int i = threadIdx.x; i < size; i += 256) {
+        const int channel = i / positions, d = i - channel * positions, y = d / width, x = d - y * width;
+        const long long label = labels[channel];
         double sum = 0;
-        for (int i = 0; i < height; ++i) sum += across[i * width + x] * rows[i * height + y];
-        filtered[d] = sum;
+#pragma unroll 7
+        for (int k = 0; k < height; ++k) sum += across[channel * positions + k * width + x] * rows[k * height + y];
+        const bool kept = own ? label != DEAD : label >= DOMINANT && label != NOISE;
+        filtered[i] = !kept ? 0.0 : !own && label == DOMINANT ? widen(gradients[i]) : sum;
     }
 }

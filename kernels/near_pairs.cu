@@ -26,7 +26,7 @@ __device__ double radius(const double *order, int count, double fraction) {
     return fmax(eps, 1e-5);
 }
 
-extern "C" __global__ __launch_bounds__(128) void near_pairs(
+extern "C" __global__ __launch_bounds__(128, 8) void near_pairs(
     const float *approximate, const int *counts, const double *bound, const double *points, const double *order,
     double fraction, int positions, int stride, int tiles, unsigned *near, double *eps) {
     const int p = blockIdx.y, lane = threadIdx.x % 32, count = counts[p], index = blockIdx.x * 4 + threadIdx.x / 32;
@@ -40,15 +40,23 @@ extern "C" __global__ __launch_bounds__(128) void near_pairs(
     const double scaled = reach * scale_of(bound[p]);
     const float surely = (float)(scaled * (1 - error.slope) - error.offset);
     const float perhaps = (float)(scaled * (1 + error.slope) + error.offset);
-    unsigned own = 0, other = 0;
+    unsigned own = 0, other = 0, doubt = 0;  // other: the lane's column, a bit a row; own: its row
+#pragma unroll
     for (int i = 0; i < TILE; ++i) {
-        const float distance = tile[i * TILE + lane];
-        bool is = distance <= surely;  // false of NO_PAIR, a NaN, as is the next
-        if (!is && distance <= perhaps)
-            is = exact_distance(points, positions, stride, row * TILE + i, column * TILE + lane) <= reach;
-        const unsigned ballot = __ballot_sync(~0u, is);
+        const float distance = tile[i * TILE + lane];  // what is no pair is a NaN, of which nothing holds
+        other |= (unsigned)(distance <= surely) << i;
+        doubt |= (unsigned)(distance > surely && distance <= perhaps) << i;
+    }
+    for (; doubt != 0; doubt &= doubt - 1) {
+        const int i = __ffs(doubt) - 1;
+        const double distance =
+            exact_distance(points, positions, stride, row * TILE + i, column * TILE + lane);
+        other |= (unsigned)(distance <= reach) << i;
+    }
+#pragma unroll
+    for (int i = 0; i < TILE; ++i) {
+        const unsigned ballot = __ballot_sync(~0u, other >> i & 1);
         if (i == lane) own = ballot;
-        other |= (unsigned)is << i;
     }
     near += (size_t)p * stride * words;
     if (row == column) {

@@ -4,7 +4,8 @@
 // points (P, D, stride) float64
 // below (P,) int32                 how many distances are certainly smaller; zeroed before
 // found (P,) int32                 how many candidates there are; zeroed before
-// candidates (P, tiles 1024) uint64   keys of the distances that are not certain, in any order
+// candidates (P, capacity) uint64  keys of the distances that are not certain, in any order, as far as there is room
+// bands (P, 2) float32             the Band of the approximate distances that are not certain
 //
 // The histograms say between which floats the two lie; Band widens that by the error of the approximate distances.
 //
@@ -24,15 +25,15 @@ __device__ Band bracket(
         from = edge + ((unsigned)find_bin(fine, FINE_BINS, low_rank, sums) << 5);
         if (high == low) to = edge + (((unsigned)find_bin(fine, FINE_BINS, high_rank, sums) + 1) << 5);
     }
-    if (high > low) to = next;
+    if (high > low) to = ~next;
     return band_of(__uint_as_float(from), __uint_as_float(to), error);
 }
 
 extern "C" __global__ __launch_bounds__(256) void pair_band(
     const float *approximate, const int *counts, const unsigned *coarse, const unsigned *fine, const unsigned *next,
-    const double *points, double fraction, int positions, int stride, int tiles, int *below, int *found,
-    Key *candidates) {
-    __shared__ int sums[258];
+    const double *points, double fraction, int positions, int stride, int tiles, int capacity, int *below, int *found,
+    Key *candidates, float *bands) {
+    __shared__ int sums[10];
     __shared__ int smaller;
     const int p = blockIdx.y, count = counts[p];
     if (count < 2) return;
@@ -40,17 +41,21 @@ extern "C" __global__ __launch_bounds__(256) void pair_band(
     const Band band = bracket(
         coarse + (size_t)p * COARSE_BINS, fine + (size_t)p * FINE_BINS, next[p], count, fraction, sums,
         error_of(positions));
+    if (blockIdx.x == 0 && threadIdx.x == 0) bands[2 * p] = band.low, bands[2 * p + 1] = band.high;
     points += (size_t)p * positions * stride;
-    const int side = (count + TILE - 1) / TILE, size = side * (side + 1) / 2 * TILE * TILE;
+    candidates += (size_t)p * capacity;
+    const int side = (count + TILE - 1) / TILE, size = side * (side + 1) / 2 * TILE * TILE / 4;
+    const float4 *source = (const float4 *)(approximate + (size_t)p * tiles * TILE * TILE);
     int mine = 0;
-    for (int i = blockIdx.x * 256 + threadIdx.x; i < size; i += gridDim.x * 256) {
-        const float distance = approximate[(size_t)p * tiles * TILE * TILE + i];
+    auto visit = [&](float distance, int i) {
         mine += distance < band.low;  // false of NO_PAIR, a NaN
-        if (!(distance >= band.low && distance <= band.high)) continue;
-        const int tile = i / (TILE * TILE), column = tile_column(tile), row = tile - tile_index(0, column);
-        const int a = row * TILE + i / TILE % TILE, b = column * TILE + i % TILE;
-        const Key key = key_of(exact_distance(points, positions, stride, a, b));
-        candidates[(size_t)p * tiles * TILE * TILE + atomicAdd(found + p, 1)] = key;
+        if (!(distance >= band.low && distance <= band.high)) return;
+        const int place = atomicAdd(found + p, 1);
+        if (place < capacity) candidates[place] = exact_key(points, positions, stride, i);
+    };
+    for (int i = blockIdx.x * 256 + threadIdx.x; i < size; i += gridDim.x * 256) {
+        const float4 four = source[i];
+        visit(four.x, 4 * i), visit(four.y, 4 * i + 1), visit(four.z, 4 * i + 2), visit(four.w, 4 * i + 3);
     }
     if (mine > 0) atomicAdd(&smaller, mine);
     __syncthreads();

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cfcam_gpu.engines import EngineResult, cpu
+from cfcam_gpu.functional import are_finite
 
 from .small import CONFIGS
 
@@ -93,10 +94,9 @@ def _engine(
     return tuple(cpu.run(activations.nan_to_num(), gradients.nan_to_num(), CONFIGS[name]))
 
 
-FUSED = SimpleNamespace(
-    ASYNCHRONOUS=True,
-    why_missing=lambda: None,
-    run=lambda activations, gradients, config: EngineResult(
-        *_engine(activations, gradients, next(name for name in CONFIGS if CONFIGS[name] == config))
-    ),
-)
+def _run_checked(activations, gradients, config):
+    found = _engine(activations, gradients, next(name for name in CONFIGS if CONFIGS[name] == config))
+    return EngineResult(*found), torch.stack([are_finite(activations), are_finite(gradients)], dim=1)
+
+
+FUSED = SimpleNamespace(why_missing=lambda: None, run=lambda *given: _run_checked(*given)[0], run_checked=_run_checked)

@@ -340,3 +340,16 @@ def test_a_failing_model_leaves_no_trace(model, images):
         take(model, "second", images)
     assert torch.is_grad_enabled()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_gradient_that_positions_share_is_written_out_and_another_is_not_copied(images, monkeypatch):
+    """An expanded tensor would be summed in another order than the same values in memory."""
+    copies = []
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda *given, **options: copies.append(1) or stack(*given, **options))
+    for reduce, copied in ((lambda x: x.sum((2, 3)), [1]), (lambda x: x.square().sum((2, 3)), [])):
+        copies.clear()
+        head = Splitting(reduce)
+        captured = take(nn.Sequential(nn.Conv2d(3, 6, 3), head).eval(), "0", images, 1)
+        assert captured.gradients[:, 0].stride() == captured.activations.stride()
+        assert copies == copied

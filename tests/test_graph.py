@@ -205,13 +205,13 @@ def test_another_streams_replay_keeps_what_it_reads(captured, monkeypatch):
 def test_autocasts_cache_is_off(captured, monkeypatch):
     """It frees the casts of the weights when the caller's block ends; the graph would read freed memory."""
     seen = []
-    run = FUSED.run
+    run = FUSED.run_checked
 
     def spying(*arguments):
         seen.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
         return run(*arguments)
 
-    engine = SimpleNamespace(**{**vars(FUSED), "run": spying})
+    engine = SimpleNamespace(**{**vars(FUSED), "run_checked": spying})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         replay, _ = captured(0, engine=engine)
         assert torch.is_autocast_cache_enabled()
@@ -270,7 +270,7 @@ def test_what_fused_does_not_cover_is_refused_by_it(captured):
         raise ValueError("engine: 'fused' takes at most 4096 channels; got 5000")
 
     with pytest.raises(ValueError, match="'fused' takes at most 4096 channels"):
-        captured(engine=SimpleNamespace(**{**vars(FUSED), "run": refuses}))
+        captured(engine=SimpleNamespace(**{**vars(FUSED), "run_checked": refuses}))
 
 
 def test_what_a_graph_cant_hold_is_said(captured, monkeypatch):

@@ -11,7 +11,7 @@ from torch import nn
 import cfcam_gpu
 from cfcam_gpu import guard, metrics
 
-from .small import Network, draw
+from .small import CONFIGS, LAYERS, Network, draw
 from .threads import in_threads
 
 
@@ -77,6 +77,48 @@ def test_calls_that_overlap_leave_running_statistics_as_they_were(images):
     assert not guard._statistics._users
 
 
+class Counted(nn.Identity):
+    """Counts how often somebody asks what is inside of it."""
+
+    asked = 0
+
+    @property
+    def _modules(self):
+        self.asked += 1
+        return {}
+
+    @_modules.setter
+    def _modules(self, parts):
+        pass
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("target", [None, [[0, 1], [2, 3], [4, 0]]], ids=str)
+def test_a_call_walks_over_the_model_once(model, images, config, target):
+    """On a GPU, a small batch waits for the host to do it."""
+    model.last = Counted()
+    explain = cfcam_gpu.CFCAM(model, LAYERS[config], config=CONFIGS[config])
+    explain(images)  # which has to find the layouts, too
+    before = model.last.asked
+    explain(images, target)
+    assert model.last.asked == before + 1
+
+
+def test_a_walk_meets_every_module_once(model):
+    model.again, model.lacking = model.early, None
+    found = guard.survey(model)
+    assert found.modules == set(model.modules())
+    assert (found.training, found.compiled, found.watched()) == ([], False, False)
+    norm = model.early[1].train()
+    assert guard.survey(model).training == [norm]
+    norm.track_running_stats = False
+    assert guard.survey(model).training == []
+    for register in (model.head.register_full_backward_hook, model.head.register_full_backward_pre_hook):
+        handle = register(lambda *given: None)
+        assert guard.survey(model).watched()
+        handle.remove()
+
+
 def test_parameters_made_in_inference_mode_are_refused_by_name():
     with torch.inference_mode():
         model = Network()
@@ -99,9 +141,8 @@ def test_compiled_parts_of_a_model(model, images, compiled):
     assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
-def test_calls_that_overlap_leave_the_compilers_stance_as_it_was(model):
-    model.compile(backend="eager")
-    one, other = guard._uncompiled(model), guard._uncompiled(model)
+def test_calls_that_overlap_leave_the_compilers_stance_as_it_was():
+    one, other = guard._eager(), guard._eager()
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)

@@ -17,7 +17,7 @@ from cfcam_gpu.methods.substitute import substituted
 
 from . import recorder
 from .small import assert_same
-from .test_no_host import OnDevice, _meta_engine
+from .test_no_host import OnDevice, launches_nothing
 from .threads import in_threads
 from .transformers_small import ChannelsLast, VisionTransformer, images
 
@@ -351,7 +351,9 @@ def test_nothing_is_read_by_the_host_or_copied_from_it():
     request = targets.Request(indices=torch.zeros(2, dtype=torch.int64, device="meta"), checked=True)
 
     def work():
-        return graph._explain(model, plan, SimpleNamespace(run=_meta_engine), pictures, request, overlay=True)
+        return graph._explain(
+            model, plan, SimpleNamespace(run_checked=launches_nothing), pictures, request, overlay=True
+        )
 
     work()
     with OnDevice():

@@ -7,9 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfcam_gpu import CAM, CFCAM, Config, capture, engines, functional, graph, layers, targets
-from cfcam_gpu.engines import EngineResult, cpu
+from cfcam_gpu.engines import cpu, fused
 from cfcam_gpu.methods import METHODS, forwards
 from cfcam_gpu.render import upsample
+from cfcam_gpu.two_level import gate
 
 from . import recorder
 from .small import CONFIGS, LAYERS, Network, draw
@@ -25,18 +26,8 @@ class OnDevice(TorchDispatchMode):
         return found
 
 
-def _meta_engine(activations, gradients, config):
-    batch, several, channels, height, width = gradients.shape
-
-    def empty(*shape, dtype):
-        return torch.empty((batch, several, *shape), dtype=dtype, device="meta")
-
-    return EngineResult(
-        empty(height, width, dtype=torch.float32),
-        empty(channels, dtype=torch.int64),
-        empty(channels, dtype=torch.float32),
-        empty(dtype=torch.float64),
-    )
+def launches_nothing(activations, gradients, config):
+    return fused.compute(activations, gradients, config, lambda *given, **macros: None)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -45,7 +36,7 @@ def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
     model = Network().eval().to("meta")
     images = draw(0).to("meta")
     plan = CFCAM(model, LAYERS[config], config=CONFIGS[config])._planned(images)
-    engine = SimpleNamespace(run=_meta_engine)
+    engine = SimpleNamespace(run_checked=launches_nothing)
     request = targets.Request()
     if several:
         request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
@@ -123,6 +114,29 @@ def test_the_guard_above_sees_what_it_is_for(reads):
         reads(torch.empty(3, device="meta"))
 
 
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would be sent: all operators but views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_a_small_batch_does_not_wait_for_many_launches(targets):
+    fine, coarse = torch.rand(2, targets, 6, 5), (torch.randn(2, 8, 3, 3), torch.randn(2, targets, 8, 3, 3))
+    with Launches() as maps:
+        upsample(fine, (12, 10))
+    with Launches() as gated:
+        gate(fine, *coarse, 0.1)
+    assert maps.count <= 6
+    assert gated.count <= 13 + 2 * targets
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatch, late):
     """So that the host waits while the device works; and once, whatever the number of tensors."""
@@ -132,7 +146,12 @@ def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatc
         done.append("run")
         return cpu.run(activations.nan_to_num(), gradients.nan_to_num(), config)
 
-    monkeypatch.setattr(engines, "choose", lambda *given: SimpleNamespace(ASYNCHRONOUS=late, run=run))
+    def run_checked(activations, gradients, config):
+        flags = [functional.are_finite(tensor) for tensor in (activations, gradients)]
+        return run(activations, gradients, config), torch.stack(flags, dim=1)
+
+    engine = SimpleNamespace(run=run, **({"run_checked": run_checked} if late else {}))
+    monkeypatch.setattr(engines, "choose", lambda *given: engine)
     activations, gradients = torch.ones(2, 4, 3, 3), torch.ones(2, 1, 4, 3, 3)
     gradients[1, 0, 2, 2, 2] = torch.nan
     with pytest.raises(ValueError, match="gradients: expected finite numbers within float32; image 1 has NaN"):

@@ -64,3 +64,13 @@ def test_images_elsewhere_are_refused(maps):
 def test_maps_next_to_the_end_of_float32_are_scaled_before_they_are_summed():
     raw = torch.full((1, 2, 2), 3e38)
     assert torch.equal(render.upsample(raw, (5, 5)), torch.ones(1, 5, 5))
+
+
+def test_each_map_is_over_its_own_maximum_and_zeros_stay_zeros():
+    raw = torch.rand(4, 1, 3, 2, generator=torch.Generator().manual_seed(4))
+    scales = torch.tensor([1e38, 1.0, 1e-44, 0.0])[:, None, None, None]  # the third is subnormal
+    raw = raw * scales
+    for found in (render.over_maximum(raw), render.upsample(raw, (3, 2))):
+        for b in range(3):
+            assert torch.equal(found[b], raw[b] / raw[b].max())
+        assert torch.equal(found[3], torch.zeros(1, 3, 2))

@@ -15,6 +15,10 @@ from ..config import Config
 ENGINES = ("cpu", "rapids", "fused")
 
 
+#: Engines that this machine was found to have. What is missing is looked for again: it may have been installed.
+_there: dict[str, Engine] = {}
+
+
 class EngineResult(NamedTuple):
     """What an engine computes for B images and T targets each, on the device of its input.
 
@@ -29,7 +33,7 @@ class EngineResult(NamedTuple):
 
 
 class Engine(Protocol):
-    """An engine is a module with these two functions, and ``ASYNCHRONOUS = True`` where `run` lets no host wait."""
+    """An engine is a module with these two functions."""
 
     def run(self, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
         """CF-CAM of ``activations`` (B, C, *spatial), ``gradients`` (B, T, C, *spatial), any floating dtype, finite."""
@@ -37,6 +41,19 @@ class Engine(Protocol):
 
     def why_missing(self) -> str | None:
         """None where this machine has the engine, else the reason and the remedy in one sentence."""
+        ...
+
+
+class CheckedEngine(Engine, Protocol):
+    """One whose work the host only starts, and which finds on its way what is not finite."""
+
+    def run_checked(
+        self, activations: torch.Tensor, gradients: torch.Tensor, config: Config
+    ) -> tuple[EngineResult, torch.Tensor]:
+        """As ``run``, of any values, and (B, 2) bool: whether an image's activations, and its gradients, are finite.
+
+        In float32. Of an image that is not, the result means nothing.
+        """
         ...
 
 
@@ -79,9 +96,11 @@ def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
             "or use engine='cpu'"
         )
     engine = load(name)
-    reason = engine.why_missing()
-    if reason is not None:
-        raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
+    if _there.get(name) is not engine:
+        reason = engine.why_missing()
+        if reason is not None:
+            raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
+        _there[name] = engine
     return engine
 
 

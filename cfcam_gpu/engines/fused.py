@@ -17,20 +17,21 @@ import torch
 from ..chunking import chunk_size
 from ..config import Config
 from . import EngineResult, kernels, rapids
-from .kernels import Argument, Arguments, Launch
+from .kernels import Argument, Arguments, Launch, Memory
 
 #: Largest shapes that the kernels' shared memory is laid out for.
 MAX_CHANNELS = 4096
 MAX_SIDE = 64
 #: The neighbours that a thread keeps in its registers.
 MAX_NEIGHBOR = 16
-#: Bytes that the workspace of one chunk of images may take: 256 MiB.
-MEMORY = 1 << 28
-
-#: The host does not wait for what `run` starts.
-ASYNCHRONOUS = True
+#: Bytes that the workspace of one chunk of images may take: 512 MiB.
+MEMORY = 1 << 29
+#: For how many undecided pairs of an image there is room: those too near to the decisive distance to tell from it. A
+#: slower way finds it among more.
+CANDIDATES = 1 << 16
 
 _MAX_GRID = 65535  # along y
+_BLOCKS = 1056  # that keep a large GPU busy: eight for each of 132 multiprocessors
 # As in kernels/common.cuh.
 _TILE, _COARSE_BINS, _FINE_BINS = 32, 1024, 4096
 _BOUNDARY = {"reflect": 0, "zero": 1, "nearest": 2}
@@ -74,13 +75,20 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
     ValueError
         If :func:`why_not` names something.
     """
+    return run_checked(activations, gradients, config)[0]
+
+
+def run_checked(
+    activations: torch.Tensor, gradients: torch.Tensor, config: Config
+) -> tuple[EngineResult, torch.Tensor]:
+    """As :func:`run`, and (B, 2) bool: whether an image's activations, and its gradients, are finite in float32."""
     with kernels.on_gpu(activations.device) as launch:
         return compute(activations, gradients, config, launch)
 
 
 def compute(
     activations: torch.Tensor, gradients: torch.Tensor, config: Config, launch: Launch, *, memory: int = MEMORY
-) -> EngineResult:
+) -> tuple[EngineResult, torch.Tensor]:
     """CF-CAM by `launch`, chunk by chunk, so that the workspace stays within `memory` bytes, or holds one image."""
     reason = why_not(config, gradients.shape)
     if reason is not None:
@@ -99,6 +107,7 @@ def compute(
         weights=empty((batch, targets, channels), dtype=torch.float32),
         eps=empty((batch, targets), dtype=torch.float64),
     )
+    finite = empty((batch, 2), dtype=torch.bool)
     double = partial(empty, dtype=torch.float64)
     smoothing = _Filter(
         *(double(shape) for shape in ((height, height), (width, width), (height, width), (height, width)))
@@ -106,13 +115,13 @@ def compute(
     boundary = _BOUNDARY[config.boundary]
     launch("filter_matrix", (1, 1), (256, 1), height, width, float(config.sigma), boundary, *smoothing)
 
-    bytes_each = _bytes_each(config, targets, channels, height * width)
+    bytes_each = sum(scratch(config, (1, targets, channels, height, width)).values())
     images = min(batch, chunk_size(memory, bytes_each), max(1, _MAX_GRID // targets))
     for first in range(0, batch, images):
         part = slice(first, first + images)
         chunk = _Chunk(launch, config, smoothing, activations[part], gradients[part])
-        chunk.explain(EngineResult(*(value[part] for value in result)))
-    return result
+        chunk.explain(EngineResult(*(value[part] for value in result)), finite[part])
+    return result, finite
 
 
 class _Filter(NamedTuple):
@@ -134,15 +143,69 @@ def _tiles(stride: int) -> int:
     return stride // _TILE * (stride // _TILE + 1) // 2
 
 
-def _bytes_each(config: Config, targets: int, channels: int, positions: int) -> int:
-    """Workspace of an image."""
+def _candidates(config: Config, tiles: int) -> int:
+    """For how many undecided pairs there is room: all, where channels may be zero everywhere and share a distance."""
+    pairs = tiles * _TILE * _TILE
+    return pairs if config.dead_threshold is None else min(pairs, CANDIDATES)
+
+
+#: What begins as zeros; it comes first.
+_ZEROS = ("hub", "coarse", "fine", "next", "below", "found")
+
+
+def scratch(config: Config, shape: Sequence[int]) -> dict[str, int]:
+    """Bytes of what a chunk needs beside its result; the kernels' headers say of what. `shape` is (B, T, C, h, w)."""
+    images, targets, channels, height, width = shape
+    positions, maps = height * width, images * targets
+    by_target = config.importance == "contribution"
+    problems = maps if by_target else images
     stride = _stride(config, channels)
     tiles = _tiles(stride)
-    cluster = 4 * tiles * _TILE * _TILE + 12 * stride * positions + stride * stride // 8
-    if config.eps_rule == "pair_percentile":
-        cluster += 8 * tiles * _TILE * _TILE + 4 * (_COARSE_BINS + _FINE_BINS)
-    weigh = 8 * channels * positions * targets if config.combine != "pooled" else 0
-    return cluster * (targets if config.importance == "contribution" else 1) + weigh
+    by_pairs = {
+        "coarse": 4 * problems * _COARSE_BINS,
+        "fine": 4 * problems * _FINE_BINS,
+        "next": 4 * problems,
+        "below": 4 * problems,
+        "found": 4 * problems,
+        "candidates": 8 * problems * _candidates(config, tiles),
+        "bands": 8 * problems,
+    }
+    found = {
+        "hub": 4 * problems,
+        **(by_pairs if config.eps_rule == "pair_percentile" else {"nearest": 8 * problems * stride}),
+        "norms": 8 * images * channels,
+        "pooled": 8 * maps * channels,
+        "smoothed": 8 * maps * channels,
+        "importance": 8 * maps * channels if by_target else 0,
+        "labels": 0 if problems == maps else 8 * problems * channels,
+        "eps": 8 * problems,
+        "finite": 2 * problems,
+        "members": 4 * problems * stride,
+        "counts": 4 * problems,
+        "bound": 8 * problems,
+        "points": 8 * problems * positions * stride,
+        "scaled": 4 * problems * positions * stride,
+        "approximate": 4 * problems * tiles * _TILE * _TILE,
+        "order": 16 * problems,
+        "near": problems * stride * stride // 8,
+        "core": problems * stride // 8,
+        "parents": 4 * problems * stride,
+        "averages": 8 * maps * channels,
+    }
+    if config.combine != "pooled":
+        found |= {"filtered": 8 * maps * channels * positions, "variance": 8 * maps * channels}
+    return {name: -(-size // 256) * 256 for name, size in found.items()}
+
+
+def allocate(sizes: dict[str, int], zeros: int, device: torch.device) -> dict[str, Memory]:
+    """Memory of these sizes in bytes, multiples of 256, in one block, whose first `zeros` bytes are zero."""
+    block = torch.empty(sum(sizes.values()), dtype=torch.uint8, device=device)
+    block[:zeros].zero_()
+    found, address = {}, block.data_ptr()
+    for name, size in sizes.items():
+        found[name] = Memory(address, block)
+        address += size
+    return found
 
 
 class _Chunk:
@@ -165,166 +228,150 @@ class _Chunk:
         self.per_problem = 1 if by_target else self.targets  # maps
         self.stride = _stride(config, self.channels)
         self.tiles = _tiles(self.stride)
-        self.integers = partial(torch.empty, dtype=torch.int32, device=activations.device)
-        self.floats = partial(torch.empty, dtype=torch.float32, device=activations.device)
-        self.doubles = partial(torch.empty, dtype=torch.float64, device=activations.device)
+        sizes = scratch(config, gradients.shape)
+        self.at = allocate(sizes, sum(sizes.get(name, 0) for name in _ZEROS), activations.device)
 
     def each_problem(self, name: str, blocks: int, threads: int, *arguments: Argument, **macros: int) -> None:
         """Launch `blocks` blocks for each problem."""
         self.start(name, (blocks, self.problems), (threads, 1), *arguments, **macros)
 
+    def once_a_problem(self, name: str, *arguments: Argument) -> None:
+        """Launch one block of 1024 threads for each problem."""
+        self.start(name, (self.problems, 1), (1024, 1), *arguments)
+
     def each_map(self, name: str, blocks: int, threads: int, *arguments: Argument) -> None:
         """Launch `blocks` blocks for each map."""
         self.start(name, (blocks, self.maps), (threads, 1), *arguments)
 
-    def explain(self, result: EngineResult) -> None:
-        """Fill `result`, the part of it that belongs to these images."""
-        config, channels = self.config, self.channels
-        norms = self.doubles((self.images, channels))
-        pooled, smoothed = self.doubles((self.maps, channels)), self.doubles((self.maps, channels))
-        importance = self.doubles((self.maps, channels)) if config.importance == "contribution" else None
+    def explain(self, result: EngineResult, finite: torch.Tensor) -> None:
+        """Fill `result` and `finite`, the part of them that belongs to these images."""
+        config, channels, at, shared = self.config, self.channels, self.at, self.problems < self.maps
+        norms, pooled, smoothed = at["norms"], at["pooled"], at["smoothed"]
+        importance = at["importance"] if config.importance == "contribution" else None
         given = self.activations, self.gradients, self.filter.profile, channels, self.positions, self.targets
-        found = norms, pooled, smoothed, importance
-        self.each_map("channel_statistics", -(-channels // 32), 256, *given, *found)
-        labels, eps = self.cluster(norms, norms if importance is None else importance)
+        self.each_map("channel_statistics", -(-channels // 32), 256, *given, norms, pooled, smoothed, importance)
+        # Where a problem is one map's alone, its labels are the result's.
+        empty = partial(torch.empty, device=finite.device)
+        labels = empty((self.images, 1, channels), dtype=torch.int64) if shared else result.labels
+        eps = empty((self.images, 1), dtype=torch.float64) if shared else result.eps
+        flags = finite if self.per_image == 1 else empty((self.images, self.per_image, 2), dtype=torch.bool)
+        self.cluster(norms if importance is None else importance, labels, eps, flags)
         if config.combine == "pooled":
-            self.weigh_pooled(labels, pooled, smoothed, result)
+            self.weigh_pooled(labels, result)
         else:
             self.weigh_products(labels, result)
-        shape = self.images, self.per_image
-        result.labels.copy_(labels.view(*shape, channels).expand_as(result.labels))
-        result.eps.copy_(eps.view(shape).expand_as(result.eps))
+        if shared:
+            result.labels.copy_(labels.expand_as(result.labels))
+            result.eps.copy_(eps.expand_as(result.eps))
+        if flags is not finite:
+            finite.copy_(flags.all(dim=1))
 
-    def cluster(self, norms: torch.Tensor, importance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Labels (P, C) int32 and eps (P,); cluster_filter.cluster_channels."""
-        config, channels, stride, per_image = self.config, self.channels, self.stride, self.per_image
+    def cluster(self, importance: Memory, labels: torch.Tensor, eps: torch.Tensor, finite: torch.Tensor) -> None:
+        """Labels (P, C), eps (P,) and finite (P, 2); cluster_filter.cluster_channels."""
+        config, channels, stride, at = self.config, self.channels, self.stride, self.at
         dead = -1.0 if config.dead_threshold is None else float(config.dead_threshold)
         dominant, unit_norm = config.dominant_percentile / 100, int(config.distance == "unit_norm")
-        labels, members, counts = (self.integers((self.problems, *of)) for of in ((channels,), (stride,), ()))
-        order, alive, bound = (
-            self.doubles((self.problems, 2)),
-            self.integers(self.problems),
-            self.doubles(self.problems),
+        members, counts, bound = at["members"], at["counts"], at["bound"]
+        points, scaled, approximate, order = at["points"], at["scaled"], at["approximate"], at["order"]
+
+        given: Arguments = importance, at["norms"], at["pooled"], channels, self.per_image, self.per_problem, dead
+        self.once_a_problem(
+            "split_channels", *given, dominant, stride, unit_norm, labels, members, counts, bound, finite
         )
+        given = self.activations, at["norms"], members, counts, bound, channels, self.positions, self.per_image
+        blocks = stride // 32 * -(-self.positions // 32)
+        self.start("gather_points", (blocks, self.problems), (32, 8), *given, unit_norm, stride, points, scaled)
 
-        ranked = importance, None if dead < 0 else norms, None
-        sizes: Arguments = channels, channels, per_image
-        self.each_problem("order_statistics", -(-channels // 256), 256, *ranked, *sizes, dead, dominant, order, alive)
-
-        given: Arguments = importance, norms, order, alive, channels, per_image, dead, dominant, stride, unit_norm
-        self.start("split_channels", (self.problems, 1), (1024, 1), *given, labels, members, counts, bound)
-
-        shape = self.problems, self.positions, stride
-        points, scaled = self.doubles(shape), self.floats(shape)
-        chosen = self.activations, norms, members, counts, bound
-        sizes = channels, self.positions, per_image, unit_norm, stride
-        self.start("gather_points", (stride // 32, self.problems), (32, 8), *chosen, *sizes, points, scaled)
-
-        approximate = self.floats((self.problems, self.tiles, _TILE, _TILE))
+        side = -(-stride // 128)
+        each = 8 if side * (side + 1) // 2 * self.problems >= _BLOCKS // 4 else 4
+        side = -(-stride // (16 * each))
         by_pairs = config.eps_rule == "pair_percentile"
-        coarse = self.integers((self.problems, _COARSE_BINS)).zero_() if by_pairs else None
-        sizes, blocks = (self.positions, stride, self.tiles), stride // 64 * (stride // 64 + 1) // 2
-        self.each_problem("pair_distances", blocks, 256, scaled, counts, *sizes, approximate, coarse)
+        coarse, sizes = at["coarse"] if by_pairs else None, (self.positions, stride, self.tiles)
+        given = scaled, counts, *sizes, approximate, coarse
+        self.each_problem("pair_distances", side * (side + 1) // 2, 256, *given, EACH=each)
 
         fraction = -1.0
-        if coarse is not None:
+        if by_pairs:
             fraction = config.eps_percentile / 100
-            self.order_pairs(approximate, counts, coarse, points, fraction, order)
+            self.order_pairs(fraction)
         else:
-            self.middle_neighbor(approximate, counts, points, order)
-        near, eps = self.integers((self.problems, stride, stride // 32)), self.doubles(self.problems)
+            self.middle_neighbor()
         given = approximate, counts, bound, points, order, fraction
-        self.each_problem("near_pairs", -(-self.tiles // 4), 128, *given, *sizes, near, eps)
-        self.dbscan(near, counts, members, labels)
-        return labels, eps
+        self.each_problem("near_pairs", -(-self.tiles // 4), 128, *given, *sizes, at["near"], eps)
+        self.dbscan(labels)
 
-    def order_pairs(
-        self,
-        approximate: torch.Tensor,
-        counts: torch.Tensor,
-        coarse: torch.Tensor,
-        points: torch.Tensor,
-        fraction: float,
-        order: torch.Tensor,
-    ) -> None:
-        """Fill `order` (P, 2) with the distances at eps_percentile; Primitives.order_statistics."""
-        fine, following = self.integers((self.problems, _FINE_BINS)).zero_(), self.integers(self.problems).fill_(-1)
-        below, found = self.integers(self.problems).zero_(), self.integers(self.problems).zero_()
-        capacity, blocks = self.tiles * _TILE * _TILE, min(-(-self.tiles // 8), 128)
-        candidates = torch.empty((self.problems, capacity), dtype=torch.int64, device=points.device)
-        given = approximate, counts, coarse
-        self.each_problem("pair_bracket", blocks, 256, *given, fraction, self.tiles, fine, following)
-        sizes, results = (self.positions, self.stride, self.tiles), (below, found, candidates)
-        self.each_problem("pair_band", blocks, 256, *given, fine, following, points, fraction, *sizes, *results)
-        self.start("pair_select", (self.problems, 1), (256, 1), counts, *results, fraction, capacity, order)
+    def order_pairs(self, fraction: float) -> None:
+        """Fill `order` with the distances at eps_percentile; Primitives.order_statistics."""
+        at, sizes = self.at, (self.positions, self.stride, self.tiles)
+        approximate, counts, points = at["approximate"], at["counts"], at["points"]
+        capacity = _candidates(self.config, self.tiles)
+        blocks = max(1, min(-(-self.tiles // 8), 128, _BLOCKS // self.problems))
+        given: Arguments = approximate, counts, at["coarse"]
+        self.each_problem("pair_bracket", blocks, 256, *given, fraction, self.tiles, at["fine"], at["next"])
+        found = at["below"], at["found"], at["candidates"], at["bands"]
+        more = at["fine"], at["next"], points, fraction
+        self.each_problem("pair_band", blocks, 256, *given, *more, *sizes, capacity, *found)
+        given = approximate, counts, points, *found, fraction, *sizes, capacity
+        self.start("pair_select", (self.problems, 1), (256, 1), *given, at["order"])
 
-    def middle_neighbor(
-        self, approximate: torch.Tensor, counts: torch.Tensor, points: torch.Tensor, order: torch.Tensor
-    ) -> None:
-        """Fill `order` (P, 2) with the two middle distances to the neighbour; cluster_filter._eps."""
-        stride, nearest, scrap = self.stride, self.doubles((self.problems, self.stride)), self.integers(self.problems)
-        given: Arguments = approximate, counts, points, self.positions, stride, self.tiles
-        self.each_problem("neighbor_distances", stride // 32, 256, *given, nearest, NEIGHBOR=self.config.eps_neighbor)
-        given, sizes = (nearest, None, counts), (stride, stride, 1)
-        self.each_problem("order_statistics", -(-stride // 256), 256, *given, *sizes, -1.0, 0.5, order, scrap)
+    def middle_neighbor(self) -> None:
+        """Fill `order` with the two middle distances to the neighbour; cluster_filter._eps."""
+        at, nearest = self.at, self.at["nearest"]
+        given: Arguments = at["approximate"], at["counts"], at["points"], self.positions, self.stride, self.tiles
+        macros = {"NEIGHBOR": self.config.eps_neighbor}
+        self.each_problem("neighbor_distances", self.stride // 32, 256, *given, nearest, **macros)
+        self.once_a_problem("order_statistics", nearest, at["counts"], self.stride, 0.5, at["order"])
 
-    def dbscan(self, near: torch.Tensor, counts: torch.Tensor, members: torch.Tensor, labels: torch.Tensor) -> None:
+    def dbscan(self, labels: torch.Tensor) -> None:
         """Fill in the labels of the members; Primitives.dbscan."""
-        stride, wanted = self.stride, self.config.min_samples
-        core, parents = self.integers((self.problems, stride // 32)), self.integers((self.problems, stride))
+        at, stride, wanted = self.at, self.stride, self.config.min_samples
+        near, core, counts, parents, hub = at["near"], at["core"], at["counts"], at["parents"], at["hub"]
         share, samples = (wanted, 0) if isinstance(wanted, float) else (0.0, min(wanted, MAX_CHANNELS + 1))
-        self.each_problem("core_points", stride // 32, 256, near, counts, share, samples, stride, core, parents)
-        self.each_problem("components", stride // 8, 256, near, core, counts, stride, parents)
-        given = near, core, counts, members, stride, self.channels
-        self.each_problem("cluster_labels", stride // 32, 256, *given, parents, labels)
+        self.each_problem("core_points", stride // 32, 256, near, counts, share, samples, stride, core, parents, hub)
+        self.each_problem("link_lowest", stride // 8, 256, near, core, counts, stride, parents)
+        self.each_problem("components", stride // 8, 256, near, core, counts, hub, stride, parents)
+        given = near, core, counts, at["members"], stride, self.channels
+        self.each_problem("cluster_labels", stride // 8, 256, *given, parents, labels)
 
-    def average(self, values: torch.Tensor, others: torch.Tensor, labels: torch.Tensor, lowest: int) -> torch.Tensor:
+    def average(self, values: Memory, others: Memory, labels: torch.Tensor, lowest: int) -> Memory:
         """Means of `values` (Q, C) over each cluster; `others` where the label is below `lowest`."""
-        averages, sizes = torch.empty_like(values), (self.channels, self.per_problem)
-        blocks = -(-self.channels // 256)
-        self.each_map("cluster_average", blocks, 256, values, others, labels, *sizes, lowest, averages)
+        averages, sizes = self.at["averages"], (self.channels, self.per_problem)
+        self.each_map(
+            "cluster_average", -(-self.channels // 256), 256, values, others, labels, *sizes, lowest, averages
+        )
         return averages
 
-    def weigh_pooled(
-        self, labels: torch.Tensor, pooled: torch.Tensor, smoothed: torch.Tensor, result: EngineResult
-    ) -> None:
+    def weigh_pooled(self, labels: torch.Tensor, result: EngineResult) -> None:
         """cluster_filter.weigh where only the means of the filtered gradients matter."""
         own, softmax = int(self.config.gradient == "own"), int(self.config.weighting == "softmax")
-        weights = smoothed if own else self.average(smoothed, pooled, labels, 0)
+        smoothed = self.at["smoothed"]
+        weights = smoothed if own else self.average(smoothed, self.at["pooled"], labels, 0)
         sizes = self.channels, self.positions, self.targets, self.per_problem, own, softmax
         given = self.activations, labels, weights
-        self.each_map("pooled_maps", -(-self.positions // 32), 512, *given, *sizes, result.weights, result.raw_maps)
+        self.each_map("pooled_maps", -(-self.positions // 32), 1024, *given, *sizes, result.weights, result.raw_maps)
 
     def weigh_products(self, labels: torch.Tensor, result: EngineResult) -> None:
         """cluster_filter.weigh where gradients and activations are multiplied position by position."""
         config, channels, positions = self.config, self.channels, self.positions
         own, positive, floor = config.gradient == "own", int(config.combine == "positive"), float(config.noise_floor)
-        filtered, variance = self.doubles((self.maps, channels, positions)), None
-        given = self.gradients, labels, self.filter.rows, self.filter.columns
-        sizes: Arguments = self.height, self.width, self.per_problem, int(own)
-        self.each_map("filter_gradients", channels, 128, *given, *sizes, filtered)
+        filtered, variance = self.at["filtered"], None
+        # As many channels a block as its shared memory holds, and as leave enough blocks.
+        group = max(1, min(16, 4096 // positions, channels * self.maps // _BLOCKS))
+        given: Arguments = self.gradients, labels, self.filter.rows, self.filter.columns
+        sizes: Arguments = channels, self.height, self.width, self.per_problem, int(own), group
+        self.each_map("filter_gradients", -(-channels // group), 256, *given, *sizes, filtered)
         if not own:
             self.each_map("cluster_gradients", channels, 128, labels, positions, self.per_problem, filtered)
         if floor > 0:
-            variance, factor = self.doubles((self.maps, channels)), _left_of_noise(config.sigma)
-            sizes = channels, positions, factor
-            self.each_map(
-                "residual_variance",
-                -(-channels // 8),
-                256,
-                self.gradients,
-                filtered,
-                self.filter.inside,
-                *sizes,
-                variance,
-            )
-            variance = self.average(variance, variance, labels, -1)
+            given = self.gradients, filtered, self.filter.inside
+            sizes, spread = (channels, positions, _left_of_noise(config.sigma)), self.at["variance"]
+            self.each_map("residual_variance", -(-channels // 8), 256, *given, *sizes, spread)
+            variance = self.average(spread, spread, labels, -1)
         multiplied = filtered, variance
         sizes = channels, positions, positive, floor
         self.each_map("filtered_weights", -(-channels // 8), 256, *multiplied, *sizes, result.weights)
         sizes = channels, positions, self.targets, positive, floor
-        blocks = -(-positions // 32)
-        self.each_map("product_maps", blocks, 512, self.activations, *multiplied, *sizes, result.raw_maps)
+        self.each_map("product_maps", -(-positions // 32), 1024, self.activations, *multiplied, *sizes, result.raw_maps)
 
 
 def _left_of_noise(sigma: float) -> float:

@@ -7,15 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
 from .. import bridge
 
-#: What a kernel takes: a tensor's memory or a null pointer, an ``int``, a ``double``.
-Argument: TypeAlias = torch.Tensor | int | float | None
+
+class Memory(NamedTuple):
+    """A part of a tensor's memory."""
+
+    address: int
+    owner: torch.Tensor
+
+
+#: What a kernel takes: a tensor's memory, or a part of it, or a null pointer; an ``int``; a ``double``.
+Argument: TypeAlias = torch.Tensor | Memory | int | float | None
 Arguments: TypeAlias = tuple[Argument, ...]
 
 #: Nothing is contracted, so that distances are SciPy's to the last bit. CuPy adds the architecture and -ftz=true.
@@ -103,4 +111,6 @@ def _as_scalar(value: Argument) -> np.generic:
         return np.uint64(0)
     if isinstance(value, torch.Tensor):
         return np.uint64(value.data_ptr())
+    if isinstance(value, Memory):
+        return np.uint64(value.address)
     return np.float64(value) if isinstance(value, float) else np.int32(value)

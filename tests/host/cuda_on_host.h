@@ -29,6 +29,7 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("cuda_shared")))
 
+using std::isfinite;
 using std::max;
 using std::min;
 
@@ -239,11 +240,18 @@ struct float4 {
     float x, y, z, w;
 };
 
+inline void __syncwarp() { on_host::wait(on_host::current->warp->barrier); }
 inline void __syncthreads() { on_host::wait(*on_host::block_barrier); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int lanes) {
     return on_host::exchange(value, on_host::current->lane ^ lanes);
+}
+
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int lanes) {
+    const int lane = on_host::current->lane;
+    return on_host::exchange(value, lane < lanes ? lane : lane - lanes);
 }
 
 inline unsigned __ballot_sync(unsigned, bool value) {
@@ -273,6 +281,16 @@ T atomicMin(T *at, T value) {
 }
 
 template <typename T>
+T atomicMax(T *at, T value) {
+    on_host::interleave();
+    std::atomic_ref<T> place(*at);
+    T old = place.load(std::memory_order_relaxed);
+    while (value > old && !place.compare_exchange_weak(old, value, std::memory_order_relaxed)) {
+    }
+    return old;
+}
+
+template <typename T>
 T __ldcv(const T *at) {
     on_host::interleave();
     return std::atomic_ref<T>(*const_cast<T *>(at)).load(std::memory_order_relaxed);
@@ -290,4 +308,5 @@ inline float __uint_as_float(unsigned x) { return on_host_bits<float>(x); }
 inline long long __double_as_longlong(double x) { return on_host_bits<long long>(x); }
 inline double __longlong_as_double(long long x) { return on_host_bits<double>(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clzll(long long x) { return x == 0 ? 64 : __builtin_clzll((unsigned long long)x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -52,6 +52,8 @@ def _scalar(value):
         return ctypes.c_void_p(None)
     if isinstance(value, torch.Tensor):
         return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, kernels.Memory):
+        return ctypes.c_void_p(value.address)
     return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int(value)
 
 

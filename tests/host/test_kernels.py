@@ -72,7 +72,7 @@ def test_dbscan_of_any_graph(graph, min_samples):
     counts, stride = [190, 33, 64, 2], 192
     near = torch.full((len(counts), stride, stride // 32), -1, dtype=torch.int32)  # what is beyond is never read
     members = torch.arange(stride, dtype=torch.int32).expand(len(counts), stride).flip(1).contiguous()
-    labels = torch.full((len(counts), stride), 77, dtype=torch.int32)
+    labels = torch.full((len(counts), stride), 77)
     expected = []
     for p, n in enumerate(counts):
         square = np.eye(n, dtype=bool)
@@ -84,34 +84,44 @@ def test_dbscan_of_any_graph(graph, min_samples):
         packed = np.packbits(words, axis=1, bitorder="little").view(np.int32)
         near[p, :n, : packed.shape[1]] = torch.as_tensor(packed)
     sizes = torch.tensor(counts, dtype=torch.int32)
-    core, parents = torch.full((len(counts), stride // 32), -1, dtype=torch.int32), torch.empty_like(labels)
-    rows = (stride // 32, len(counts))
-    launch("core_points", rows, (256, 1), near, sizes, 0.0, min_samples, stride, core, parents)
-    launch("components", (stride // 8, len(counts)), (256, 1), near, core, sizes, stride, parents)
-    launch("cluster_labels", rows, (256, 1), near, core, sizes, members, stride, stride, parents, labels)
+    core, parents = torch.full((len(counts), stride // 32), -1, dtype=torch.int32), torch.empty_like(members)
+    hub, points = torch.zeros(len(counts), dtype=torch.int32), (stride // 8, len(counts))
+    given = near, sizes, 0.0, min_samples, stride
+    launch("core_points", (stride // 32, len(counts)), (256, 1), *given, core, parents, hub)
+    launch("link_lowest", points, (256, 1), near, core, sizes, stride, parents)
+    launch("components", points, (256, 1), near, core, sizes, hub, stride, parents)
+    launch("cluster_labels", points, (256, 1), near, core, sizes, members, stride, stride, parents, labels)
     for p, n in enumerate(counts):
         assert labels[p].flip(0)[:n].tolist() == expected[p].tolist()
         assert (labels[p].flip(0)[n:] == 77).all()
 
 
+SPREADS = {
+    "ties": lambda rng, size: rng.integers(0, size, size=(2, size)) / 8.0,
+    "one value": lambda rng, size: np.full((2, size), 0.3),
+    "all magnitudes": lambda rng, size: 10.0 ** rng.uniform(-300, 300, size=(2, size)),
+    "neighbours": lambda rng, size: np.float64(1) + rng.integers(0, 2 * size, size=(2, size)) * 2.0**-52,
+    "many are infinite": lambda rng, size: np.where(rng.random((2, size)) < 0.7, np.inf, 1.0),
+}
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.77, 1.0])
-@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
-def test_order_statistics_by_counting(size, fraction):
-    rng = np.random.default_rng(size)
-    values = torch.as_tensor(rng.integers(0, size, size=(2, size)) / 8.0)
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 4096])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_order_statistics_by_radix(spread, size, fraction):
+    values = torch.as_tensor(SPREADS[spread](np.random.default_rng(size), size))
     counts = torch.tensor([size, max(1, size // 2)], dtype=torch.int32)
-    order, alive = torch.empty((2, 2), dtype=torch.float64), torch.empty(2, dtype=torch.int32)
-    grid = (-(-size // 256), 2)
-    launch("order_statistics", grid, (256, 1), values, None, counts, size, size, 1, -1.0, fraction, order, alive)
-    assert alive.tolist() == counts.tolist()
+    order = torch.empty((2, 2), dtype=torch.float64)
+    launch("order_statistics", (2, 1), (1024, 1), values, counts, size, fraction, order)
     for p, n in enumerate(counts.tolist()):
         ordered, low = np.sort(values[p, :n]), int(fraction * (n - 1))
         assert order[p].tolist() == [ordered[low], ordered[min(low + 1, n - 1)]]
 
 
+@pytest.mark.parametrize("each", [4, 8])
 @pytest.mark.parametrize("positions", [1, 49, 196, 4096])
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-9])
-def test_approximate_distances_are_within_half_of_the_error_allowed_for(positions, spread):
+def test_approximate_distances_are_within_half_of_the_error_allowed_for(positions, spread, each):
     """common.cuh allows for twice what it derives; points far apart, close together and as good as equal."""
     rng, count, stride = np.random.default_rng(0), 70, 128
     points = 1 + spread * rng.normal(size=(count, positions))
@@ -121,7 +131,9 @@ def test_approximate_distances_are_within_half_of_the_error_allowed_for(position
     tiles = fused._tiles(stride)
     found, coarse = torch.full((1, tiles, 32, 32), torch.inf), torch.zeros((1, fused._COARSE_BINS), dtype=torch.int32)
     counts = torch.tensor([count], dtype=torch.int32)
-    launch("pair_distances", (3, 1), (256, 1), scaled, counts, positions, stride, tiles, found, coarse)
+    side = -(-stride // (16 * each))
+    given = scaled, counts, positions, stride, tiles, found, coarse
+    launch("pair_distances", (side * (side + 1) // 2, 1), (256, 1), *given, EACH=each)
     square = torch.full((stride, stride), torch.nan)
     for column in range(stride // 32):
         for row in range(column + 1):
@@ -157,7 +169,7 @@ def test_cluster_gradients_are_their_clusters_mean():
     rng = np.random.default_rng(0)
     labels, filtered = rng.integers(-3, 5, size=(2, 40)), rng.normal(size=(4, 40, 300))
     found = torch.as_tensor(filtered.copy())
-    given = torch.as_tensor(labels, dtype=torch.int32), filtered.shape[2], 2
+    given = torch.as_tensor(labels), filtered.shape[2], 2
     launch("cluster_gradients", (40, 4), (128, 1), *given, found)
     for q, clusters in enumerate(labels.repeat(2, axis=0)):
         for label in range(5):

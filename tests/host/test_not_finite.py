@@ -19,7 +19,7 @@ def test_the_kernels_end_and_the_other_images_are_as_alone(config, where, bad):
     generator = torch.Generator().manual_seed(0)
     activations = torch.randn(3, 75, 4, 5, generator=generator).relu()
     gradients = torch.randn(3, 2, 75, 4, 5, generator=generator)
-    expected = fused.compute(activations, gradients, config, launch)
+    expected, _ = fused.compute(activations, gradients, config, launch)
     spoiled, slopes = activations.clone(), gradients.clone()
     if where == "gradients":
         slopes[1, 0, 7, 2, 2] = bad
@@ -27,7 +27,9 @@ def test_the_kernels_end_and_the_other_images_are_as_alone(config, where, bad):
         spoiled[1, 7, 2, 2] = bad
     else:
         spoiled[1] = bad
-    found = fused.compute(spoiled, slopes, config, launch)
+    found, finite = fused.compute(spoiled, slopes, config, launch)
+    assert finite[1].tolist() == [where == "gradients", where != "gradients"]
+    assert bool(finite[[0, 2]].all())
     for name, ours, theirs in zip(found._fields, found, expected):
         for b in (0, 2):
             assert torch.equal(ours[b], theirs[b]), name

@@ -14,7 +14,7 @@ from ..needs import lacking
 
 NAMES = sorted(path.stem for path in kernels.folder().glob("*.cu"))
 ARCHITECTURES = (75, 80, 90, 100)
-MACROS = ({"INPUT": "float", "NEIGHBOR": 3}, {"INPUT": "double", "NEIGHBOR": 16})
+MACROS = ({"INPUT": "float", "NEIGHBOR": 3, "EACH": 8}, {"INPUT": "double", "NEIGHBOR": 16, "EACH": 4})
 
 
 @cache

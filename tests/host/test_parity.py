@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfcam_gpu import CFCAM, Config, targets
+from cfcam_gpu import CFCAM, Config, functional, targets
 from cfcam_gpu.capture import capture
 from cfcam_gpu.engines import cpu, fused
 
@@ -19,7 +19,12 @@ COVERED = {name: config for name, config in CONFIGS.items() if fused.why_not(con
 
 
 def explain(activations, gradients, config, **options):
-    return fused.compute(torch.as_tensor(activations), torch.as_tensor(gradients), config, launch, **options)
+    found, finite = fused.compute(torch.as_tensor(activations), torch.as_tensor(gradients), config, launch, **options)
+    assert finite.dtype == torch.bool
+    for values, flags in zip((activations, gradients), finite.unbind(dim=1)):
+        expected = functional.are_finite(torch.as_tensor(values))
+        assert torch.equal(flags, expected)
+    return found
 
 
 def assert_parity(activations, gradients, config):
@@ -139,6 +144,17 @@ def test_many_ties_that_are_not_zero(percentile):
     gradients = rng.normal(size=activations.shape).astype(np.float32)
     one(activations, gradients, Config(eps_percentile=percentile, dominant_percentile=100))
     one(activations * (1 + 1e-6 * rng.random((150, 1, 1))), gradients, Config(eps_percentile=percentile))
+
+
+@pytest.mark.parametrize("case", ["a layer", "ties", "groups"])
+def test_more_candidates_than_there_is_room_for(monkeypatch, case):
+    """They are found among all pairs, then, and the result is the same to the last byte."""
+    activations, gradients = (values[None] for values in draw(case))
+    expected = explain(activations, gradients[:, None], Config())
+    for room in (1, 2):
+        monkeypatch.setattr(fused, "CANDIDATES", room)
+        found = explain(activations, gradients[:, None], Config())
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
