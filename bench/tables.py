@@ -23,7 +23,7 @@ from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md"]
+DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md", "bench/NOTES.md"]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TITLES = COLUMNS | {
@@ -152,6 +152,50 @@ def latency() -> Iterator[str]:
     )
 
 
+def on_gpu() -> dict[str, Any]:
+    """The record of `make gpu-check`."""
+    (path,) = RESULTS.glob("nvidia-*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def gpu_bars() -> Iterator[str]:
+    """What was promised on a GPU and what was measured."""
+    record = on_gpu()
+    rows = []
+    for bar in record["latency"]["bars"]:
+        what = f"{bar['of']} / {bar['over']}" if bar["over"] else bar["of"]
+        unit = (
+            "µs an image"
+            if bar["figure"] == "us_per_image"
+            else {"latency_ms": "time", "memory_mib": "memory"}[bar["figure"]]
+        )
+        value = "" if bar["value"] is None else f"{bar['value']:.3g}"
+        met = {True: "met", False: "not met", None: "not measured"}[bar["met"]]
+        rows.append([bar["cell"], f"{unit}, {what}", f"{bar['limit']:.3g}", value, met])
+    return markdown(["cell", "", "at most", "measured", f"{record['device']}, {record['latency']['commit']}"], rows)
+
+
+def gpu_kernels() -> Iterator[str]:
+    """What each kernel takes of an image of ResNet-50's last two stages."""
+    record = on_gpu()["bandwidth"]
+    cells = [record[name] for name in ("layer4", "layer3")]
+    names = sorted({name for cell in cells for name in cell if "::" not in name})
+    rows = [
+        [
+            name,
+            *(f"{cell[name][key]:.3g}" if name in cell else "" for cell in cells for key in ("us", "mb", "registers")),
+        ]
+        for name in names
+    ]
+    totals = [f"{sum(one['us'] for one in cell.values()):.3g}" for cell in cells]
+    rows.append(["all, torch's own among them", totals[0], "", "", totals[1], "", ""])
+    head = [f"kernel, at {record['commit']}"]
+    return markdown(
+        [*head, *(f"{cell}: {key}" for cell in ("layer4", "layer3") for key in ("µs", "MB", "registers"))], rows
+    )
+
+
 def gradient_free(names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
     """Time over the bare forward and over ours, and means, beside the methods that run the network many times."""
     (path,) = RESULTS.glob("*-cores-gradient-free.json")
@@ -224,6 +268,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "variants": variants,
     "components": components,
     "latency": latency,
+    "gpu-bars": gpu_bars,
+    "gpu-kernels": gpu_kernels,
     "methods": registry,
 }
 

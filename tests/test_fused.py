@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.kernel_calls import allocate_apart
 from cfcam_gpu import CFCAM, Config, bridge, cluster_filter_cam, engines
 from cfcam_gpu.engines import fused, kernels
 
@@ -175,6 +176,19 @@ def test_a_kernel_is_found_once_and_shared_by_macros_that_it_does_not_know(cupy,
             launch("components", (1, 1), (32, 1), INPUT=kind)
     assert found == ["components"] * 2
     assert (len(cupy.modules), len(cupy.launches)) == (1, 4)
+
+
+@pytest.mark.parametrize("allocate", [fused.allocate, allocate_apart])
+def test_memory_is_as_large_as_asked_for_and_zero_where_asked_for(allocate):
+    sizes = {"a": 256, "b": 512, "c": 256}
+    found = allocate(sizes, 768, torch.device("cpu"))
+    ends = []
+    for name, size in sizes.items():
+        block, start = found[name].owner, found[name].address - found[name].owner.data_ptr()
+        assert 0 <= start <= block.nbytes - size
+        assert name == "c" or not bool(block[start : start + size].any())
+        ends.append((found[name].address, found[name].address + size))
+    assert all(end <= start for (_, end), (start, _) in zip(sorted(ends), sorted(ends)[1:]))
 
 
 @pytest.mark.parametrize("config", [Config(), Config.paper(), Config.two_level(), Config(importance="contribution")])
