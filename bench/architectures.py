@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, export, layers
+from cfcam_gpu import CFCAM
+from cfcam_gpu.hooks import layers
+from cfcam_gpu.results import saving
 
 from .tables import markdown
 from .torchvision_shim import import_torchvision
@@ -258,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     del arguments
     found = [explain(architecture) for architecture in ARCHITECTURES]
     text = "\n".join([HEAD, *markdown(COLUMNS, [one.row for one in found]), ""])
-    with export.replacing(DOCUMENT) as file:
+    with saving.replacing(DOCUMENT) as file:
         file.write(text.encode())
     print(f"written: {DOCUMENT.name}, {len(found)} architectures")
     return 0

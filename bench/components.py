@@ -34,11 +34,13 @@ from scipy.cluster import hierarchy
 from scipy.spatial import distance
 from sklearn.cluster import KMeans
 
-from cfcam_gpu import CFCAM, Config, components, environment, export, metrics, models, targets
-from cfcam_gpu.capture import capture
-from cfcam_gpu.cluster_filter import DOMINANT, NOISE
+from cfcam_gpu import CFCAM, Config, environment, metrics, targets
+from cfcam_gpu.core.cluster_filter import DOMINANT, NOISE
 from cfcam_gpu.engines.cpu import PRIMITIVES, dbscan
 from cfcam_gpu.evaluation import data
+from cfcam_gpu.hooks.capture import capture
+from cfcam_gpu.photographs import models
+from cfcam_gpu.results import components, saving
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -97,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"components-{given.model}.json"
-    with export.replacing(path) as file:
+    with saving.replacing(path) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
     print_table(record)
     print(path, file=sys.stderr)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CFCAM, Config, Explanation
-from cfcam_gpu.capture import capture
-from cfcam_gpu.layers import find
-from cfcam_gpu.plan import Plan
-from cfcam_gpu.targets import Request, read
+from cfcam_gpu.explain.plan import Plan
+from cfcam_gpu.hooks.capture import capture
+from cfcam_gpu.hooks.layers import find
+from cfcam_gpu.targets.request import Request, read
 
 from . import models, plain
 

@@ -12,10 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cfcam_gpu import Config, engines, functional, graph, layers, render, targets
-from cfcam_gpu.capture import Captured
-from cfcam_gpu.engines import EngineResult
-from cfcam_gpu.plan import Plan
+from cfcam_gpu import Config, engines, targets
+from cfcam_gpu.engines import EngineResult, execution
+from cfcam_gpu.explain import graph
+from cfcam_gpu.explain.plan import Plan
+from cfcam_gpu.hooks import layers
+from cfcam_gpu.hooks.capture import Captured
+from cfcam_gpu.results import render
 
 from . import entries, models
 from .entries import Call, Check, Network, Truth
@@ -221,7 +224,7 @@ def check_explanation(config: Config) -> Callable[[Call, Scene], list[Check]]:
     def check(call: Call, scene: Scene) -> list[Check]:
         found, taken = call(scene.images), taken_by(config, scene)
         activations, gradients, coarse = first(taken)
-        raw_maps = functional.compute(activations, gradients, config, "cpu", coarse=coarse).raw_maps[:, 0]
+        raw_maps = execution.compute(activations, gradients, config, "cpu", coarse=coarse).raw_maps[:, 0]
         maps = render.upsample(raw_maps, found.size, saturation=config.saturation)
         return [
             Check("logits, against the forward", entries.apart(found.logits, taken.logits), scene.tolerance),
@@ -237,9 +240,7 @@ def part(config: Config, engine: str | None = None) -> Callable[[Scene], Call]:
     def setup(scene: Scene) -> Call:
         taken = taken_by(config, scene)
         running = engines.choose(engine or scene.engine, scene.images.device)
-        return lambda images: functional.launch(
-            running, taken.activations, taken.gradients, config, coarse=taken.coarse
-        )
+        return lambda images: execution.launch(running, taken.activations, taken.gradients, config, coarse=taken.coarse)
 
     return setup
 

@@ -27,9 +27,10 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
-from cfcam_gpu import CAM, Config, layers
+from cfcam_gpu import CAM, Config
 from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.evaluation.table import Row, Summary, draw
+from cfcam_gpu.hooks import layers
 
 from . import entries, models, plain
 from .entries import Call, Check, Network, Truth

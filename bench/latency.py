@@ -30,7 +30,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cfcam_gpu import __version__, export
+from cfcam_gpu import __version__
+from cfcam_gpu.results import saving
 
 from . import models
 from .entries import BARS, CANDIDATES, DEFAULT_NETWORKS, NETWORKS, YARDSTICKS, Call, Candidate, Network, truth
@@ -220,7 +221,7 @@ def record_path(folder: Path, where: dict[str, Any], benchmark: str) -> Path:
 def write(record: dict[str, Any], path: Path) -> None:
     """A record as JSON, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with export.replacing(path) as file:
+    with saving.replacing(path) as file:
         file.write(to_json(record).encode())
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cfcam_gpu import Config, two_level
-from cfcam_gpu.cluster_filter import Array, Clusters, cluster_channels, weigh
+from cfcam_gpu import Config
+from cfcam_gpu.core import two_level
+from cfcam_gpu.core.cluster_filter import Array, Clusters, cluster_channels, weigh
 from cfcam_gpu.engines import EngineResult, cpu
 
 #: Largest difference of two maps, as a share of the map's maximum.

@@ -34,8 +34,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cfcam_gpu import CFCAM, photos, runner
-from cfcam_gpu.photos import Preparation
+from cfcam_gpu import CFCAM
+from cfcam_gpu.photographs import photos, runner
+from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.pipelines.command import default_workers
 

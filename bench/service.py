@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cfcam_gpu import export, photos, ray_session
+from cfcam_gpu.photographs import photos
+from cfcam_gpu.pipelines import ray_session
+from cfcam_gpu.results import saving
 
 from .latency import ROOT, keep_freed_memory, machine, record_path, versions
 
@@ -228,7 +230,7 @@ def main() -> None:
     record = measure(options)
     show(record, console)
     out = options.out or record_path(ROOT / "bench" / "results", record["machine"], "service")
-    with export.replacing(out) as file:
+    with saving.replacing(out) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
     if not passed(record):
         raise SystemExit(1)

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, Config, engines, functional, layers, render, targets
-from cfcam_gpu.plan import Plan
+from cfcam_gpu import CFCAM, Config, engines, targets
+from cfcam_gpu.engines import execution
+from cfcam_gpu.explain.plan import Plan
+from cfcam_gpu.hooks import layers
+from cfcam_gpu.results import render
 
 Work = Callable[[], object]
 
@@ -81,10 +84,10 @@ def stages(
     found: dict[str, Work] = {"forward": forward, "capture": lambda: plan.capture(model, images, request)}
     if engine is not None:
         running = engines.choose(engine, images.device)
-        result = functional.launch(running, *given, coarse=captured.coarse)
+        result = execution.launch(running, *given, coarse=captured.coarse)
         explain = CFCAM(model, None if two else layer, config=config, engine=engine)
         size = (images.shape[-2], images.shape[-1])
-        found["engine"] = lambda: functional.launch(running, *given, coarse=captured.coarse)
+        found["engine"] = lambda: execution.launch(running, *given, coarse=captured.coarse)
         found["upsample"] = lambda: render.upsample(result.raw_maps[:, 0], size, saturation=config.saturation)
         found["end_to_end"] = lambda: explain(images).maps
     return found

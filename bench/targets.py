@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from cfcam_gpu import CFCAM, capture, layers, targets
+from cfcam_gpu import CFCAM, targets
+from cfcam_gpu.hooks import capture, layers
 
 from . import models
 from .entries import Call

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cfcam_gpu import Config, layers, targets
-from cfcam_gpu.capture import capture
-from cfcam_gpu.cluster_filter import channel_evidence, cluster_channels, filter_gradients, noise_floor
+from cfcam_gpu import Config, targets
+from cfcam_gpu.core.cluster_filter import channel_evidence, cluster_channels, filter_gradients, noise_floor
 from cfcam_gpu.engines.cpu import PRIMITIVES
+from cfcam_gpu.engines.execution import compute
 from cfcam_gpu.evaluation.candidates import Candidate
-from cfcam_gpu.functional import compute
-from cfcam_gpu.render import over_maximum, upsample
+from cfcam_gpu.hooks import layers
+from cfcam_gpu.hooks.capture import capture
+from cfcam_gpu.results.render import over_maximum, upsample
 
 LAST = "_avg_pooling.input"
 FINE = "_blocks.11._depthwise_conv.input"

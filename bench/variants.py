@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cfcam_gpu import Config, export
+from cfcam_gpu import Config
 from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.evaluation.table import Summary, summarise
+from cfcam_gpu.results import saving
 
 from .latency import versions
 from .variant_maps import FINE, LAST, Variant, variants
@@ -142,7 +143,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 )  # fmt: skip
         axis.set_xlabel("energy in the mask, % (more is better)")
         axis.set_ylabel(f"{COLUMNS[metric]}, % ({'less' if metric == 'average_drop' else 'more'} is better)")
-    with export.replacing(path) as file:
+    with saving.replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)
 
@@ -166,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(show(found))
     if not options.only and options.limit is None:
         options.out.mkdir(parents=True, exist_ok=True)
-        with export.replacing(options.out / "variants-lite0.json") as file:
+        with saving.replacing(options.out / "variants-lite0.json") as file:
             file.write(json.dumps(found, indent=1).encode() + b"\n")
         draw(found, options.out / "frontier-lite0.png")
         console.print(f"written to {options.out}")

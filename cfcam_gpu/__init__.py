@@ -6,20 +6,20 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import methods
-    from .cam import CAM
-    from .config import Config
-    from .explainer import CFCAM
-    from .explanation import Explanation
-    from .functional import cluster_filter_cam
+    from .core.config import Config
+    from .engines.execution import cluster_filter_cam
+    from .explain.cam import CAM
+    from .explain.cfcam import CFCAM
+    from .results.explanation import Explanation
 
 __all__ = ["CAM", "CFCAM", "Config", "Explanation", "__version__", "cluster_filter_cam", "methods"]
 
 _HOMES = {
-    "CAM": "cam",
-    "CFCAM": "explainer",
-    "Config": "config",
-    "Explanation": "explanation",
-    "cluster_filter_cam": "functional",
+    "CAM": "explain.cam",
+    "CFCAM": "explain.cfcam",
+    "Config": "core.config",
+    "Explanation": "results.explanation",
+    "cluster_filter_cam": "engines.execution",
 }
 
 

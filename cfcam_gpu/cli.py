@@ -19,13 +19,13 @@ from rich.table import Column, Table
 
 from ._version import __version__
 from .evaluation.command import bench
-from .layers_command import layers
+from .photographs.layers_command import layers
 from .pipelines.command import run as run_pipeline
 from .report.command import report
 from .service.command import serve
 
 if TYPE_CHECKING:
-    from .runner import Run
+    from .photographs.runner import Run
 
 #: Lines of the table of results; all of them are in explanations.jsonl.
 TABLE = 12
@@ -191,7 +191,7 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")] = False,
 ) -> None:
     """Explain five photographs of scikit-image and scikit-learn with EfficientNet-Lite0, with their components."""
-    from . import photos
+    from .photographs import photos
 
     try:
         samples = photos.samples()
@@ -262,7 +262,7 @@ def main() -> None:
 
 def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
-    from . import runner
+    from .photographs import runner
 
     try:
         run = runner.check(runner.Job(**job))  # type: ignore[arg-type]

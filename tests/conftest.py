@@ -86,7 +86,7 @@ def cluster():
 
     Ray takes seconds to start: all tests that need it are in one group, and so in one process of pytest-xdist.
     """
-    from cfcam_gpu import ray_session
+    from cfcam_gpu.pipelines import ray_session
 
     with pytest.MonkeyPatch.context() as patch:
         # Workers import the tests' networks.

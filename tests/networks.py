@@ -13,8 +13,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from cfcam_gpu import layers, targets
-from cfcam_gpu.capture import capture
+from cfcam_gpu import targets
+from cfcam_gpu.hooks import layers
+from cfcam_gpu.hooks.capture import capture
 
 
 @cache

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from cfcam_gpu import CFCAM
-from cfcam_gpu.photos import Preparation
+from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 
 from .albums import small

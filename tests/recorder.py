@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cfcam_gpu.engines import EngineResult, cpu
-from cfcam_gpu.functional import are_finite
+from cfcam_gpu.engines.execution import are_finite
 
 from .small import CONFIGS
 

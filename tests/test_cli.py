@@ -14,8 +14,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import cfcam_gpu
-from cfcam_gpu import CFCAM, contact_sheet, engines, models, photos, runner
+from cfcam_gpu import CFCAM, engines
 from cfcam_gpu.cli import app
+from cfcam_gpu.photographs import contact_sheet, models, photos, runner
 
 from .albums import album, small
 from .networks import lite0, photographs

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cfcam_gpu import CAM, methods, models, photos, runner
+from cfcam_gpu import CAM, methods
+from cfcam_gpu.photographs import models, photos, runner
 
 from .albums import album
 from .test_cli import SMALL, explain, lines, run

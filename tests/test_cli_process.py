@@ -13,8 +13,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from cfcam_gpu import photos
 from cfcam_gpu.cli import app
+from cfcam_gpu.photographs import photos
 
 from .albums import album, small
 from .pipeline_jobs import contents, photographs

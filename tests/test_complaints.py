@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu import CAM, CFCAM, methods, render
+from cfcam_gpu import CAM, CFCAM, methods
 from cfcam_gpu.metrics import imputation, road
+from cfcam_gpu.results import render
 
 from .small import Network, assert_same, draw
 

@@ -13,7 +13,8 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from cfcam_gpu import cli, photos
+from cfcam_gpu import cli
+from cfcam_gpu.photographs import photos
 from cfcam_gpu.service.backend import Limits, Settings
 
 from .networks import lite0, photographs

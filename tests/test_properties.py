@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cfcam_gpu import Config, cluster_filter_cam, render
+from cfcam_gpu import Config, cluster_filter_cam
+from cfcam_gpu.results import render
 
 CONFIGS = st.builds(
     Config,

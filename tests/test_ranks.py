@@ -12,13 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cfcam_gpu import CAM, CFCAM, Config, bridge, cluster_filter_cam, engines, layers, render, two_level
-from cfcam_gpu.engines import cpu, fused, rapids
+from cfcam_gpu import CAM, CFCAM, Config, cluster_filter_cam, engines
+from cfcam_gpu.core import two_level
+from cfcam_gpu.engines import cpu, dlpack, fused, rapids
+from cfcam_gpu.hooks import layers
 from cfcam_gpu.methods import METHODS
+from cfcam_gpu.results import render
 
 from .derivation import cf_cam, gaussian
+from .engines.test_rapids import LikeCuML
 from .ranks import network, noise
-from .test_rapids import LikeCuML
 
 CONFIGS = {
     "default": Config(),
@@ -67,8 +70,8 @@ def test_rapids_gives_what_the_cpu_gives(monkeypatch, smooth, kind, config):
     ops = rapids.primitives(
         np, pdist=cpu.PRIMITIVES.pdist, dbscan_class=LikeCuML, gaussian=filters[smooth], synchronize=lambda: None
     )
-    monkeypatch.setattr(bridge, "cupy_on_torch", lambda device: nullcontext())
-    monkeypatch.setattr(bridge, "to_cupy", lambda tensor: tensor.detach().numpy())
+    monkeypatch.setattr(dlpack, "cupy_on_torch", lambda device: nullcontext())
+    monkeypatch.setattr(dlpack, "to_cupy", lambda tensor: tensor.detach().numpy())
     monkeypatch.setattr(rapids, "_on_gpu", lambda: ops)
     activations, gradients = map(torch.tensor, layer(SIZES[kind]))
     gradients = torch.stack([gradients, gradients.flip(1)], dim=1)

@@ -8,7 +8,8 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from cfcam_gpu import CFCAM, render
+from cfcam_gpu import CFCAM
+from cfcam_gpu.results import render
 
 from .ranks import network, noise
 

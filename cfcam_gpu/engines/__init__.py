@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, cast
 
 import torch
 
-from ..config import Config
+from ..core.config import Config
 
 ENGINES = ("cpu", "rapids", "fused")
 

@@ -14,8 +14,8 @@ from scipy import ndimage, sparse
 from scipy.spatial import distance
 from sklearn.cluster import DBSCAN
 
-from ..cluster_filter import Clusters, Primitives, Weighted, cluster_filter
-from ..config import Config
+from ..core.cluster_filter import Clusters, Primitives, Weighted, cluster_filter
+from ..core.config import Config
 from . import EngineResult
 
 _SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}

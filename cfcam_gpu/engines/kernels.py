@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from .. import bridge
+from . import dlpack
 
 
 class Memory(NamedTuple):
@@ -83,7 +83,7 @@ def definitions(name: str, macros: dict[str, str | int]) -> tuple[str, ...]:
 @contextmanager
 def on_gpu(device: torch.device) -> Iterator[Launch]:
     """Launches on torch's current stream of `device`, with CuPy."""
-    with bridge.cupy_on_torch(device) as cupy:
+    with dlpack.cupy_on_torch(device) as cupy:
 
         def launch(
             name: str, grid: tuple[int, int], block: tuple[int, int], *arguments: Argument, **macros: str | int

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from .. import bridge
-from ..cluster_filter import Array, Primitives, cluster_filter
-from ..config import Config
-from . import EngineResult
+from ..core.cluster_filter import Array, Primitives, cluster_filter
+from ..core.config import Config
+from . import EngineResult, dlpack
 
 _MODE = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}
 
@@ -47,7 +46,7 @@ def why_missing(needed: tuple[str, ...] = ("cupy", "cuml")) -> str | None:
         return "torch finds no CUDA device; see that nvidia-smi lists one and CUDA_VISIBLE_DEVICES does not hide it"
     steps: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
         ("CuPy", "cupy", importlib.import_module),
-        ("cuML", "cuml", bridge.import_keeping_allocator),
+        ("cuML", "cuml", dlpack.import_keeping_allocator),
     )
     for library, module, load in steps:
         if module not in needed:
@@ -86,11 +85,11 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
         eps=empty(dtype=torch.float64),
     )
     ops = _on_gpu()
-    with bridge.cupy_on_torch(device):
-        places = [bridge.to_cupy(tensor) for tensor in result]
+    with dlpack.cupy_on_torch(device):
+        places = [dlpack.to_cupy(tensor) for tensor in result]
         for b in range(batch):
-            points = bridge.to_cupy(activations[b].double())
-            slopes = (bridge.to_cupy(gradients[b, t].double()) for t in range(targets))
+            points = dlpack.to_cupy(activations[b].double())
+            slopes = (dlpack.to_cupy(gradients[b, t].double()) for t in range(targets))
             for t, (clusters, weighted) in enumerate(cluster_filter(points, slopes, config, ops)):
                 found = EngineResult(weighted.map, clusters.labels, weighted.weights, clusters.eps)
                 for place, value in zip(places, found):
@@ -109,7 +108,7 @@ def _on_gpu() -> Primitives:
     return primitives(
         cupy,
         pdist=_pdist(cupy),
-        dbscan_class=bridge.import_keeping_allocator("cuml").DBSCAN,
+        dbscan_class=dlpack.import_keeping_allocator("cuml").DBSCAN,
         gaussian=gaussian,
         synchronize=lambda: cupy.cuda.get_current_stream().synchronize(),
     )
@@ -148,7 +147,7 @@ def primitives(
     xp : module
         ``cupy``.
     pdist, gaussian : callable
-        As :class:`~cfcam_gpu.cluster_filter.Primitives` wants them.
+        As :class:`~cfcam_gpu.core.cluster_filter.Primitives` wants them.
     dbscan_class : type
         cuML's ``DBSCAN``.
     synchronize : callable

@@ -9,14 +9,15 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from .. import layers, methods, targets
-from ..cam import CAM
-from ..capture import capture
-from ..config import Config
-from ..functional import compute
+from .. import methods, targets
+from ..core.config import Config
+from ..engines.execution import compute
+from ..explain.cam import CAM
+from ..hooks import layers
+from ..hooks.capture import capture
 from ..methods import gradient
 from ..metrics import Explainer
-from ..render import over_maximum, upsample
+from ..results.render import over_maximum, upsample
 
 #: Maps (B, T, H, W) in [0, 1] at a size from activations (B, C, h, w) and gradients (B, T, C, h, w), one of each for
 #: every layer, the finest first.

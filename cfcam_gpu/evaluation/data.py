@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from .. import metrics, photos
-from ..photos import Preparation
+from .. import metrics
+from ..photographs import photos
+from ..photographs.photos import Preparation
 
 Item = TypeVar("Item")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from .. import export, models
 from ..environment import describe
-from ..guard import logits_of
+from ..hooks.guard import logits_of
 from ..metrics import Curve
-from ..models import Model
+from ..photographs import models
+from ..photographs.models import Model
+from ..results import saving
 from . import data
 from .candidates import Candidate
 from .candidates import find as find_candidates
@@ -45,7 +46,7 @@ class Job:
     out : Path
         The folder for the results.
     model : str
-        See :func:`cfcam_gpu.models.load`.
+        See :func:`cfcam_gpu.photographs.models.load`.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; none is every one that takes one forward and backward.
     reference : str
@@ -210,14 +211,14 @@ def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
     }
     parquet, summary_file = outputs(job)
     write_rows(parquet, rows)
-    with export.replacing(summary_file) as file:
+    with saving.replacing(summary_file) as file:
         file.write(json.dumps(about, indent=1, allow_nan=False).encode() + b"\n")
     return summaries
 
 
 def outputs(job: Job) -> tuple[Path, Path]:
     """Where a job's rows and summary go."""
-    stem = export.file_names([f"{job.suite}-{job.model}"])[0]
+    stem = saving.file_names([f"{job.suite}-{job.model}"])[0]
     return job.out / f"{stem}.parquet", job.out / f"{stem}.json"
 
 
@@ -240,7 +241,7 @@ def check(job: Job) -> Run:
     _known("metrics", job.metrics, suite)
     album = data.read(job.data).limited(job.limit)
     plan = _plan(job, suite, album)
-    export.check_free(outputs(job), overwrite=job.overwrite)
+    saving.check_free(outputs(job), overwrite=job.overwrite)
     for package in PACKAGES:
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[bench]'")

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from rich.table import Table
 
-from .. import export, metrics
+from .. import metrics
 from ..metrics import Curve, Interval
+from ..results import saving
 from .suites import Better
 
 
@@ -161,5 +162,5 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     text = pyarrow.string()
     types = {"method": text, "image": text, "metric": text, "value": pyarrow.float64(), "error": text}
     table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=pyarrow.schema(types))
-    with export.replacing(path) as file:
+    with saving.replacing(path) as file:
         parquet.write_table(table, file)

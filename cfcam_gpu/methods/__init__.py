@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import torch
 
-from ..config import Config
-from ..targets import Objective
-from . import forwards, gradient, objective
+from ..core.config import Config
+from ..targets.request import Objective
+from . import class_scores, forwards, gradient
 
 __all__ = ["METHODS", "FromGradients", "FromModel", "Method", "find"]
 
@@ -92,7 +92,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             title="Finer-CAM",
             paper="arXiv:2501.11309",
             from_gradients=gradient.gradcam,
-            objective=objective.finer,
+            objective=class_scores.finer,
             classes_only=True,
         ),
         "shapleycam": Method(
@@ -100,7 +100,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="arXiv:2501.06261",
             cost="three backwards",
             from_model=forwards.shapleycam,
-            objective=objective.residual_softmax,
+            objective=class_scores.residual_softmax,
             curvature=True,
         ),
         "scorecam": Method(

@@ -13,13 +13,13 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from ..capture import Captured, capture
-from ..chunking import Progress, chunk_size, forward_bytes
-from ..guard import guarded, logits_of
-from ..render import interpolate
-from ..target_layer import TargetLayer
-from ..targets import Request, resolve
-from ..views import noisy_copies
+from ..explain.views import noisy_copies
+from ..hooks.capture import Captured, capture
+from ..hooks.chunking import Progress, chunk_size, forward_bytes
+from ..hooks.guard import guarded, logits_of
+from ..hooks.target_layer import TargetLayer
+from ..results.render import interpolate
+from ..targets.request import Request, resolve
 from .gradient import plusplus_weights, weighted
 from .substitute import first_copy_only, substituted
 
@@ -193,8 +193,8 @@ def shapleycam(work: Work) -> torch.Tensor:
 
     Cai, "CAMs as Shapley Value-based Explainers", 2025 (arXiv:2501.06261): G and H are the first and second derivatives
     of the utility with respect to all activations of the layer, A those activations as one vector. The utility of a
-    class is the paper's ReST (:func:`cfcam_gpu.methods.objective.residual_softmax`), which has second derivatives where
-    a logit behind linear layers has none; a callable is its own utility.
+    class is the paper's ReST (:func:`cfcam_gpu.methods.class_scores.residual_softmax`), which has second derivatives
+    where a logit behind linear layers has none; a callable is its own utility.
     """
     captured = work.captured
     assert captured.curvatures is not None

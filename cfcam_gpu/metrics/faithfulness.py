@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..chunking import DEFAULT_MEMORY, Progress
-from ..targets import Target
+from ..hooks.chunking import DEFAULT_MEMORY, Progress
+from ..targets.request import Target
 from .correlation import pearson
 from .scoring import Explainer, check_fit, check_maps, class_indices, probabilities, ranked
 

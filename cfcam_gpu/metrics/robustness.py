@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from ..chunking import Progress
-from ..render import upsample
-from ..views import noisy_copies
+from ..explain.views import noisy_copies
+from ..hooks.chunking import Progress
+from ..results.render import upsample
 from .scoring import Explainer, check_images, check_maps
 
 Tensors = TypeVar("Tensors", torch.Tensor, Sequence[torch.Tensor])

@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import nn
 
-from ..chunking import Progress
-from ..guard import check_model
+from ..hooks.chunking import Progress
+from ..hooks.guard import check_model
 from .correlation import spearman
 from .robustness import ssim
 from .scoring import Explainer, check_images, check_maps

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ..cluster_filter import DEAD, DOMINANT, NOISE
-from ..explainer import CFCAM
-from ..explanation import Explanation
-from ..outputs import probabilities
+from ..core.cluster_filter import DEAD, DOMINANT, NOISE
+from ..explain.cfcam import CFCAM
+from ..results.explanation import Explanation
+from ..targets.outputs import probabilities
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class BatchExplainer:
     explainer : CFCAM
     prepare : callable, optional
         Makes the model's input (B, C, H, W) of what :meth:`__call__` gets, on the device.
-        :meth:`cfcam_gpu.photos.Preparation.normalize`, say.
+        :meth:`cfcam_gpu.photographs.photos.Preparation.normalize`, say.
     dtype : torch.dtype
         Of the maps that are returned.
     overlay : bool

@@ -18,8 +18,8 @@ from torch import nn
 
 from .. import engines
 from .._version import __version__
-from ..explainer import CFCAM
-from ..targets import check_range
+from ..explain.cfcam import CFCAM
+from ..targets.request import check_range
 from . import store
 from .batches import FAILURES, BatchExplainer, Found
 from .sources import Batch, Photographs

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .. import models, ray_session, runner
-from ..explainer import CFCAM
+from ..explain.cfcam import CFCAM
+from ..photographs import models, runner
+from . import ray_session
 from .batches import Found
 from .bulk import Summary, require, run
 from .sources import Batch, Photographs

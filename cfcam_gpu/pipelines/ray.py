@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import models, runner
+from ..photographs import models, runner
 from .batches import BatchExplainer, Found
 from .bulk import DTYPES
 from .decoding import Decoded, decode
@@ -39,7 +39,7 @@ class Explain:
     Parameters
     ----------
     model, weights, layers, preset, engine, device
-        See :func:`cfcam_gpu.runner.load`.
+        See :func:`cfcam_gpu.photographs.runner.load`.
     dtype : {"float16", "float32"}
         Of the maps.
     overlay : bool

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .. import models, photos
-from ..photos import Preparation
+from ..photographs import models, photos
+from ..photographs.photos import Preparation
 from .decoding import Decoded, decode
 
 _HOW = "a folder, a .txt with a file a line, a .csv with the columns file and, if wanted, target, or a .tar"
@@ -62,9 +62,9 @@ class Photographs:
     Parameters
     ----------
     source : path or str
-        A folder, searched as :func:`cfcam_gpu.photos.find` does; a ``.txt`` with a file a line; a ``.csv`` with the
-        columns ``file`` and, if there are any, ``target`` (an empty one is the predicted class); a ``.tar`` of a
-        WebDataset, or a pattern of them, ``shard-{000..123}.tar``. Files of a list or table are relative to its folder.
+        A folder, searched as :func:`cfcam_gpu.photographs.photos.find` does; a ``.txt`` with a file a line; a ``.csv``
+        with the columns ``file`` and, if there are any, ``target`` (an empty one is the predicted class); a ``.tar`` of
+        a WebDataset, or a pattern of them, ``shard-{000..123}.tar``. Files of a list or table are relative to its folder.
         Of each sample of a WebDataset the first image by suffix is taken; its ``.cls`` is the target.
     preparation : Preparation
         What the model wants.

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import models, photos, render
 from ..evaluation.candidates import Candidate
 from ..evaluation.candidates import find as find_candidates
-from ..explainer import CFCAM
-from ..guard import logits_of
-from ..models import Model
+from ..explain.cfcam import CFCAM
+from ..hooks.guard import logits_of
+from ..photographs import models, photos
+from ..photographs.models import Model
+from ..results import render
 
 #: Photographs that a page can hold: more would make one that few browsers open.
 LIMIT = 60
@@ -129,7 +130,7 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:
     Parameters
     ----------
     spec : str
-        See :func:`cfcam_gpu.models.load`.
+        See :func:`cfcam_gpu.photographs.models.load`.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; others become ``unknown``.
     files : sequence of Path

@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import __version__, export, models
+from .. import __version__
 from ..evaluation.table import Summary
+from ..photographs import models
+from ..results import saving
 from . import gallery, plots, words
 from .gallery import Gallery
 from .results import Evaluation, Latency, Results, Spread, read
@@ -79,7 +81,7 @@ class Report:
             models.append(_model(f"model-{i + 1}", self.results, model, found, rows))
         text = _render(self.job.title, self.results, models)
         self.job.out.parent.mkdir(parents=True, exist_ok=True)
-        with export.replacing(self.job.out) as file:
+        with saving.replacing(self.job.out) as file:
             file.write(text.encode())
         return failed
 
@@ -100,7 +102,7 @@ def check(job: Job) -> Report:
             raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[report]'")
     if job.out.is_dir():
         raise IsADirectoryError(f"out: expected a file; {job.out} is a folder")
-    export.check_free([job.out], overwrite=job.overwrite)
+    saving.check_free([job.out], overwrite=job.overwrite)
     results = read(job.results)
     code = [name for name in results.models if models.is_code(name)]
     if code and not job.trust_models:

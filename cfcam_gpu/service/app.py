@@ -20,7 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from .. import photos
+from ..photographs import photos
 from .backend import Answer, Backend, Question
 
 #: The page fetches nothing but what this service has.

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import __version__, export, models, photos, runner
+from .. import __version__
+from ..photographs import models, photos, runner
+from ..results import saving
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which explainer: see :func:`cfcam_gpu.runner.load`."""
+    """Which explainer: see :func:`cfcam_gpu.photographs.runner.load`."""
 
     model: str = "lite0"
     weights: Path | None = None
@@ -55,9 +57,9 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What :func:`cfcam_gpu.export.describe` knows of a map; the map (H, W) float16; its overlay (H, W, 3) uint8."""
+    """What :func:`cfcam_gpu.results.saving.describe` knows of a map; the map (H, W) float16; its overlay, uint8."""
 
-    record: export.Record
+    record: saving.Record
     map: NDArray[np.float16]
     overlay: NDArray[np.uint8] | None
 
@@ -135,7 +137,7 @@ class Backend:
         pixels = torch.stack([question.pixels for question in questions])
         images = self.model.preparation.normalize(pixels.to(self.device))
         result = self.explainer(images, [question.target for question in questions])
-        records = export.describe(result, self.class_names)
+        records = saving.describe(result, self.class_names)
         maps = result.maps.half().cpu().numpy()
         drawn = [i for i, question in enumerate(questions) if question.overlay]
         overlays = dict(zip(drawn, result.overlay(pixels.to(self.device)).cpu().numpy()[drawn])) if drawn else {}

@@ -59,7 +59,7 @@ def serve(
 
     A cluster that RAY_ADDRESS names is used; otherwise Ray is started on this machine, on loopback.
     """
-    from .. import ray_session
+    from ..pipelines import ray_session
 
     stop = Event()
     try:

@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from .. import ray_session
+from ..pipelines import ray_session
 from . import app
 from .backend import Answer, Backend, Limits, Question, Settings
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from cfcam_gpu import bridge
+from cfcam_gpu.engines import dlpack
 
 pytestmark = pytest.mark.gpu
 
@@ -14,10 +14,10 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("view", [lambda t: t, lambda t: t[1:, ::2], lambda t: t.permute(2, 0, 1)])
 def test_torch_to_cupy_to_torch_is_one_memory(cupy, dtype, view):
     tensor = view(torch.rand(3, 4, 5, device="cuda", dtype=dtype))
-    array = bridge.to_cupy(tensor)
+    array = dlpack.to_cupy(tensor)
     assert isinstance(array, cupy.ndarray)
     assert array.data.ptr == tensor.data_ptr()
-    back = bridge.as_torch(array, "activations")
+    back = dlpack.as_torch(array, "activations")
     assert back.data_ptr() == tensor.data_ptr()
     assert torch.equal(back, tensor)
     array[...] = 7
@@ -26,7 +26,7 @@ def test_torch_to_cupy_to_torch_is_one_memory(cupy, dtype, view):
 
 def test_cupy_to_torch_to_cupy_is_one_memory(cupy):
     array = cupy.arange(24, dtype=cupy.float32).reshape(2, 3, 4)
-    again = bridge.like(bridge.as_torch(array, "activations"), array)
+    again = dlpack.like(dlpack.as_torch(array, "activations"), array)
     assert isinstance(again, cupy.ndarray)
     assert again.data.ptr == array.data.ptr
 
@@ -35,7 +35,7 @@ def test_cupy_to_torch_to_cupy_is_one_memory(cupy):
 def test_inside_torchs_current_stream_is_cupys(cupy, device, side):
     stream = torch.cuda.Stream() if side else torch.cuda.default_stream()
     with cupy.cuda.Stream(non_blocking=True) as mine:
-        with torch.cuda.stream(stream), bridge.cupy_on_torch(device):
+        with torch.cuda.stream(stream), dlpack.cupy_on_torch(device):
             assert cupy.cuda.get_current_stream().ptr == stream.cuda_stream
         assert cupy.cuda.get_current_stream() == mine
 
@@ -44,7 +44,7 @@ def test_inside_memory_is_torchs(cupy, device):
     pool = cupy.get_default_memory_pool()
     torch.cuda.synchronize()
     ours, torchs = pool.total_bytes(), torch.cuda.memory_allocated()
-    with bridge.cupy_on_torch(device):
+    with dlpack.cupy_on_torch(device):
         array = cupy.zeros(1 << 22, dtype=cupy.uint8)
         nothing = cupy.zeros(0)
     assert torch.cuda.memory_allocated() >= torchs + (1 << 22)
@@ -58,11 +58,11 @@ def test_the_users_allocator_is_theirs_again(cupy, device):
     before = cupy.cuda.get_allocator()
     cupy.cuda.set_allocator(mine.malloc)
     try:
-        with bridge.cupy_on_torch(device):
+        with dlpack.cupy_on_torch(device):
             assert cupy.cuda.get_allocator() != mine.malloc
         assert cupy.cuda.get_allocator() == mine.malloc
         with cupy.cuda.using_allocator(before):
-            with pytest.raises(KeyError), bridge.cupy_on_torch(device):
+            with pytest.raises(KeyError), dlpack.cupy_on_torch(device):
                 raise KeyError
             assert cupy.cuda.get_allocator() == before
     finally:
@@ -72,7 +72,7 @@ def test_the_users_allocator_is_theirs_again(cupy, device):
 def test_arrays_outlive_the_block_and_may_be_dropped_by_any_thread(cupy, device):
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    with bridge.cupy_on_torch(device):
+    with dlpack.cupy_on_torch(device):
         array = cupy.full(1 << 20, 3.0, dtype=cupy.float32)
     kept = [torch.from_dlpack(array)]
     del array
@@ -95,8 +95,8 @@ def test_arrays_outlive_the_block_and_may_be_dropped_by_any_thread(cupy, device)
 def test_on_the_second_device(cupy):
     second = torch.device("cuda", 1)
     tensor = torch.rand(5, device=second)
-    array = bridge.to_cupy(tensor)
+    array = dlpack.to_cupy(tensor)
     assert (array.device.id, array.data.ptr) == (1, tensor.data_ptr())
-    with bridge.cupy_on_torch(second):
-        assert bridge.as_torch(cupy.zeros(3), "activations").device == second
+    with dlpack.cupy_on_torch(second):
+        assert dlpack.as_torch(cupy.zeros(3), "activations").device == second
     assert cupy.cuda.Device().id == torch.cuda.current_device() == 0

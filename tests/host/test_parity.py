@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfcam_gpu import CFCAM, Config, functional, targets
-from cfcam_gpu.capture import capture
-from cfcam_gpu.engines import cpu, fused
+from cfcam_gpu import CFCAM, Config, targets
+from cfcam_gpu.engines import cpu, execution, fused
+from cfcam_gpu.hooks.capture import capture
 
 from ..cases import CASES, CONFIGS, draw
 from ..networks import lite0, photographs
@@ -22,7 +22,7 @@ def explain(activations, gradients, config, **options):
     found, finite = fused.compute(torch.as_tensor(activations), torch.as_tensor(gradients), config, launch, **options)
     assert finite.dtype == torch.bool
     for values, flags in zip((activations, gradients), finite.unbind(dim=1)):
-        expected = functional.are_finite(torch.as_tensor(values))
+        expected = execution.are_finite(torch.as_tensor(values))
         assert torch.equal(flags, expected)
     return found
 

@@ -1,0 +1,1 @@
+"""The method, on arrays of any library, and what it is told."""

@@ -1,0 +1,190 @@
+"""CF-CAM on activations and gradients that one already has."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from .. import engines
+from ..core import two_level
+from ..core.axes import ACTIVATIONS
+from ..core.config import Config
+from . import dlpack
+
+_MOST = torch.finfo(torch.float32).max
+
+
+def cluster_filter_cam(
+    activations: Any, gradients: Any, *, config: Config | None = None, engine: str = "auto", spatial_dims: int = 2
+) -> Any:
+    """CF-CAM maps from activations and gradients.
+
+    Parameters
+    ----------
+    activations : array, (C, *spatial) or (B, C, *spatial), floating
+        The target layer's activations: torch, CuPy or NumPy, or anything with ``__dlpack__``.
+    gradients : array, same shape and device
+        Gradients of the target's score with respect to them.
+    config : Config, optional
+        Defaults to ``Config()``; ``Config.paper()`` is the method as published.
+    engine : {"auto", "cpu", "rapids", "fused"}
+        ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
+    spatial_dims : {1, 2, 3}
+        How many of the last axes are spatial, which shapes alone don't tell: 1 for signals, (C, t) or (B, C, t); 2 for
+        images, (C, h, w) or (B, C, h, w); 3 for volumes, (C, d, h, w) or (B, C, d, h, w).
+
+    Returns
+    -------
+    array, (*spatial) or (B, *spatial) float32
+        Raw maps, ReLU(sum_k w_k A_k) (arXiv:2504.00060), not normalised, of the same library and on the same device
+        as `activations`. All zeros where nothing speaks for the target. Values beyond float32 are its largest number.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no array or not floating, or `config` is no Config.
+    ValueError
+        If shapes or devices don't match, the batch is empty, or values are NaN or infinite.
+    RuntimeError
+        If this machine lacks the engine.
+    """
+    engines.check_name(engine)
+    config = check_config(config)
+    if config.levels != 1:
+        raise ValueError("config: cluster_filter_cam takes the arrays of one layer; got a two-level configuration")
+    if spatial_dims not in ACTIVATIONS:
+        raise ValueError(f"spatial_dims: expected 1, 2 or 3; got {spatial_dims!r}")
+    first = dlpack.as_torch(activations, "activations")
+    second = dlpack.as_torch(gradients, "gradients")
+    if first.ndim not in (spatial_dims + 1, spatial_dims + 2):
+        batched = ACTIVATIONS[spatial_dims]
+        raise ValueError(
+            f"activations: expected shape {batched.replace('B, ', '')} or {batched} for "
+            f"spatial_dims={spatial_dims}; got {tuple(first.shape)}"
+        )
+    if second.shape != first.shape:
+        raise ValueError(
+            f"gradients: expected the shape of activations, {tuple(first.shape)}; got {tuple(second.shape)}"
+        )
+    if second.device != first.device:
+        raise ValueError(f"gradients: expected device '{first.device}', as for activations; got '{second.device}'")
+    single = first.ndim == spatial_dims + 1
+    if single:
+        first, second = first[None], second[None]
+    result = compute(first, second[:, None], config, engine)
+    maps = result.raw_maps[:, 0]
+    return dlpack.like(maps[0] if single else maps, activations)
+
+
+def compute(
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    engine: str,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> engines.EngineResult:
+    """Check what goes into an engine, and run it.
+
+    Parameters
+    ----------
+    activations : (B, C, *spatial) floating tensor
+    gradients : (B, T, C, *spatial) floating tensor
+    config : Config
+    engine : str
+    coarse : tuple of two tensors, optional
+        Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer of a two-level configuration.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is empty, or an image's activations or gradients are NaN or infinite in float32.
+    """
+    if activations.numel() == 0:
+        raise ValueError(
+            f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
+        )
+    chosen = engines.choose(engine, activations.device, activations.ndim - 2)
+    if hasattr(chosen, "run_checked"):
+        # The host waits for the flags while the device works on.
+        found, finite = launch_checked(
+            cast(engines.CheckedEngine, chosen), activations, gradients, config, coarse=coarse
+        )
+        _check_finite(finite)
+        return found
+    _check_finite({"activations": are_finite(activations), "gradients": are_finite(gradients), **_of_coarse(coarse)})
+    return launch(chosen, activations, gradients, config, coarse=coarse)
+
+
+def launch(
+    engine: engines.Engine,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> engines.EngineResult:
+    """Run an engine, and the gate of a two-level configuration.
+
+    As :func:`compute`, but nothing is checked, and the host waits for the device only where `engine` makes it.
+    """
+    return _gated(engine.run(activations, gradients, config), config, coarse)
+
+
+def launch_checked(
+    engine: engines.CheckedEngine,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    *,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[engines.EngineResult, dict[str, torch.Tensor]]:
+    """As :func:`launch`, and of each argument's name (B,) bool: which images are finite in float32."""
+    found, finite = engine.run_checked(activations, gradients, config)
+    flags = {"activations": finite[:, 0], "gradients": finite[:, 1], **_of_coarse(coarse)}
+    return _gated(found, config, coarse), flags
+
+
+def _of_coarse(coarse: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    names = "coarse activations", "coarse gradients"
+    return {} if coarse is None else {name: are_finite(tensor) for name, tensor in zip(names, coarse)}
+
+
+def _gated(
+    found: engines.EngineResult, config: Config, coarse: tuple[torch.Tensor, torch.Tensor] | None
+) -> engines.EngineResult:
+    if coarse is None or config.gate is None:
+        return found
+    return found._replace(raw_maps=two_level.gate(found.raw_maps, *coarse, config.gate))
+
+
+def are_finite(tensor: torch.Tensor) -> torch.Tensor:
+    """(B,) bool: of each image, whether all of (B, ...) is finite in float32.
+
+    By the largest magnitude, which is NaN where there is a NaN. Axis by axis: of one number for an image, a GPU would
+    put a single block to work.
+    """
+    largest = tensor
+    while largest.ndim > 1:
+        last = tuple(range(2, largest.ndim)) or (1,)
+        largest = torch.linalg.vector_norm(largest, ord=torch.inf, dim=last)
+    return largest.float() <= _MOST
+
+
+def _check_finite(finite: dict[str, torch.Tensor]) -> None:
+    """Refuse the images that are not; the host waits once."""
+    flags = torch.stack(list(finite.values())).cpu()
+    for name, flag in zip(finite, flags):
+        if not bool(flag.all()):
+            images = ", ".join(str(int(b)) for b in (~flag).nonzero()[:10])
+            raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
+
+
+def check_config(config: Config | None) -> Config:
+    """`config`, or the default for None."""
+    if config is None:
+        return Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"config: expected a cfcam_gpu.Config; got {type(config).__name__}")
+    return config

@@ -1,0 +1,1 @@
+"""What one calls: CFCAM, CAM, and the CUDA graph of a call."""

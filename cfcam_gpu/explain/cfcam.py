@@ -1,0 +1,261 @@
+"""CFCAM: explain a model's predictions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import nn
+
+from .. import engines, targets
+from ..core import axes
+from ..core.config import Config
+from ..engines.execution import check_config, compute
+from ..hooks import layers
+from ..hooks.chunking import Progress
+from ..hooks.guard import Survey, check_model, warn_of_training
+from ..hooks.target_layer import Layer, TargetLayer
+from ..results.explanation import Explanation
+from . import graph
+from .plan import Plan
+from .views import Augment, Views
+
+_log = logging.getLogger(__name__)
+
+
+class CFCAM:
+    """Cluster Filter Class Activation Mapping of a model of images, volumes or signals.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Used as it is, in the mode it is in; nothing of it is changed. Inside ``DataParallel`` or ``torch.compile`` the
+        wrapped module is what runs.
+    target_layer : torch.nn.Module, str, TargetLayer, sequence of two, or None
+        The layer whose activation is explained: a module, its dotted name, ``"name.input"`` for what enters it, or what
+        :func:`cfcam_gpu.hooks.layers.find` made of one. Two of them, the finer one first, for a two-level explanation.
+        None chooses, at the first call: the last activation with a spatial extent and, before it, one of twice its
+        resolution; `layers` then tells which and why. Tokens and channels-last activations are taken as maps, too.
+    config : Config, optional
+        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
+        method as published.
+    engine : {"auto", "cpu", "rapids", "fused"}
+        ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
+    augment : str, pair of callables, or sequence of these, optional
+        Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.explain.views.TRANSFORMS`,
+        ``"flip"`` say, or (apply to images, undo on maps of their size).
+    smooth : int
+        Average over so many noisy copies of each image, in the place of the image. The predicted class stays that of
+        the image itself.
+    noise : float
+        Standard deviation of that noise, as a share of the image's own range of values.
+    seed : int
+        Of the noise: the same seed gives the same bytes on one machine.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model, the layer, the configuration or the engine can't be what is meant; the message says why.
+
+    Notes
+    -----
+    One explainer, or several on one model, may be called from several threads. Of a model with compiled parts, or after
+    ``model.compile()``, a call holds torch's stance ``"force_eager"``, which is that of all threads.
+
+    Examples
+    --------
+    >>> explain = cfcam_gpu.CFCAM(model, "layer4")  # doctest: +SKIP
+    >>> result = explain(images, target=[281, 207])  # doctest: +SKIP
+    >>> result.maps.shape  # doctest: +SKIP
+    torch.Size([2, 224, 224])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: Layer | Sequence[Layer] | None = None,
+        *,
+        config: Config | None = None,
+        engine: str = "auto",
+        augment: Augment = None,
+        smooth: int = 0,
+        noise: float = 0.15,
+        seed: int = 0,
+    ) -> None:
+        self._views = Views.read(augment, smooth, noise, seed)
+        self.model = check_model(model)
+        engines.check_name(engine)
+        self.engine = engine
+        self._given = None if config is None else check_config(config)
+        self._plan: Plan | None = None
+        if target_layer is not None:
+            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
+            if len(wanted) not in (1, 2):
+                raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(wanted)}")
+            self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)
+
+    @property
+    def layers(self) -> tuple[TargetLayer, ...] | None:
+        """The target layers, the finest first: ``name``, ``module``, ``reason``; None before an automatic choice."""
+        return None if self._plan is None else self._plan.layers
+
+    @property
+    def config(self) -> Config | None:
+        """What is computed; None before an automatic choice where none was given."""
+        return self._given if self._plan is None else self._plan.config
+
+    def __call__(self, images: torch.Tensor, target: targets.Target = None) -> Explanation:
+        """Explain a batch.
+
+        Parameters
+        ----------
+        images : (B, C, H, W) floating tensor
+            Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, T); the
+            target layer's activation has as many spatial axes.
+        target : None, int, sequence, tensor or callable
+            What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
+            class for each image; None in a list is that image's predicted class. (B, T): T classes for each image, from
+            one forward. A callable: gets one image's logits (K, ...), or its part of an output without logits, and
+            returns a scalar tensor; or a list of B callables, or of B lists of T. :mod:`cfcam_gpu.targets` has ready
+            ones.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        TypeError, ValueError
+            If images or target are refused, or the layer is; the message names the argument, what was expected and
+            what came.
+        RuntimeError
+            If this machine lacks the engine.
+        """
+        check_images(self.model, images)
+        request = targets.read(target, len(images))
+        self._prepare(images)
+        look = partial(self._look, seen=warn_of_training(self.model))
+        return self._views.explain(self.model, [look], images, request)
+
+    def _prepare(self, images: torch.Tensor) -> None:
+        """Find what may be missing before anything runs: the engine, the layers."""
+        engines.choose(self.engine, images.device, images.ndim - 2)
+        self._planned(images)
+
+    def _look(
+        self,
+        images: torch.Tensor,
+        request: targets.Request,
+        progress: Progress | None = None,
+        *,
+        seen: Survey | None = None,
+    ) -> Explanation:
+        captured = self._planned(images).capture(self.model, images, request, seen)
+        # From here on they are known: a later call looks for them only in images of another size.
+        plan = self._plan = self._planned(images).told(captured)
+        found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
+        return plan.explanation(self.model, captured, found, images, request)
+
+    def capture(
+        self, images: torch.Tensor, target: targets.Target = None, *, overlay: bool = False
+    ) -> graph.CapturedCFCAM:
+        """A CUDA graph of the whole call, for batches like this one.
+
+        Forward, head backward, CF-CAM and maps, replayed as one, without the host in between: what a call costs
+        beyond the kernels' own time is gone. The first batch is run a few times on the way.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) floating tensor on a CUDA device
+            An example: shape, dtype, device and memory layout are those of the graph, and the values don't matter.
+        target : None, int, sequence, tensor or callable
+            As in a call. With class indices, (B,) or (B, T), each replay may name others. A callable runs here alone;
+            the graph keeps what it did on the device.
+        overlay : bool
+            Draw the overlays, too.
+
+        Returns
+        -------
+        CapturedCFCAM
+            Call it with images.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in a call; if `images` are volumes or signals, or not on a CUDA device, the explainer's engine is neither
+            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, a module is in training mode,
+            or the explainer augments or smooths.
+        RuntimeError
+            If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
+            reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
+            device unusable in this process, depending on torch's release.
+
+        Notes
+        -----
+        The graph holds the model's parameters and buffers by their addresses: values changed in place are seen
+        (``load_state_dict``), replaced tensors are not (``load_state_dict(assign=True)``, ``.to()``); capture again
+        then. Autocast and the TF32 flags stay as they are now. A graph takes memory of its own until it is dropped.
+        While this captures, other threads must not draw random numbers from the device's default generator.
+        """
+        check_images(self.model, images)
+        if self._views.several:
+            raise ValueError(
+                "capture: a graph holds one look at the images; make the explainer without augment, smooth"
+            )
+        request = targets.read(target, len(images))
+        if request.predicted is not None:
+            raise ValueError(
+                "target: a graph explains a class that is named, or the predicted one, of all images alike"
+            )
+        engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
+        return graph.CapturedCFCAM(
+            self.model, self._laid_out(images, request), engine, images, request, overlay=overlay
+        )
+
+    def _planned(self, images: torch.Tensor) -> Plan:
+        if self._plan is None:
+            self._plan = self._choose(images)
+        return self._plan
+
+    def _laid_out(self, images: torch.Tensor, request: targets.Request) -> Plan:
+        """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
+        plan = self._planned(images)
+        if not all(layer.is_settled(tuple(images.shape[2:])) for layer in plan.layers):
+            plan = self._plan = plan.told(plan.capture(self.model, images, request))
+        return plan
+
+    def _choose(self, images: torch.Tensor) -> Plan:
+        if self._given is None or self._given.levels == 2:
+            chosen = layers.choose_two(self.model, images)
+        else:
+            chosen = (layers.choose(self.model, images),)
+        plan = Plan.of(chosen, self._given)
+        for layer in chosen:
+            _log.info("target layer: %s (%s)", layer.name, layer.reason)
+        return plan
+
+
+def check_images(model: nn.Module, images: object) -> None:
+    """Refuse what is no batch of images, volumes or signals for a model.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
+    given, least = images.ndim - 2, axes.of_model(model)
+    # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
+    if given not in axes.INPUTS or given < (least or 1) or images.numel() == 0:
+        wanted = axes.INPUTS[least] if least else " or ".join(axes.INPUTS.values())
+        raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    if device.type == "meta" != images.device.type:
+        raise ValueError("model: its parameters are on the meta device: they are offloaded or were not loaded")
+    if device.type != images.device.type:
+        raise ValueError(f"images: expected device '{device}', as the model; got '{images.device}'")

@@ -1,0 +1,305 @@
+"""An explainer's whole call as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from threading import Lock
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+
+from .. import engines, targets
+from ..engines import execution
+from ..results.explanation import Explanation
+from ..targets.request import Request, Target
+from .plan import Plan
+
+T = TypeVar("T")
+
+#: As torch's own documentation has it.
+WARM_UPS = 3
+
+#: One at a time: a capture begins by waiting for the device, which would break another one.
+_capturing = Lock()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CapturedExplanation(Explanation):
+    """An explanation from a graph, which can't raise for what it finds in the data.
+
+    Parameters
+    ----------
+    finite : (B,) bool tensor
+        Whether an image's activations and gradients are finite in float32, which a call would refuse. Where they are
+        not, the maps are zero, and labels, weights and eps mean nothing.
+    overlays : (B, H, W, 3) uint8 tensor or None
+        The maps over the images, where `capture` was asked for them.
+    """
+
+    finite: torch.Tensor
+    overlays: torch.Tensor | None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that a replay writes, by name; `maps`, too."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)} | {"maps": self.maps}
+
+    def copy(self) -> CapturedExplanation:
+        """The same in memory of its own."""
+        copies: dict[str, Any] = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        maps = copies.pop("maps")
+        copied = replace(self, **copies)
+        vars(copied)["maps"] = maps  # a cached property: it is found there
+        return copied
+
+
+class CapturedCFCAM:
+    """A CUDA graph that explains batches of one shape. :meth:`cfcam_gpu.CFCAM.capture` makes it.
+
+    Attributes
+    ----------
+    images : (B, 3, H, W) tensor
+        What the graph reads. Who fills it directly, on the stream of the call, passes it on and saves a copy.
+    static : CapturedExplanation
+        What the graph writes; overwritten by each replay.
+
+    Notes
+    -----
+    It may be called from several threads and on any stream of its device: a replay waits, on the device, for the one
+    before. ``out=replay.static`` is for one thread.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        engine: engines.CheckedEngine,
+        images: torch.Tensor,
+        request: Request,
+        *,
+        overlay: bool,
+    ) -> None:
+        self._lock = Lock()
+        # The graph knows addresses only: what it reads must not be freed, even where the model gets other tensors.
+        self._kept = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+        device = images.device
+
+        def work(request: Request) -> CapturedExplanation:
+            return _explain(model, plan, engine, self.images, request, overlay=overlay)
+
+        def warm_up() -> None:
+            logits = work(request).logits
+            self._classes = 0 if logits is None else logits.shape[-1]  # of a request that is checked against them
+
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
+            self.images = torch.empty_like(images).copy_(images)
+            self._given = None if request.indices is None else request.indices.to(device, copy=True)
+            self._indices = None if self._given is None else self._given.clone()
+            still = replace(request, indices=self._indices, checked=True)
+            self._graph, self.static = record(device, warm_up, lambda: work(still))
+            self._written = self.static.tensors()
+            self._stream = torch.cuda.current_stream()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
+
+    def __call__(
+        self, images: torch.Tensor, target: Target = None, *, out: CapturedExplanation | None = None
+    ) -> CapturedExplanation:
+        """Explain a batch, on torch's current stream; the host waits for nothing.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) tensor
+            Of the shape, dtype and device that the graph was captured for; copied into `images` of the graph.
+        target : None, int, sequence or tensor
+            Class indices of the shape, (B,) or (B, T), that the graph was captured with; None are the ones that it was
+            captured with. A graph of the predicted class or of callables takes None alone. Indices on the device are
+            checked there, which makes the host wait; those on the host cost nothing.
+        out : CapturedExplanation, optional
+            An earlier result of this graph, which is overwritten; ``static`` saves all copies. By default the result
+            has memory of its own.
+
+        Returns
+        -------
+        CapturedExplanation
+            `out`, where it is given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not what the graph was captured for; nothing has run then.
+        """
+        self._check_images(images)
+        indices = self._read(target)
+        into = {} if out is None or out is self.static else self._tensors_of(out)
+        with self._lock, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.images.device):
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._done)
+            if stream != self._stream:  # whose memory these are: it would hand them out while `stream` reads them
+                for tensor in (self.images, self._given, self._indices):
+                    if tensor is not None:
+                        tensor.record_stream(stream)
+            self.images.copy_(images)
+            if self._indices is not None and indices is not None:
+                self._indices.copy_(indices, non_blocking=True)
+            self._graph.replay()
+            if out is None:
+                out = self.static.copy()
+            else:
+                for name, tensor in into.items():
+                    tensor.copy_(self._written[name])
+                vars(out).pop("empty", None)  # it was of the maps before
+            self._done.record(stream)
+        return out
+
+    def _check_images(self, images: object) -> None:
+        if not isinstance(images, torch.Tensor):
+            raise TypeError(f"images: expected a torch tensor; got {type(images).__name__}")
+        if not _alike(images, self.images):
+            wanted, got = (f"{tuple(one.shape)} {one.dtype} on '{one.device}'" for one in (self.images, images))
+            raise ValueError(f"images: this graph was captured for {wanted}; got {got}. Capture one for these")
+
+    def _read(self, target: Target) -> torch.Tensor | None:
+        """The class indices of a replay; None where the graph takes none."""
+        if target is None:
+            return self._given
+        if self._indices is None:
+            raise ValueError(
+                "target: this graph explains the predicted class, or callables; capture one with class indices to name "
+                "them at a replay"
+            )
+        request = targets.read(target, len(self.images))
+        indices = request.indices if request.predicted is None else None
+        if indices is None or indices.shape != self._indices.shape:
+            got = "other targets" if indices is None else f"shape {tuple(indices.shape)}"
+            raise ValueError(
+                f"target: this graph was captured with class indices of shape {tuple(self._indices.shape)}; got {got}"
+            )
+        targets.check_range(indices, self._classes)
+        return indices
+
+    def _tensors_of(self, out: object) -> dict[str, torch.Tensor]:
+        """What a replay is to write to, by name."""
+        if not isinstance(out, CapturedExplanation):
+            raise TypeError(f"out: expected a result of this graph, or its `static`; got {type(out).__name__}")
+        found, own = out.tensors(), self._written
+        if found.keys() != own.keys() or not all(_alike(tensor, own[name]) for name, tensor in found.items()):
+            raise ValueError("out: expected a result of this graph; got one of another")
+        return found
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+
+
+def record(
+    device: torch.device, warm_up: Callable[[], object], work: Callable[[], T]
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A CUDA graph of `work` on the current device, and what `work` returned: the memory that a replay writes.
+
+    Parameters
+    ----------
+    device : torch.device
+        The current one.
+    warm_up : callable
+        Runs before, several times and on the stream of the capture: cuDNN chooses its algorithms, kernels are compiled,
+        libraries take their workspaces.
+    work : callable
+        Runs once, and does nothing yet.
+
+    Raises
+    ------
+    RuntimeError
+        If `work` does what no CUDA graph can hold.
+    """
+    # Autocast as the caller has it, without its cache: that frees the weights it has cast, and the graph reads them.
+    kind = device.type
+    lower = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    with _capturing, torch.autocast(kind, *lower, cache_enabled=False):
+        caller, stream = torch.cuda.current_stream(), _capture_stream(device)
+        stream.wait_stream(caller)
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                warm_up()
+        caller.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Of other threads' work nothing is asked: they may allocate memory while this one captures.
+            # And torch leaves its stream current where a capture fails: the caller's comes back by the outer block.
+            with torch.cuda.stream(caller), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                found = work()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            cause = error.__context__ or error  # ending a broken capture is an error of its own
+            if isinstance(cause, torch.cuda.OutOfMemoryError):
+                raise cause from None
+            raise RuntimeError(
+                "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
+                f"host or copying from it ({' '.join(str(cause).split())[:300]})"
+            ) from error
+    return graph, found
+
+
+def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.CheckedEngine:
+    """The fused engine, if a graph of `model` on `device` can be captured.
+
+    Raises
+    ------
+    ValueError
+        If maps have not two axes, the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a
+        module is in training mode.
+    RuntimeError
+        If this machine lacks the fused engine.
+    """
+    if spatial_dims != 2:
+        raise ValueError(
+            f"capture: takes images (B, 3, H, W), as the fused engine does; got {spatial_dims} spatial axes. Call the "
+            "explainer itself on volumes and signals"
+        )
+    if device.type != "cuda":
+        raise ValueError(f"capture: needs a CUDA device; got {device}")
+    if engine not in ("auto", "fused"):
+        raise ValueError(
+            f"capture: needs engine='fused'; this explainer's is {engine!r}, whose run makes the host wait, so that no "
+            "CUDA graph can hold it"
+        )
+    training = next((name for name, module in model.named_modules() if module.training), None)
+    if training is not None:
+        raise ValueError(
+            f"capture: expected a model in eval mode; {training or 'it'} is in training mode; call model.eval() first"
+        )
+    return cast(engines.CheckedEngine, engines.choose("fused", device))
+
+
+def _explain(
+    model: nn.Module,
+    plan: Plan,
+    engine: engines.CheckedEngine,
+    images: torch.Tensor,
+    request: Request,
+    *,
+    overlay: bool,
+) -> CapturedExplanation:
+    """What the graph does: the explainer's steps, with the check of the values left to who reads `finite`."""
+    captured = plan.capture(model, images, request)
+    given = captured.activations, captured.gradients, plan.config
+    found, flags = execution.launch_checked(engine, *given, coarse=captured.coarse)
+    finite = torch.stack(list(flags.values())).all(dim=0)
+    found = found._replace(raw_maps=found.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))
+    result = plan.explanation(model, captured, found, images, request)
+    overlays = result.overlay(images) if overlay else None
+    whole = CapturedExplanation(
+        **{field.name: getattr(result, field.name) for field in fields(Explanation)}, finite=finite, overlays=overlays
+    )
+    vars(whole)["maps"] = result.maps
+    return whole
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: torch keeps workspaces for each stream that a library has worked on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,0 +1,307 @@
+"""One explanation from several looks at the same images: turned, noisy, and at several layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import nn
+
+from ..core.axes import last_axes
+from ..hooks.chunking import Progress
+from ..hooks.guard import guarded
+from ..results.explanation import Explanation
+from ..results.render import interpolate, over_maximum
+from ..targets.request import Request, class_indices, logits_for, pinned
+
+Fuse = Literal["mean", "max"]
+
+#: One look: the explanation of images as they are.
+Look: TypeAlias = Callable[[torch.Tensor, Request, Progress | None], Explanation]
+
+_Change: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Transform(NamedTuple):
+    """A change of images (B, C, ...), and what undoes it on maps (B, ...) or (B, T, ...) of the changed images' size.
+
+    The spatial axes are the last ones in both.
+    """
+
+    apply: _Change
+    undo: _Change
+
+
+def _flip(axis: int) -> Transform:
+    return Transform(lambda images: images.flip(axis), lambda maps: maps.flip(axis))
+
+
+def _rotate(quarters: int) -> Transform:
+    return Transform(lambda images: images.rot90(quarters, (-2, -1)), lambda maps: maps.rot90(-quarters, (-2, -1)))
+
+
+#: Transforms by name.
+TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
+    {
+        "flip": _flip(-1),
+        "flip-vertical": _flip(-2),
+        "rotate90": _rotate(1),
+        "rotate180": _rotate(2),
+        "rotate270": _rotate(3),
+    }
+)
+
+Augment: TypeAlias = "str | tuple[_Change, _Change] | Sequence[str | tuple[_Change, _Change]] | None"
+
+
+@dataclass(frozen=True)
+class Views:
+    """How often images are looked at, and how: each noisy copy, or the images, as they are and in each transform.
+
+    Parameters
+    ----------
+    transforms : tuple of Transform
+    samples : int
+        Noisy copies of each image; 0 looks at the images themselves.
+    noise : float
+        See :func:`noisy_copies`.
+    seed : int
+    names : tuple of str
+        Of the transforms.
+    """
+
+    transforms: tuple[Transform, ...] = ()
+    samples: int = 0
+    noise: float = 0.15
+    seed: int = 0
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, augment: Augment, smooth: int, noise: float, seed: int) -> Views:
+        """Check what an explainer was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            That names the argument, what was expected and what came.
+        """
+        items: Sequence[Any] = []
+        if augment is not None:
+            items = list(augment) if isinstance(augment, (list, tuple)) and not _is_pair(augment) else [augment]
+        for name, value in (("smooth", smooth), ("seed", seed)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: expected an int of at least 0; got {value!r}")
+        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
+            raise ValueError(f"noise: expected a number of at least 0; got {noise!r}")
+        names = tuple(item if isinstance(item, str) else f"transform {i}" for i, item in enumerate(items))
+        return cls(tuple(_transform(item) for item in items), smooth, noise, seed, names)
+
+    @property
+    def several(self) -> bool:
+        """Whether images are looked at otherwise than once, as they are."""
+        return bool(self.transforms) or self.samples > 0
+
+    def explain(
+        self,
+        model: nn.Module,
+        looks: Sequence[Look],
+        images: torch.Tensor,
+        request: Request,
+        *,
+        fuse: Fuse = "mean",
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Look, and make one explanation of what was seen.
+
+        For each of `looks`, which differ in their layers, raw maps are interpolated to the images' size, turned back
+        and averaged. Of several looks each such map is divided by its maximum, and `fuse` makes one of them: their mean
+        or, position by position, the largest. What is explained, and `logits`, are those of the images as they are.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        looks : sequence of callables
+        images : (B, ...) tensor
+        request : Request
+        fuse : {"mean", "max"}
+        progress : callable, optional
+            Called with (done, total).
+
+        Returns
+        -------
+        Explanation
+            Where there is but one look at the images as they are, that one. Else with `raw_maps` at the images' size,
+            and without labels, weights and eps, which are those of one look at one layer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a transform does not give images, or does not bring maps back to the images' size.
+        """
+        if len(looks) == 1 and not self.several:
+            return looks[0](images, request, progress)
+        for name in self.names:
+            if images.ndim < 4 and name in TRANSFORMS and name != "flip":
+                raise ValueError(f"augment: {name!r} needs two spatial axes; got images {tuple(images.shape)}")
+        placed = next((score for score in request.callables() if getattr(score, "in_place", False)), None)
+        if self.names and placed is not None:
+            raise ValueError(
+                f"augment: {type(placed).__name__} names places in the image, which {self.names[0]!r} may move"
+            )
+        settled = None
+        if self.samples:
+            settled = _settled(model, images, request)
+            request = settled.request
+        each = (self.samples or 1) * (1 + len(self.transforms))
+        steps = _Steps(progress, len(looks) * each)
+        seen: list[tuple[Explanation, torch.Tensor]] = []
+        for look in looks:
+            total: torch.Tensor | None = None
+            for view, undo in self._views(images):
+                found = look(view, request, steps.within)
+                steps.advance()
+                if settled is None:  # the first view is of the images as they are
+                    settled = _Settled(found.logits, pinned(request, found.target))
+                    request = settled.request
+                part = undo(resized(found.raw_maps, found.size)) / each
+                total = part if total is None else total + part
+            assert total is not None
+            seen.append((found, total))
+        assert settled is not None
+        return replace(
+            seen[0][0],
+            raw_maps=_fused([maps for _, maps in seen], images.ndim - 2, fuse),
+            logits=settled.logits,
+            target=settled.request.indices,
+            labels=None,
+            weights=None,
+            eps=None,
+            layers=tuple(layer for found, _ in seen for layer in found.layers),
+            size=tuple(images.shape[2:]),
+        )
+
+    def _views(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, _Change]]:
+        """Each view of images, and what brings its maps back to their places."""
+        copies = noisy_copies(images, self.samples, self.noise, self.seed) if self.samples else [images]
+        for copy in copies:
+            yield copy, lambda maps: maps
+            for name, transform in zip(self.names, self.transforms):
+                view = transform.apply(copy)
+                if not isinstance(view, torch.Tensor) or view.ndim != images.ndim or len(view) != len(images):
+                    got = f"shape {tuple(view.shape)}" if isinstance(view, torch.Tensor) else type(view).__name__
+                    raise ValueError(
+                        f"augment: expected {name} to give {len(images)} images of {images.ndim} axes; got {got}"
+                    )
+                yield view, _checked(transform.undo, name, images.shape[2:])
+
+
+class _Settled(NamedTuple):
+    """What the model says of the images as they are, and the request with the classes that it predicts there."""
+
+    logits: torch.Tensor | None
+    request: Request
+
+
+def _settled(model: nn.Module, images: torch.Tensor, request: Request) -> _Settled:
+    with guarded(model):
+        logits = logits_for(request, model(images), len(images))
+        logits = None if logits is None else logits.detach()
+        return _Settled(logits, pinned(request, class_indices(request, logits)))
+
+
+def _checked(undo: _Change, name: str, size: torch.Size) -> _Change:
+    def change(maps: torch.Tensor) -> torch.Tensor:
+        back = undo(maps)
+        if back.shape[-len(size) :] != size:
+            raise ValueError(
+                f"augment: expected what undoes {name} to bring maps {tuple(maps.shape)} back to the images' size, "
+                f"{tuple(size)}; got {tuple(back.shape)}"
+            )
+        return back
+
+    return change
+
+
+class _Steps:
+    """Progress of looks, some of which tell of their own: the share of the whole never falls."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total = progress, total
+        self.done = 0
+        self.told = False
+
+    @property
+    def within(self) -> Progress | None:
+        """For the look that is under way."""
+        return None if self.progress is None else self._within
+
+    def _within(self, part: int, whole: int) -> None:
+        assert self.progress is not None
+        self.told = True
+        self.progress(self.done * whole + part, self.total * whole)
+
+    def advance(self) -> None:
+        """The look is done."""
+        self.done += 1
+        if self.progress is not None and not self.told:
+            self.progress(self.done, self.total)
+        self.told = False
+
+
+def _fused(maps: Sequence[torch.Tensor], spatial: int, fuse: Fuse) -> torch.Tensor:
+    if len(maps) == 1:
+        return maps[0]
+    each = torch.stack([over_maximum(one, spatial) for one in maps])
+    return each.mean(dim=0) if fuse == "mean" else each.amax(dim=0)
+
+
+def check_fuse(fuse: object) -> None:
+    """Refuse what is no way of fusing.
+
+    Raises
+    ------
+    ValueError
+    """
+    if fuse is not None and fuse not in get_args(Fuse):
+        raise ValueError(f"fuse: expected None, {' or '.join(map(repr, get_args(Fuse)))}; got {fuse!r}")
+
+
+def noisy_copies(images: torch.Tensor, samples: int, noise: float, seed: int) -> Iterator[torch.Tensor]:
+    """Copies of images (B, ...) with Gaussian noise on them: for a seed and a device always the same.
+
+    Its standard deviation is a share `noise` of each image's own range of values (Smilkov et al., "SmoothGrad", 2017).
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    flat = images.flatten(1)
+    spread = noise * (flat.amax(dim=1) - flat.amin(dim=1)).reshape(-1, *(1 for _ in images.shape[1:]))
+    for _ in range(samples):
+        drawn = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+        yield images + spread * drawn
+
+
+def resized(raw_maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Raw maps (..., h, w) >= 0 at another size, on their own scale."""
+    spatial = len(size)
+    flat = raw_maps.reshape(-1, 1, *raw_maps.shape[-spatial:])
+    # Scaled first: the sums inside interpolation may overflow next to float32's end.
+    peak = flat.amax(dim=last_axes(spatial), keepdim=True)
+    return (interpolate(over_maximum(flat, spatial), size) * peak).reshape(*raw_maps.shape[:-spatial], *size)
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and all(callable(part) for part in item)
+
+
+def _transform(item: Any) -> Transform:
+    if isinstance(item, str) and item in TRANSFORMS:
+        return TRANSFORMS[item]
+    if _is_pair(item):
+        return Transform(*item)
+    raise ValueError(
+        f"augment: expected {', '.join(map(repr, TRANSFORMS))}, a pair of callables (apply to images, undo on maps), "
+        f"or a list of these; got {item!r}"
+    )

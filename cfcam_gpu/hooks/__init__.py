@@ -1,0 +1,1 @@
+"""What touches the user's model: reading activations and gradients, finding layers, leaving no trace."""

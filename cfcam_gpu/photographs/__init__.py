@@ -1,0 +1,1 @@
+"""The command line's side: models by name, photographs, contact sheets."""

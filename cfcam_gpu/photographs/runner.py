@@ -1,0 +1,394 @@
+"""Photographs in files explained into files: what ``cfcam-gpu explain`` and ``cfcam-gpu demo`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, NamedTuple, TypeVar, cast
+
+import torch
+from PIL import Image
+from torch import nn
+
+from .. import engines, methods
+from ..core.config import Config
+from ..explain.cam import CAM
+from ..explain.cfcam import CFCAM
+from ..explain.views import Fuse, Views, check_fuse
+from ..hooks.chunking import Progress
+from ..hooks.target_layer import TargetLayer
+from ..results import render, saving
+from ..results.components import REST, Component
+from ..results.explanation import Explanation
+from . import contact_sheet, models, photos
+from .models import Model
+
+Explainer = TypeVar("Explainer", CAM, CFCAM)
+
+SHEET = "contact_sheet.png"
+COMPONENTS = "components.png"
+#: Of the name of a photograph's own picture of its components, before the suffix.
+COMPONENTS_ENDING = ".components"
+
+#: What an explanation of a photograph may fail with: non-finite activations, memory that runs out, a model's own error.
+_FAILURES = (TypeError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Photographs and folders of them.
+    out : Path
+        The folder for the results.
+    model : str
+        See :func:`cfcam_gpu.photographs.models.load`.
+    weights : Path or None
+    layers : sequence of str
+        One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
+    target : str or None
+        A class index or name; None is the predicted class of each photograph.
+    engine : str
+    preset : {"default", "paper"}
+        Of the method ``"cfcam"``.
+    method : str
+        A key of :data:`cfcam_gpu.methods.METHODS`.
+    fuse : {"mean", "max"} or None
+    augment : sequence of str
+    smooth : int
+        As for :class:`cfcam_gpu.CAM`.
+    device : {"auto", "cpu", "cuda"}
+    batch_size : int
+    overwrite : bool
+    components : int or None
+        How many groups of channels to show of each photograph.
+    """
+
+    paths: Sequence[Path]
+    out: Path
+    model: str = "lite0"
+    weights: Path | None = None
+    layers: Sequence[str] = ()
+    target: str | None = None
+    engine: str = "auto"
+    preset: str = "default"
+    method: str = "cfcam"
+    fuse: str | None = None
+    augment: Sequence[str] = ()
+    smooth: int = 0
+    device: str = "auto"
+    batch_size: int = 8
+    overwrite: bool = False
+    components: int | None = None
+
+
+class _Photograph(NamedTuple):
+    """One that was read: where from, what its results are called, and its (3, H, W) uint8 pixels."""
+
+    file: Path
+    stem: str
+    pixels: torch.Tensor
+
+
+@dataclass
+class Run:
+    """A job that was found sound, ready to go.
+
+    ``records`` are the lines of JSON of what is done, ``failed`` the photographs that could not be explained and why.
+    """
+
+    job: Job
+    files: list[Path]
+    stems: list[str]
+    model: Model
+    explain: CAM
+    layers: tuple[TargetLayer, ...]
+    engine: str
+    device: torch.device
+    class_names: list[str]
+    target: int | None
+    records: list[saving.Record] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    entries: list[contact_sheet.Entry] = field(default_factory=list)
+    rows: list[contact_sheet.Row] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The target layers, for people."""
+        return f"layer{'s' * (len(self.layers) > 1)} {' and '.join(layer.name for layer in self.layers)}"
+
+    @property
+    def title(self) -> str:
+        """The method, for people."""
+        return methods.find(self.job.method).title
+
+    @property
+    def how(self) -> str:
+        """What is done where, for people."""
+        job = self.job
+        said = [*job.augment, f"{job.smooth} noisy copies"] if job.smooth else list(job.augment)
+        if methods.find(job.method).cluster_filter:
+            said = [f"{job.preset} preset", f"{self.engine} engine", *said]
+        return f"{', '.join(said)}; {self.where}" if said else self.where
+
+    @property
+    def sheet(self) -> Path:
+        """Where the contact sheet goes."""
+        return self.job.out / SHEET
+
+    def execute(self, done: Callable[[int], None], within: Progress | None = None) -> None:
+        """Explain all photographs, and write what comes of it; `done` hears how many more are behind us.
+
+        `within` is called with (done, total) in a batch that takes many forwards.
+
+        Raises
+        ------
+        OSError
+            If a file can't be written. What was explained before has its line in ``explanations.jsonl``.
+        """
+        try:
+            for first in range(0, len(self.files), self.job.batch_size):
+                batch = slice(first, first + self.job.batch_size)
+                self._explain_batch(self.files[batch], self.stems[batch], within)
+                done(len(self.files[batch]))
+        finally:
+            if self.records:
+                saving.write_lines(self.job.out / saving.JSON_LINES, self.records)
+        if self.entries:
+            with saving.replacing(self.sheet) as file:
+                self._draw().save(file, format="PNG")
+        if self.rows:
+            self._save_components(self.rows, self.job.out / COMPONENTS)
+
+    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str], within: Progress | None) -> None:
+        batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
+        if not batch:
+            return
+        try:
+            found = [(self._explain(batch, within), batch)]
+        except _FAILURES:
+            found = []
+        # One photograph may have spoilt its batch, or the batch been too large for the device: each for itself then.
+        # Not inside the handler, where the error keeps the batch's tensors alive.
+        for photograph in batch if not found else []:
+            try:
+                found.append((self._explain([photograph], within), [photograph]))
+            except _FAILURES as error:
+                self.failed.append((photograph.file, str(error)))
+        for (result, components), explained in found:
+            self._write(result, components, explained)
+
+    def _read(self, file: Path, stem: str) -> _Photograph | None:
+        try:
+            return _Photograph(file, stem, self.model.preparation.pixels(photos.read(file)))
+        except photos.UnreadableError as error:
+            self.failed.append((file, str(error)))
+            return None
+
+    def _explain(
+        self, batch: Sequence[_Photograph], within: Progress | None
+    ) -> tuple[Explanation, list[list[Component]]]:
+        pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
+        images = self.model.preparation.normalize(pixels)
+        result = self.explain(images, self.target, progress=within)
+        return result, result.components(images, self.job.components) if self.job.components else []
+
+    def _write(
+        self, result: Explanation, components: Sequence[Sequence[Component]], batch: Sequence[_Photograph]
+    ) -> None:
+        pixels = torch.stack([photograph.pixels for photograph in batch])
+        overlays = result.overlay(pixels.to(self.device)).cpu().numpy()
+        stems = [photograph.stem for photograph in batch]
+        found = saving.write(result, self.job.out, stems, overlays=overlays, class_names=self.class_names)
+        about = {"model": self.job.model, "engine": self.engine, "preset": self.job.preset}
+        for i, (photograph, overlay, record) in enumerate(zip(batch, overlays, found)):
+            entry = contact_sheet.Entry(
+                photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
+                overlay=contact_sheet.thumbnail(overlay),
+                label=record["class"] + (" (empty map)" if record["empty"] else ""),
+                probability=record["probability"],
+                caption=photograph.file.name,
+            )
+            if len(self.entries) < contact_sheet.LIMIT:
+                self.entries.append(entry)
+            if components:
+                record = {**record, **self._write_components(entry, components[i], photograph)}
+            self.records.append({"file": str(photograph.file), **record, **about})
+
+    def _write_components(
+        self, entry: contact_sheet.Entry, components: Sequence[Component], photograph: _Photograph
+    ) -> saving.Record:
+        """Draw a photograph's components, and say what they are."""
+        groups = [component for component in components if component.name != REST]
+        drawn = []
+        for component in groups:
+            overlay = render.overlay(component.map[None].cpu(), photograph.pixels[None])[0].numpy()
+            drawn.append((contact_sheet.thumbnail(overlay), component.share, len(component.channels)))
+        row = contact_sheet.Row(entry, drawn)
+        if len(self.rows) < contact_sheet.ROWS:
+            self.rows.append(row)
+        file = f"{photograph.stem}{COMPONENTS_ENDING}.png"
+        self._save_components([row], self.job.out / file)
+        return {
+            "components_overlay": file,
+            "components": [
+                {"name": component.name, "share": component.share, "channels": component.channels.tolist()}
+                for component in components
+            ],
+        }
+
+    def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path) -> None:
+        sheet = contact_sheet.draw_components(
+            rows,
+            title=f"{self.title} of {self.job.model}, by groups of channels",
+            subtitle=self.how,
+            alarm=self._alarm,
+        )
+        with saving.replacing(path) as file:
+            sheet.save(file, format="PNG")
+
+    @property
+    def _alarm(self) -> str:
+        return "" if self.model.trained else "Random weights: these maps mean nothing"
+
+    def _draw(self) -> Image.Image:
+        shown, there = len(self.entries), len(self.records)
+        count = f"{there} photograph{'s' * (there > 1)}{f', the first {shown} here' * (there > shown)}"
+        return contact_sheet.draw(
+            self.entries,
+            title=f"{self.title} of {self.job.model}",
+            subtitle=f"{count}; {self.how}",
+            alarm=self._alarm,
+        )
+
+
+def check(job: Job) -> Run:
+    """Find whatever is wrong with a job before any of it is done.
+
+    The photographs are found, the results' names given, the model is loaded, and a blank image is explained.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, OSError
+        If photographs are missing, or results are there already.
+    ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layer, target, engine or device can't be what is meant; the message says why.
+    """
+    _check_method(job)
+    files = photos.find(job.paths, skip=job.out)
+    sheets, endings = [SHEET], [""]
+    if job.components:
+        sheets, endings = [SHEET, COMPONENTS], ["", COMPONENTS_ENDING]
+    taken = [Path(name).stem for name in sheets]
+    stems = saving.file_names((file.stem for file in files), taken=taken, endings=endings)
+    pictures = [f"{stem}{ending}.png" for stem in stems for ending in endings[1:]] + sheets
+    outputs = [*saving.outputs(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
+    saving.check_free(outputs, overwrite=job.overwrite)
+
+    # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
+    method = "cfcam-paper" if job.preset == "paper" else job.method
+    trial = method if methods.find(method).cluster_filter else "gradcam"
+    fuse = cast("Fuse | None", job.fuse)
+    loaded = load(
+        job.model,
+        job.weights,
+        lambda module, engine: CAM(module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine),
+        engine=job.engine,
+        device=job.device,
+    )
+    explain = CAM(
+        loaded.model.module,
+        [layer.name for layer in loaded.layers],
+        method=method,
+        fuse=fuse,
+        augment=list(job.augment),
+        smooth=job.smooth,
+        engine=loaded.engine,
+    )
+    target = None if job.target is None else models.class_index(job.target, loaded.class_names)
+    job.out.mkdir(parents=True, exist_ok=True)
+    return Run(job=job, files=files, stems=stems, target=target, **(vars(loaded) | {"explain": explain}))
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Explainer]):
+    """A model and its explainer, tried on a blank image."""
+
+    model: Model
+    explain: Explainer
+    layers: tuple[TargetLayer, ...]
+    engine: str
+    device: torch.device
+    class_names: list[str]
+
+
+def load(
+    model: str,
+    weights: Path | None,
+    make: Callable[[nn.Module, str], Explainer],
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+) -> Loaded[Explainer]:
+    """A model by name, where it is to run, and its explainer; see :class:`Job`. A blank image is explained.
+
+    Parameters
+    ----------
+    model : str
+    weights : Path or None
+    make : callable
+        Makes an explainer of the module and the name of an engine.
+    engine, device : str
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layer, engine or device can't be what is meant; the message says why.
+    """
+    where = _device(device)
+    chosen = cast(ModuleType, engines.choose(engine, where)).__name__.rpartition(".")[2]
+    found = models.load(model, weights)
+    found.module.to(where)
+    explain = make(found.module, chosen)
+    # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
+    size = found.preparation.size
+    try:
+        blank = explain(found.preparation.normalize(found.preparation.blank(1).to(where)))
+    except RuntimeError as error:
+        raise RuntimeError(f"model: {model} fails on a blank image of {size} x {size}: {error}") from error
+    assert blank.logits is not None  # the predicted class was asked for
+    names = models.class_names(blank.logits.shape[1])
+    return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
+
+
+def cfcam(layers: Sequence[str], preset: str) -> Callable[[nn.Module, str], CFCAM]:
+    """What makes a CFCAM of a job's layers and preset, for :func:`load`."""
+    config = Config.paper() if preset == "paper" else None
+    return lambda module, engine: CFCAM(module, list(layers) or None, config=config, engine=engine)
+
+
+def _check_method(job: Job) -> None:
+    """Refuse what does not go together, and names that are none, before a model is loaded."""
+    methods.find(job.method)
+    check_fuse(job.fuse)
+    Views.read(list(job.augment), job.smooth, 0.0, 0)
+    if job.preset != "default" and job.method != "cfcam":
+        raise ValueError(f"preset: {job.preset} is a form of the method cfcam; got the method {job.method}")
+    fused = job.fuse is not None or (len(job.layers) > 1 and job.preset != "default")
+    if job.components and (job.method != "cfcam" or job.augment or job.smooth or fused):
+        raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
+
+
+def _device(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise RuntimeError(
+            f"device: torch sees no CUDA device (it is {built}); use --device cpu, or see cfcam-gpu info"
+        )
+    return torch.device("cpu" if name == "cpu" or not there else "cuda")

@@ -1,0 +1,1 @@
+"""What one gets: explanations, their parts, drawings and files."""

@@ -1,0 +1,268 @@
+"""The parts of an explanation: which groups of channels carry the evidence, and where each group sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.cluster import hierarchy
+
+from ..core import two_level
+from ..core.axes import INPUTS
+from ..core.cluster_filter import MAX_MAP, channel_evidence
+from ..core.config import Config
+from ..engines.cpu import PRIMITIVES
+from ..explain.plan import Plan
+from ..targets.request import Request
+from . import render
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+REST = "rest"
+
+#: Channels are put into the fewest groups in which they see alike: the cosine similarity of their filtered evidence,
+#: averaged within the groups, reaches that of two patterns 45 degrees apart. bench/components.py has other choices.
+LIKENESS = 0.7
+
+#: How far what is seen again may be from what was explained, as a fraction of the maximum: arithmetic in another order
+#: or TF32 stays well below, another image is far beyond.
+TOLERANCE = 1e-2
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """A group of channels that see the evidence in the same places. Tensors are on the device of the images.
+
+    Parameters
+    ----------
+    name : str
+        ``"group 1"``, the strongest, ``"group 2"``, ...; ``"rest"`` for all other channels.
+    share : float
+        Of the evidence, in [0, 1]: the sum of `raw_map` over that of the explanation's raw map. 0 if that is empty.
+    channels : (N,) int64 tensor
+        Of the target layer, the finer one of two, in ascending order.
+    labels : (N,) int64 tensor
+        What CF-CAM called each of them: >= 0 its cluster, -1 noise, -2 dominant, -3 dead.
+    raw_map : (h, w) float32 tensor
+        The channels' part of the explanation's raw map: those of an image's components add up to it.
+    map : (H, W) float32 tensor in [0, 1]
+        At the image's size and on its own scale, 1 where the group is strongest, so that a weak group is seen, too.
+    image : (3, H, W) tensor
+        The image as the model got it. Volumes and signals have other axes than (H, W), as in the explanation.
+    """
+
+    name: str
+    share: float
+    channels: torch.Tensor
+    labels: torch.Tensor
+    raw_map: torch.Tensor
+    map: torch.Tensor
+    image: torch.Tensor = field(repr=False)
+
+    @cached_property
+    def overlay(self) -> torch.Tensor:
+        """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.render.overlay`."""
+        return render.overlay(self.map[None], self.image[None])[0]
+
+
+def decompose(explanation: Explanation, images: torch.Tensor, top: int = 4) -> list[list[Component]]:
+    """The groups of channels that carry an explanation's evidence.
+
+    A channel's evidence is what it adds to the raw map (equations in :func:`channel_evidence`); where channels speak
+    against the target, too, what they take off is taken off the others in proportion, and with two levels the gate
+    applies to all channels alike. So what belongs to the channels is nowhere negative and adds up to the raw map.
+
+    Channels are grouped by where their evidence is: by Ward's method (J. H. Ward, JASA 58, 1963) on the evidence,
+    smoothed by the configuration's Gaussian filter and scaled to unit norm, in the fewest groups within which the mean
+    cosine similarity reaches 0.7. CF-CAM's own clusters stay to be read in ``labels`` but are not the groups: they are
+    made so that noise can be told, and one of them is nearly always large and spread over the whole map, while the
+    dominant channels, which carry most of the evidence, are not clustered at all.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        With one target an image, as a :class:`~cfcam_gpu.CFCAM` gave it.
+    images : (B, 3, H, W) floating tensor
+        The images explained, prepared as they were then. They go through the model once more.
+    top : int
+        How many groups to name, at least 1; there may be fewer.
+
+    Returns
+    -------
+    list of B lists of Component
+        At most `top` groups, by falling share, and last ``"rest"``, which is always there: the smaller groups, and the
+        channels without evidence. Each channel is in one component; shares add to 1, or are 0 where the map is empty.
+        The same call gives the same groups, whatever `top` is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `top` is no int of at least 1, `images` are not those explained, the model has changed since, or the
+        explanation has several targets an image or was not made by a CFCAM.
+    """
+    if isinstance(top, bool) or not isinstance(top, int):
+        raise TypeError(f"top: expected an int; got {type(top).__name__}")
+    if top < 1:
+        raise ValueError(f"top: expected at least 1; got {top}")
+    parts = evidence(explanation, images)
+    return [_components(explanation, images, b, part, top) for b, part in enumerate(parts)]
+
+
+def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
+    """What of the raw map belongs to each channel: for each of B images (C, *spatial), >= 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`decompose`.
+    """
+    origin, config, labels_of_all = explanation.origin, explanation.config, explanation.labels
+    if config is None or labels_of_all is None:
+        what = "another method's" if config is None else "of several looks (augment, smooth, fuse)"
+        raise ValueError(
+            f"components: only one look by CF-CAM knows its channels' labels; this explanation is {what}. Explain the "
+            "images with CFCAM(model, layer)"
+        )
+    if origin is None:
+        raise ValueError("components: this explanation does not know its model; use one that a CFCAM returned")
+    if explanation.several:
+        raise ValueError(
+            f"components: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain "
+            "each target in a call of its own: explain(images, target[:, t])"
+        )
+    _check_images(explanation, images)
+    request = Request(indices=explanation.target, scores=origin.scores)
+    captured = Plan(explanation.layers, config).capture(origin.model, images, request)
+    signed = [
+        channel_evidence(activation.double().numpy(), gradient.double().numpy(), labels.numpy(), config, PRIMITIVES)
+        for activation, gradient, labels in zip(
+            captured.activations.cpu(), captured.gradients[:, 0].cpu(), labels_of_all.cpu()
+        )
+    ]
+    again = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in signed])).clamp(0, MAX_MAP).float()
+    if captured.coarse is not None and config.gate is not None:
+        again = two_level.gate(again[:, None].to(images.device), *captured.coarse, config.gate)[:, 0]
+    if not (_agree(again.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
+        raise ValueError(
+            "images: expected those that were explained, prepared in the same way and under the same autocast; the "
+            "model sees other evidence in these, or has changed since"
+        )
+    return [_apportioned(channels, raw) for channels, raw in zip(signed, explanation.raw_maps.cpu().double().numpy())]
+
+
+def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArray[np.int64]:
+    """The number of each channel's group, 0 the one of most evidence; -1 for channels without evidence.
+
+    Parameters
+    ----------
+    parts : (C, *spatial) float64, >= 0
+        From :func:`evidence`.
+    config : Config
+        Its filter is used.
+    likeness : float in [0, 1]
+        The mean cosine similarity within groups.
+
+    Returns
+    -------
+    (C,) int64
+    """
+    axes = tuple(range(1, parts.ndim))
+    shares = parts.sum(axis=axes)
+    numbers = np.full(len(parts), -1)
+    members = np.flatnonzero(shares > 0)
+    if not members.size:
+        return numbers
+    patterns = parts[members] / parts[members].max(axis=axes, keepdims=True)  # squares of tiny numbers would be 0
+    if config.sigma > 0:
+        patterns = cast(Floats, PRIMITIVES.gaussian(patterns, config.sigma, config.boundary))
+    patterns = patterns.reshape(members.size, -1)
+    found = _alike(patterns / np.linalg.norm(patterns, axis=1, keepdims=True), likeness)
+    # `minlength` has no say, and sums in the channels' order, so equal shares keep the order of their first channels.
+    order = np.argsort(-np.bincount(found, shares[members]), kind="stable")
+    numbers[members] = np.argsort(order)[found]
+    return numbers
+
+
+def _alike(patterns: Floats, likeness: float) -> NDArray[np.int64]:
+    """Numbers of the groups of (N, D) unit vectors, in the order of their first members."""
+    count = len(patterns)
+    if count == 1:
+        return np.zeros(1, dtype=np.int64)
+    tree = hierarchy.ward(patterns)
+    # A merge at height t adds t^2 / 2 to the squared distances from the groups' means. Of unit vectors these are on
+    # average 1 minus the cosine similarity within a group, each vector's with itself included.
+    apart = np.cumsum(tree[:, 2] ** 2 / 2) / count
+    merges = np.searchsorted(apart, 1 - likeness, side="right")
+    found = hierarchy.cut_tree(tree, n_clusters=count - merges)[:, 0]
+    return np.unique(found, return_inverse=True)[1]
+
+
+def _apportioned(signed: Floats, raw: Floats) -> Floats:
+    """The raw map (*spatial) shared out among the channels that speak for the target, (C, *spatial)."""
+    positive = np.maximum(signed, 0.0)
+    total = positive.sum(axis=0)
+    share: Floats = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+    return positive * share
+
+
+def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: Floats, top: int) -> list[Component]:
+    config, labels = explanation.config, explanation.labels
+    assert config is not None
+    assert labels is not None
+    numbers = group(parts, config)
+    whole = parts.sum()
+    named = min(top, int(numbers.max()) + 1)
+    members = [numbers == k for k in range(named)] + [(numbers < 0) | (numbers >= named)]
+    result = []
+    for k, chosen in enumerate(members):
+        own = parts[chosen].sum(axis=0)
+        channels = torch.as_tensor(np.flatnonzero(chosen), device=images.device)
+        raw_map = torch.as_tensor(own, dtype=torch.float32, device=images.device)
+        result.append(
+            Component(
+                name=f"group {k + 1}" if k < named else REST,
+                share=float(own.sum() / whole) if whole > 0 else 0.0,
+                channels=channels,
+                labels=labels[b, channels],
+                raw_map=raw_map,
+                map=render.upsample(raw_map, explanation.size, saturation=config.saturation),
+                image=images[b],
+            )
+        )
+    return result
+
+
+def _check_images(explanation: Explanation, images: object) -> None:
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected a floating dtype, prepared as for the explanation; got {images.dtype}")
+    size, shape = explanation.size, tuple(images.shape)
+    if images.ndim != len(size) + 2 or (len(images), *shape[2:]) != (len(explanation), *size):
+        channels = INPUTS[len(size)].split(", ")[1]
+        wanted = ", ".join(map(str, (len(explanation), channels, *size)))
+        raise ValueError(f"images: expected those that were explained, ({wanted}); got {shape}")
+    if images.device != explanation.raw_maps.device:
+        raise ValueError(
+            f"images: expected device '{explanation.raw_maps.device}', as for the explanation; got '{images.device}'"
+        )
+
+
+def _same_logits(again: torch.Tensor | None, before: torch.Tensor | None) -> bool:
+    return again is before if again is None or before is None else _agree(again, before)
+
+
+def _agree(again: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether each image's numbers are those of before, but for arithmetic."""
+    if again.shape != before.shape:
+        return False
+    again, before = again.reshape(len(again), -1).float(), before.reshape(len(before), -1).float()
+    bound = TOLERANCE * before.abs().amax(dim=1, keepdim=True)
+    return bool(((again - before).abs() <= bound).all())

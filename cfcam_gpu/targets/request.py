@@ -1,0 +1,303 @@
+"""A target as the caller wrote it, read, checked and resolved into scores of a model's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+
+from ..hooks.guard import logits_of
+from .outputs import is_per_image, samples
+
+#: A score of one image: it gets the image's logits (K, ...), or its part of the output, and returns a scalar tensor.
+Score: TypeAlias = Callable[[Any], torch.Tensor]
+#: Scores (B,) of classes (B,) from logits (B, K).
+Objective: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Target: TypeAlias = (
+    "int | Sequence[int | None] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | "
+    "Sequence[Sequence[Score]] | None"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked target, before the logits are known.
+
+    At most one of `indices` and `scores` is set; neither means the predicted class.
+
+    Parameters
+    ----------
+    indices : (B,) or (B, T) int64 tensor or None
+        On the device where the caller had it, or on the host.
+    predicted : (B,) bool tensor on the host, or None
+        Which images' `indices` are placeholders of the predicted class.
+    scores : tuple of B callables, or of B tuples of T callables, or None
+    checked : bool
+        The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
+    objective : callable or None
+        How a class is scored; None is by its logit. Callables score for themselves.
+    """
+
+    indices: torch.Tensor | None = None
+    predicted: torch.Tensor | None = None
+    scores: tuple[Score | tuple[Score, ...], ...] | None = None
+    checked: bool = False
+    objective: Objective | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a T axis."""
+        if self.scores is not None:
+            return isinstance(self.scores[0], tuple)
+        return self.indices is not None and self.indices.ndim == 2
+
+    @property
+    def count(self) -> int:
+        """T; 1 where there is no such axis."""
+        if self.scores is not None:
+            return len(self.scores[0]) if isinstance(self.scores[0], tuple) else 1
+        return 1 if self.indices is None or self.indices.ndim == 1 else self.indices.shape[1]
+
+    def callables(self) -> list[Score]:
+        """All of them, image by image."""
+        rows = [row if isinstance(row, tuple) else (row,) for row in self.scores or ()]
+        return [score for row in rows for score in row]
+
+
+def read(target: Target, batch: int) -> Request:
+    """Check a target against the batch, before anything runs.
+
+    Parameters
+    ----------
+    target : None, int, sequence, tensor, callable
+        None explains the predicted class. An int or a callable serves every image. A list or tensor (B,) has one
+        class index for each image, (B, T) has T of them; None in a list (B,) is that image's predicted class. A list
+        of callables has one for each image, a list of B lists has T of them.
+    batch : int
+        B, the number of images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `target` is none of these, is not of an integer dtype, or does not have one row for each image.
+    """
+    if target is None:
+        return Request()
+    if callable(target):
+        return Request(scores=(target,) * batch)
+    if isinstance(target, int) and not isinstance(target, bool):
+        return Request(indices=torch.full((batch,), target))
+    if isinstance(target, (list, tuple)) and target and all(callable(item) for item in target):
+        _check_rows(len(target), batch)
+        return Request(scores=tuple(target))
+    rows = _rows_of_callables(target)
+    if rows is not None:
+        _check_rows(len(rows), batch)
+        counts = sorted({len(row) for row in rows})
+        if len(counts) > 1:
+            raise ValueError(f"target: expected as many callables for each image; got {counts[0]} and {counts[-1]}")
+        return Request(scores=rows)
+    if isinstance(target, (list, tuple)) and not target:
+        raise ValueError(f"target: expected one for each of the {batch} images; got an empty {type(target).__name__}")
+    predicted = None
+    if isinstance(target, (list, tuple)) and any(item is None for item in target):
+        predicted = torch.tensor([item is None for item in target])
+        target = [0 if item is None else item for item in target]
+    indices = _as_tensor(target)
+    if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
+        raise TypeError(f"target: expected class indices of an integer dtype; got {indices.dtype}")
+    if indices.ndim == 0:
+        indices = indices.expand(batch)
+    if indices.ndim > 2 or indices.numel() == 0:
+        raise ValueError(f"target: expected (B,) or (B, T) class indices; got shape {tuple(indices.shape)}")
+    _check_rows(len(indices), batch)
+    # A copy: the caller's own may change later.
+    return Request(indices=indices.to(torch.int64, copy=True), predicted=predicted)
+
+
+def _rows_of_callables(target: Any) -> tuple[tuple[Score, ...], ...] | None:
+    """B tuples of callables, or None where `target` is something else."""
+    if not isinstance(target, (list, tuple)) or not target:
+        return None
+    if not all(isinstance(row, (list, tuple)) and row and all(callable(item) for item in row) for row in target):
+        return None
+    return tuple(tuple(row) for row in target)
+
+
+def _as_tensor(target: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "target: expected None, a class index, a list or tensor of them (one for each image, or B rows of T), a "
+            f"callable, or a list of callables (one for each image, or B rows of T); got {type(target).__name__} "
+            f"({error})"
+        ) from None
+
+
+def _check_rows(rows: int, batch: int) -> None:
+    if rows != batch:
+        raise ValueError(f"target: expected one for each of the {batch} images; got {rows}")
+
+
+def logits_for(request: Request, output: Any, batch: int) -> torch.Tensor | None:
+    """The logits (B, ...) in a model's output; None where it has none and callables are to look at all of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no logits for each image, and `request` needs them.
+    """
+    for_callables = request.scores is not None and not isinstance(output, torch.Tensor)
+    if for_callables and is_per_image(output, batch):
+        return None
+    try:
+        logits = logits_of(output)
+    except TypeError:
+        if for_callables:
+            return None
+        raise
+    if logits.ndim == 0 or len(logits) != batch:
+        if for_callables:
+            return None
+        raise ValueError(f"model: expected logits for each of the {batch} images; got shape {tuple(logits.shape)}")
+    return logits
+
+
+def resolve(
+    request: Request, logits: torch.Tensor | None, output: Any = None, *, contrast: float = 0.0
+) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+    """The class indices that are explained and, for each of T targets, the scores (B,) to differentiate.
+
+    Parameters
+    ----------
+    request : Request
+    logits : (B, K) floating; with callables any (B, ...), or None
+    output : tensor, dict, dataclass, tuple or list
+        All that the model returned, for callables that ask for it, or if there are no logits.
+    contrast : float
+        Score a class by its logit minus this share of the log-sum-exp of its K - 1 rivals; a single logit has none.
+        Callables are taken as they are.
+
+    Returns
+    -------
+    indices : (B,) or (B, T) int64 tensor on the logits' device, or None for callables
+    scores : list of T tensors (B,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a class is out of range, the logits are not (B, K) though classes are asked for, or a callable does not
+        return a scalar that depends on the output.
+    """
+    indices = class_indices(request, logits)
+    if indices is None:
+        assert request.scores is not None
+        return None, _of_callables(request.scores, logits, output)
+    assert logits is not None
+    classes = indices.reshape(len(indices), -1)
+    if request.objective is not None:
+        return indices, [request.objective(logits, column) for column in classes.unbind(dim=1)]
+    # All classes at once: in a backward of many targets, each would else fill logits of its own.
+    chosen = logits.gather(1, classes)
+    # Of one a view: behind `unbind`, a backward stacks.
+    scores = [chosen.squeeze(1)] if chosen.shape[1] == 1 else list(chosen.unbind(dim=1))
+    if contrast and logits.shape[1] > 1:
+        wide = logits.float()
+        scores = [
+            score.sub(wide.scatter(1, column[:, None], -torch.inf).logsumexp(dim=1), alpha=contrast)
+            for score, column in zip(scores, classes.unbind(dim=1))
+        ]
+    return indices, scores
+
+
+def class_indices(request: Request, logits: torch.Tensor | None) -> torch.Tensor | None:
+    """The class indices that are explained, (B,) or (B, T) int64 on the logits' device; None for callables.
+
+    Raises
+    ------
+    ValueError
+        If a class is out of range, or the logits are not (B, K).
+    """
+    if request.scores is not None:
+        return None
+    assert logits is not None
+    if logits.ndim != 2:
+        raise ValueError(
+            f"target: class indices need logits (B, K); this model's are {tuple(logits.shape)}. Of a segmentation, "
+            "explain targets.Segment(class); else give a callable that makes a scalar of one image's output"
+        )
+    if request.indices is None:
+        return logits.detach().argmax(dim=1)
+    if not request.checked:
+        check_range(request.indices, logits.shape[1])
+    # From pageable memory the host goes on once the copy is staged; what is pinned, and the caller may write to again,
+    # is waited for.
+    indices = request.indices.to(logits.device, non_blocking=not request.indices.is_pinned())
+    if indices.is_inference():  # made in the caller's inference mode: autograd takes no such index
+        indices = indices.clone()
+    if request.predicted is not None:
+        indices = torch.where(request.predicted.to(indices.device), logits.detach().argmax(dim=1), indices)
+    return indices
+
+
+def pinned(request: Request, indices: torch.Tensor | None) -> Request:
+    """The same request with the predicted classes settled, and known to be in range; None are those of callables."""
+    return request if indices is None else replace(request, indices=indices, predicted=None, checked=True)
+
+
+def check_range(indices: torch.Tensor, classes: int) -> None:
+    """Refuse class indices outside of [0, classes).
+
+    They are looked at where they are: those on the host make it wait for no device.
+
+    Raises
+    ------
+    ValueError
+        That names the first one.
+    """
+    wrong = indices[(indices < 0) | (indices >= classes)]
+    if wrong.numel():
+        raise ValueError(f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})")
+
+
+def _of_callables(
+    given: tuple[Score | tuple[Score, ...], ...], logits: torch.Tensor | None, output: Any
+) -> list[torch.Tensor]:
+    rows = [row if isinstance(row, tuple) else (row,) for row in given]
+    per_logits = None if logits is None else logits.unbind()
+    whole: list[Any] | None = None
+    values: list[list[torch.Tensor]] = [[] for _ in rows[0]]
+    for b, row in enumerate(rows):
+        for of_target, score in zip(values, row):
+            if per_logits is not None and not getattr(score, "whole_output", False):
+                of_target.append(_scalar(score, per_logits[b], b))
+                continue
+            if whole is None:
+                if output is None:
+                    raise TypeError(
+                        f"target: {name_of(score)} looks at the model's whole output; there are only logits here"
+                    )
+                whole = samples(output, len(rows))
+            of_target.append(_scalar(score, whole[b], b))
+    # Each target apart, so that its backward goes through its own callables alone.
+    return [torch.stack(of_target) for of_target in values]
+
+
+def name_of(score: Score) -> str:
+    """What an error calls a callable."""
+    return getattr(score, "__name__", type(score).__name__)
+
+
+def _scalar(score: Score, sample: Any, image: int) -> torch.Tensor:
+    value = score(sample)
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(f"target: callable {name_of(score)} must return a scalar tensor; got {got} for image {image}")
+    if not value.requires_grad:
+        raise ValueError(
+            f"target: what callable {name_of(score)} returned for image {image} does not depend on the model's output"
+        )
+    return value.reshape(())

@@ -1,0 +1,383 @@
+"""Captured explanations without a GPU: a recorder in the place of CUDA graphs, the CPU engine in that of the fused."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cfcam_gpu import CFCAM, engines, targets
+from cfcam_gpu.explain import graph
+from cfcam_gpu.explain.graph import CapturedCFCAM, CapturedExplanation
+
+from .. import recorder
+from ..recorder import FUSED
+from ..small import CONFIGS, LAYERS, Network, assert_same, draw
+from ..threads import in_threads
+
+
+@pytest.fixture
+def model():
+    return Network().eval()
+
+
+@pytest.fixture
+def captured(monkeypatch, model):
+    """Captures on the host, with the explainer's own plan."""
+    recorder.install(monkeypatch)
+
+    def make(target=None, *, config="default", overlay=False, engine=FUSED, images=None, using=model):
+        explain = CFCAM(using, LAYERS[config], config=CONFIGS[config])
+        images = draw(0) if images is None else images
+        request = targets.read(target, len(images))
+        plan = explain._laid_out(images, request)
+        return CapturedCFCAM(using, plan, engine, images, request, overlay=overlay), explain
+
+    return make
+
+
+# What is computed
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("target", [None, 4, [0, 4, 1], [[0, 1], [2, 3], [4, 0]]], ids=str)
+def test_a_replay_gives_the_calls_bytes(captured, config, target):
+    replay, explain = captured(target, config=config, overlay=True)
+    for seed in (0, 1, 2):
+        images = draw(seed)
+        found, expected = replay(images), explain(images, target)
+        assert isinstance(found, CapturedExplanation)
+        assert_same(found, expected)
+        assert bool(found.maps.any())
+        assert torch.equal(found.overlays, expected.overlay(images))
+        assert found.finite.tolist() == [True] * 3
+        assert (found.layers, found.config, found.size) == (expected.layers, expected.config, expected.size)
+
+
+def test_callables_of_a_model_without_a_row_of_logits(captured):
+    """Where layouts are found before the capture, too, what is asked for is the callable."""
+    model = Network().eval()
+    model.head = torch.nn.Unflatten(1, (2, 16))
+    replay, explain = captured(lambda logits: logits[0, 1] - logits[1, 2], using=model)
+    expected = explain(draw(1), lambda logits: logits[0, 1] - logits[1, 2])
+    assert torch.equal(replay(draw(1)).maps, expected.maps)
+    assert bool(expected.maps.any())
+
+
+def test_classes_may_differ_by_replay_and_none_are_those_of_the_capture(captured):
+    replay, explain = captured([0, 1, 2])
+    images = draw(1)
+    for target in ([4, 3, 2], torch.tensor([1, 1, 0]), 3):
+        assert_same(replay(images, target), explain(images, target))
+    assert_same(replay(images), explain(images, [0, 1, 2]))
+
+
+def test_the_callers_tensor_of_classes_is_not_the_graphs(captured):
+    classes = torch.tensor([0, 1, 2])
+    replay, explain = captured(classes)
+    replay(draw(1), [4, 4, 4])
+    assert classes.tolist() == [0, 1, 2]
+    classes.fill_(3)
+    assert_same(replay(draw(1)), explain(draw(1), [0, 1, 2]))
+
+
+def test_a_callable_is_captured(captured):
+    replay, explain = captured(lambda logits: logits[1] - logits[2])
+    assert_same(replay(draw(1)), explain(draw(1), lambda logits: logits[1] - logits[2]), but=["target"])
+    assert replay(draw(1)).target is None
+
+
+def test_weights_changed_in_place_are_seen(captured, model):
+    replay, explain = captured()
+    before = replay(draw(1))
+    with torch.no_grad():
+        model.head.weight.mul_(-1)
+    assert_same(replay(draw(1)), explain(draw(1)))
+    assert not torch.equal(replay(draw(1)).logits, before.logits)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_images_that_are_not_finite_get_zero_maps(captured, config, bad):
+    replay, explain = captured(4, config=config, overlay=True)
+    images = draw(1)
+    images[1, 0, 5, 5] = bad
+    found = replay(images)
+    assert found.finite.tolist() == [True, False, True]
+    assert found.empty[1]
+    for maps in (found.raw_maps, found.maps):
+        assert bool((maps[1] == 0).all())
+    expected = explain(draw(1), 4)
+    for b in (0, 2):
+        torch.testing.assert_close(found.maps[b], expected.maps[b])
+        assert bool(found.maps[b].any())
+
+
+# Where it is written
+
+
+def test_results_are_copies(captured):
+    replay, explain = captured(overlay=True)
+    first = replay(draw(1))
+    replay(draw(2))
+    assert_same(first, explain(draw(1)))
+    addresses = {tensor.data_ptr() for tensor in replay.static.tensors().values()}
+    assert addresses.isdisjoint(tensor.data_ptr() for tensor in first.tensors().values())
+
+
+def test_out_is_written_and_returned(captured):
+    replay, explain = captured([0, 1, 2], overlay=True)
+    first = replay(draw(1))
+    addresses = {name: tensor.data_ptr() for name, tensor in first.tensors().items()}
+    assert first.empty.tolist() != explain(draw(2), [3, 3, 3]).empty.tolist()
+    assert set(addresses) >= {"raw_maps", "target", "logits", "labels", "weights", "eps", "finite", "overlays", "maps"}
+    assert replay(draw(2), [3, 3, 3], out=first) is first
+    assert {name: tensor.data_ptr() for name, tensor in first.tensors().items()} == addresses
+    assert_same(first, explain(draw(2), [3, 3, 3]))
+    assert replay(draw(3), out=replay.static) is replay.static
+    assert_same(replay.static, explain(draw(3), [0, 1, 2]))
+
+
+def test_the_static_images_can_be_filled_directly(captured):
+    replay, explain = captured()
+    replay.images.copy_(draw(4))
+    assert_same(replay(replay.images), explain(draw(4)))
+
+
+def test_memory_layout_and_inference_mode(captured, model):
+    with torch.inference_mode():
+        replay, explain = captured(0, images=draw(0).contiguous(memory_format=torch.channels_last), using=model)
+        assert replay.images.is_contiguous(memory_format=torch.channels_last)
+        found = replay(draw(1))
+    assert not found.maps.is_inference()
+    torch.testing.assert_close(found.maps, explain(draw(1), 0).maps)
+
+
+# What is left as it was
+
+
+def test_the_model_is_untouched(captured, model):
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    replay, _ = captured([0, 1, 2])
+    replay(draw(1))
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+def test_the_callers_tensors_are_untouched(captured):
+    images = draw(0).requires_grad_()
+    replay, _ = captured()
+    kept = images.detach().clone()
+    found = replay(images)
+    assert torch.equal(images, kept)
+    assert not found.maps.requires_grad
+
+
+def test_replays_take_turns(captured):
+    """Without the lock one thread's images would be explained in another's result."""
+    replay, explain = captured()
+    expected = [explain(draw(seed)) for seed in range(4)]
+    for seed, results in enumerate(in_threads(lambda seed: [replay(draw(seed)) for _ in range(5)], 4)):
+        for result in results:
+            assert_same(result, expected[seed])
+
+
+def test_a_replay_waits_on_the_device_for_the_one_before(captured):
+    replay, _ = captured()
+    before = recorder.CURRENT.waited
+    replay(draw(1))
+    assert recorder.CURRENT.waited == before + 1
+
+
+def test_another_streams_replay_keeps_what_it_reads(captured, monkeypatch):
+    replay, _ = captured([0, 1, 2])
+    kept = []
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: kept.append((tensor.shape, stream)))
+    replay(draw(1))
+    assert kept == []
+    other = recorder.Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: other)
+    replay(draw(1))
+    assert kept == [(draw(1).shape, other), ((3,), other), ((3,), other)]
+
+
+def test_autocasts_cache_is_off(captured, monkeypatch):
+    """It frees the casts of the weights when the caller's block ends; the graph would read freed memory."""
+    seen = []
+    run = FUSED.run_checked
+
+    def spying(*arguments):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+        return run(*arguments)
+
+    engine = SimpleNamespace(**{**vars(FUSED), "run_checked": spying})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        replay, _ = captured(0, engine=engine)
+        assert torch.is_autocast_cache_enabled()
+    assert set(seen) == {(True, False)}
+    assert replay(draw(1)).logits.dtype == torch.bfloat16
+    seen.clear()
+    captured(0, engine=engine)
+    assert set(seen) == {(False, False)}
+
+
+# Refusals
+
+
+def fused_there(monkeypatch):
+    monkeypatch.setattr(engines, "choose", lambda *given: FUSED)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_model_on_the_host_is_refused(model):
+    with pytest.raises(ValueError, match="capture: needs a CUDA device; got cpu"):
+        CFCAM(model, "late").capture(draw(0))
+
+
+def test_images_and_target_are_refused_first(model):
+    with pytest.raises(ValueError, match="target: a graph explains a class that is named"):
+        CFCAM(model, "late").capture(draw(0), [None, 1, 2])
+    with pytest.raises(TypeError, match="images: expected a torch tensor"):
+        CFCAM(model, "late").capture([1])
+    with pytest.raises(ValueError, match="one for each of the 3 images; got 2"):
+        CFCAM(model, "late").capture(draw(0), [0, 1])
+
+
+@pytest.mark.parametrize("engine", ["cpu", "rapids"])
+def test_other_engines_are_refused(model, engine):
+    with pytest.raises(ValueError, match=f"needs engine='fused'; this explainer's is '{engine}'"):
+        graph.check(model, torch.device("cuda"), engine)
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+def test_auto_is_fused(model, monkeypatch, engine):
+    fused_there(monkeypatch)
+    assert graph.check(model, torch.device("cuda"), engine) is FUSED
+
+
+def test_training_mode_is_refused_by_the_modules_name(model, monkeypatch):
+    fused_there(monkeypatch)
+    model.early[1].train()
+    with pytest.raises(ValueError, match=r"early\.1 is in training mode"):
+        graph.check(model, torch.device("cuda"), "auto")
+    with pytest.raises(ValueError, match="it is in training mode"):
+        graph.check(model.train(), torch.device("cuda"), "auto")
+
+
+def test_what_fused_does_not_cover_is_refused_by_it(captured):
+    def refuses(activations, gradients, config):
+        raise ValueError("engine: 'fused' takes at most 4096 channels; got 5000")
+
+    with pytest.raises(ValueError, match="'fused' takes at most 4096 channels"):
+        captured(engine=SimpleNamespace(**{**vars(FUSED), "run_checked": refuses}))
+
+
+def test_what_a_graph_cant_hold_is_said(captured, monkeypatch):
+    @contextmanager
+    def broken(*arguments, **options):
+        try:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    with pytest.raises(RuntimeError, match=r"can't hold, such as reading a value .*stream is capturing more\)"):
+        captured()
+
+
+def test_the_stream_is_the_callers_again_where_a_capture_fails(captured, monkeypatch):
+    """As torch has it: a graph's own block leaves the stream of the capture current where the capture can't end."""
+    current = [recorder.CURRENT]
+
+    @contextmanager
+    def stream(one):
+        before = current[-1]
+        current.append(one)
+        try:
+            yield
+        finally:
+            current.append(before)
+
+    @contextmanager
+    def broken(*arguments, stream, **options):
+        current.append(stream)
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    with pytest.raises(RuntimeError, match="can't hold"):
+        captured()
+    assert recorder.SIDE in current
+    assert current[-1] is recorder.CURRENT
+
+
+def test_running_out_of_memory_is_not_blamed_on_the_model(captured, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    @contextmanager
+    def full_inside(*arguments, **options):
+        try:
+            full()
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        yield
+
+    for graph_of in (full, full_inside):
+        monkeypatch.setattr(torch.cuda, "graph", graph_of)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory"):
+            captured()
+
+
+WRONG_IMAGES = {
+    "shape": (draw(0, batch=2), r"captured for \(3, 3, 12, 10\).*got \(2, 3, 12, 10\)"),
+    "dtype": (draw(0).half(), "captured for .*float32.*got .*float16"),
+    "device": (draw(0).to("meta"), "captured for .* on 'cpu'; got .*on 'meta'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_IMAGES)
+def test_other_images_are_refused(captured, wrong):
+    replay, _ = captured()
+    images, message = WRONG_IMAGES[wrong]
+    with pytest.raises(ValueError, match=f"images: this graph was {message}"):
+        replay(images)
+    with pytest.raises(TypeError, match="images: expected a torch tensor; got list"):
+        replay([1])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (5, r"class 5 is out of range for 5 classes"),
+        ([0, -1, 0], r"class -1 is out of range"),
+        ([0, 1], r"one for each of the 3 images; got 2"),
+        ([[0], [1], [2]], r"captured with class indices of shape \(3,\); got shape \(3, 1\)"),
+        (lambda logits: logits[0], r"captured with class indices of shape \(3,\); got other targets"),
+        ([None, 1, 2], r"captured with class indices of shape \(3,\); got other targets"),
+    ],
+)
+def test_other_targets_are_refused(captured, target, message):
+    replay, _ = captured(0)
+    with pytest.raises(ValueError, match=message):
+        replay(draw(1), target)
+
+
+@pytest.mark.parametrize("captured_with", [None, lambda logits: logits[0]])
+def test_a_graph_without_classes_takes_none(captured, captured_with):
+    replay, _ = captured(captured_with)
+    with pytest.raises(ValueError, match="explains the predicted class, or callables"):
+        replay(draw(1), 2)
+
+
+def test_another_out_is_refused(captured):
+    replay, explain = captured()
+    with pytest.raises(TypeError, match="out: expected a result of this graph, or its `static`; got Explanation"):
+        replay(draw(1), out=explain(draw(1)))
+    other, _ = captured(overlay=True)
+    with pytest.raises(ValueError, match="out: expected a result of this graph; got one of another"):
+        replay(draw(1), out=other(draw(1)))

@@ -1,0 +1,220 @@
+"""A run that is killed at any moment, and goes on, leaves what an undisturbed one leaves, byte for byte."""
+
+import errno
+import multiprocessing
+import os
+import random
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cfcam_gpu.pipelines import durable
+
+from ..pipeline_jobs import contents, explain, explain_in_a_process, photographs, tiny
+
+IMAGES, SHARDS, KILLS = 2000, 63, 20
+#: What changes the disk. At each of these a process may be the last time.
+STEPS = ("open", "write", "replace", "mkdir", "unlink", "rmdir")
+
+
+class Killed(BaseException):
+    pass
+
+
+class Mortal:
+    """`os` until its last step, of which half is done; nothing is done after it, no cleaning up either."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        if name not in (*STEPS, "fsync", "close"):
+            return real
+
+        def step(*args, **options):
+            if name in STEPS and self.left:
+                self.left -= 1
+                if not self.left and name == "write":
+                    real(args[0], args[1][: len(args[1]) // 2])
+            if not self.left and name != "close":
+                raise Killed(name)
+            return real(*args, **options)
+
+        return step
+
+
+def assert_nothing_half(out, whole):
+    """What is there under its own name is a file of the finished job, or a readable part of its manifest."""
+    for name, data in contents(out).items():
+        if name.startswith("parts/"):
+            assert pq.read_table(out / name).num_rows
+        else:
+            assert data == whole[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_sigkill_at_twenty_random_moments(tmp_path):
+    source = photographs(tmp_path / "source", IMAGES)
+    context = multiprocessing.get_context("forkserver")
+    # Imported once: a process then starts in no time.
+    context.set_forkserver_preload([explain.__module__, "cfcam_gpu.engines.cpu", "zarr", "pyarrow.dataset"])
+
+    def start(out):
+        process = context.Process(target=explain_in_a_process, args=(source, out))
+        process.start()
+        return process
+
+    first = context.Process(target=time.monotonic)
+    first.start()
+    first.join()
+    began = time.monotonic()
+    process = start(tmp_path / "whole")
+    process.join()
+    assert process.exitcode == 0
+    seconds = time.monotonic() - began
+    whole = contents(tmp_path / "whole")
+    assert pq.read_metadata(tmp_path / "whole" / "manifest.parquet").num_rows == IMAGES
+
+    seed = time.time_ns()
+    print(f"seed {seed}; an undisturbed run takes {seconds:.1f} s")
+    moments = random.Random(seed)
+    out, seen = tmp_path / "killed", []
+    for _ in range(KILLS):
+        process = start(out)
+        # So many shards on, and somewhere within the next: a moment that a busy machine doesn't move.
+        wanted = _parts(out) + moments.randint(0, 5)
+        while process.exitcode is None and _parts(out) < wanted:
+            time.sleep(0.005)
+        process.join(moments.uniform(0, 1.5 * seconds / SHARDS))
+        process.kill()
+        process.join()
+        if out.exists():
+            assert_nothing_half(out, whole)
+        seen.append(_parts(out))
+    assert len(set(seen)) > 5, f"kills at {seen} shards"
+    process = start(out)
+    process.join()
+    assert process.exitcode == 0
+    assert contents(out) == whole
+
+
+def _parts(out):
+    return SHARDS if (out / "manifest.parquet").exists() else len(list(out.glob("parts/*.parquet")))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A job of two shards, one of them not full, with a bad image; what it leaves; in how many steps."""
+    folder = tmp_path_factory.mktemp("job")
+    source = photographs(folder / "source", 3)
+    (source / "00001.png").write_bytes(b"no image")
+    counter = Mortal(10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "os", counter)
+        _small(source, folder / "whole")
+    return source, contents(folder / "whole"), 10_000 - counter.left
+
+
+def _small(source, out, **options):
+    return explain(source, out, model=tiny(), batch_size=2, shard_size=2, overlays="png", **options)
+
+
+def test_death_at_every_step(job, tmp_path, monkeypatch):
+    source, whole, steps = job
+    assert steps > 40
+    for step in range(1, steps + 1):
+        out = tmp_path / str(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "os", Mortal(step))
+            with pytest.raises(Killed):
+                _small(source, out)
+        assert_nothing_half(out, whole)
+        _small(source, out)
+        assert contents(out) == whole, step
+        # Hidden names are those of files that are there: they have been written over, and none is left.
+        assert not [path for path in out.rglob(".*") if path.is_file()], step
+
+
+def test_death_at_every_step_of_a_restart(job, tmp_path, monkeypatch):
+    source, whole, steps = job
+    _small(source, tmp_path / "0", target=1)
+    counter = Mortal(10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "os", counter)
+        _small(source, tmp_path / "0", restart=True)
+    assert contents(tmp_path / "0") == whole
+    for step in range(1, 10_000 - counter.left - steps + 2, 2):
+        out = tmp_path / str(step)
+        _small(source, out, target=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "os", Mortal(step))
+            with pytest.raises(Killed):
+                _small(source, out, restart=True)
+        _small(source, out, restart=True)
+        assert contents(out) == whole, step
+
+
+def test_a_full_disk_stops_a_run_that_goes_on_later(job, tmp_path, monkeypatch):
+    source, whole, _ = job
+
+    class Full(Mortal):
+        def __getattr__(self, name):
+            if name != "write":
+                return getattr(os, name)
+
+            def write(file, data):
+                self.left -= 1
+                if self.left < 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return os.write(file, data)
+
+            return write
+
+    for writes in range(9):
+        out = tmp_path / str(writes)
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "os", Full(writes))
+            with pytest.raises(OSError, match="No space left"):
+                _small(source, out)
+        assert not [path for path in out.rglob(".*") if path.is_file()], "what could not be written takes no room"
+        assert_nothing_half(out, whole)
+        _small(source, out)
+        assert contents(out) == whole
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+
+    class Recorder:
+        def __getattr__(self, name):
+            real = getattr(os, name)
+            if name not in ("open", "write", "fsync", "close", "replace"):
+                return real
+
+            def step(*args):
+                found = real(*args)
+                calls.append((name, found if name == "open" else args[0]))
+                return found
+
+            return step
+
+    monkeypatch.setattr(durable, "os", Recorder())
+    durable.write(tmp_path / "a", b"data")
+    assert [name for name, _ in calls] == ["open", "write", "fsync", "close", "replace", "open", "fsync", "close"]
+    assert len({descriptor for _, descriptor in calls[:4]}) == 1
+    assert (tmp_path / "a").read_bytes() == b"data"
+
+
+def test_a_part_that_took_several_writes_is_whole(tmp_path, monkeypatch):
+    class Slow:
+        def __getattr__(self, name):
+            return (lambda file, data: os.write(file, data[:3])) if name == "write" else getattr(os, name)
+
+    monkeypatch.setattr(durable, "os", Slow())
+    durable.write(tmp_path / "a", np.arange(10, dtype=np.uint8).data)
+    assert (tmp_path / "a").read_bytes() == bytes(range(10))

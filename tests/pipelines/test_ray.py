@@ -1,0 +1,173 @@
+"""Explain, the callable for Ray Data, by itself and on a real cluster of this machine with several workers."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cfcam_gpu.pipelines import Photographs, ray_session, run
+from cfcam_gpu.pipelines.ray import Explain
+from cfcam_gpu.pipelines.ray import explained as explained_on_ray
+
+from ..pipeline_jobs import contents
+from ..services import SMALL, backend, expected, picture
+
+# What Ray Data deprecates among its own settings.
+quietly = pytest.mark.filterwarnings(
+    "ignore:`use_push_based_shuffle`", "ignore:`use_polars`", "ignore:`use_arrow_tensor_v2`"
+)
+
+ROOT = Path(__file__).parents[2]
+TARGETS = [None, "0", "1", "2", "3", "4", "class 1", "", None, "9"]
+
+
+@pytest.fixture(scope="module")
+def answering():
+    return backend()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Nine images, and one that is none."""
+    found = tmp_path / "images"
+    found.mkdir()
+    for i in range(10):
+        (found / f"{i}.png").write_bytes(b"hello" if i == 3 else picture(i))
+    return found
+
+
+def column(values):
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
+
+
+def test_rows_are_the_librarys(answering, folder):
+    paths = column([str(folder / f"{i}.png") for i in range(10)])
+    rows = Explain(SMALL.model)({"id": np.arange(10), "image": paths, "target": column(TARGETS)})
+    assert rows["id"].tolist() == list(range(10))
+    assert rows["image"].tolist() == paths.tolist()
+    assert {i: error for i, error in enumerate(rows["error"]) if error} == {
+        3: "not an image in a format of JPEG, PNG, WEBP, TIFF, BMP, GIF, PPM, or damaged",
+        9: "target: class 9 is out of range for 5 classes (0 to 4)",
+    }
+    for i in range(10):
+        if i in (3, 9):
+            assert np.isnan(rows["map"][i]).all()
+            assert rows["target"][i] is None
+            continue
+        target = {6: 1}.get(i, answering.target(TARGETS[i] or ""))
+        wanted, _ = expected(answering, picture(i), target)
+        assert rows["target"][i] == wanted.target.item()
+        assert rows["class"][i] == f"class {rows['target'][i]}"
+        assert rows["probability"][i] == pytest.approx(wanted.logits.softmax(1)[0, wanted.target].item(), rel=1e-5)
+        assert (rows["width"][i], rows["height"][i]) == (60, 40)
+        assert np.abs(rows["map"][i].astype(np.float32) - wanted.maps[0].numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["bytes", "arrays"])
+def test_bytes_and_arrays_are_images_too(answering, kind):
+    data = [picture(i) for i in range(4)]
+    images = column(data) if kind == "bytes" else np.stack([np.asarray(Image.open(io.BytesIO(one))) for one in data])
+    # As None among numbers comes out of Arrow.
+    rows = Explain(SMALL.model, overlay=True)({"image": images, "target": np.array([np.nan, 2, 0, np.nan])})
+    assert "image" not in rows
+    for i, target in enumerate([None, 2, 0, None]):
+        wanted, pixels = expected(answering, data[i], target)
+        assert rows["target"][i] == wanted.target.item()
+        assert np.abs(rows["map"][i].astype(np.float32) - wanted.maps[0].numpy()).max() < 1e-3
+        assert np.abs(rows["overlay"][i].astype(int) - wanted.overlay(pixels)[0].numpy()).max() <= 1
+
+
+def test_what_is_no_image_is_an_error_of_its_row():
+    rows = Explain(SMALL.model)({"image": column([7, np.zeros((4, 4), np.uint8), picture()])})
+    assert rows["error"].tolist() == [
+        "expected a path, bytes or (H, W, 3) uint8; got int",
+        "expected a path, bytes or (H, W, 3) uint8; got uint8 (4, 4)",
+        None,
+    ]
+    with pytest.raises(KeyError, match="expected a column 'image'; got photo"):
+        Explain(SMALL.model)({"photo": column([picture()])})
+
+
+@quietly
+def test_a_cluster_that_is_gone_is_an_error_that_a_run_reports(answering, folder, monkeypatch):
+    ray_session.prepare()
+    import ray.data
+
+    rows = MagicMock()
+    rows.map_batches.return_value = rows
+    rows.iter_rows.side_effect = ray.exceptions.NodeDiedError("the node is gone")
+    monkeypatch.setattr(ray.data, "from_items", lambda items: rows)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2})
+    source = Photographs(folder, answering.model.preparation)
+    with pytest.raises(RuntimeError, match="the node is gone"):
+        list(explained_on_ray(source, 0, batch_size=2, target=None, options={}))
+
+
+class Deadly(Explain):
+    """Dies of the batch with image 4, once."""
+
+    def __init__(self, marker, **options):
+        super().__init__(**options)
+        self.marker = Path(marker)
+
+    def __call__(self, batch):
+        if 4 in batch["id"] and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+
+@quietly
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_worker_that_is_killed_is_replaced_with_the_same_result(cluster, folder, tmp_path):
+    import ray.data
+
+    paths = [str(folder / f"{i}.png") for i in range(10)]
+    items = [{"id": i, "image": paths[i], "target": TARGETS[i]} for i in range(10)]
+    died = tmp_path / "died"
+    pool = ray.data.from_items(items, override_num_blocks=5).map_batches(
+        Deadly, fn_constructor_kwargs={"marker": str(died), "model": SMALL.model}, batch_size=2, concurrency=2
+    )
+    pool.context.enable_progress_bars = False
+    found = sorted(pool.take_all(), key=lambda row: row["id"])
+    assert died.exists()
+    assert [row["id"] for row in found] == list(range(10))
+    here = Explain(SMALL.model)
+    for i in range(0, 10, 2):
+        wanted = here({name: column([item[name] for item in items[i : i + 2]]) for name in ("id", "image", "target")})
+        for b, row in enumerate(found[i : i + 2]):
+            assert np.array_equal(row.pop("map"), wanted["map"][b], equal_nan=True)
+            assert row == {name: values[b] for name, values in wanted.items() if name != "map"}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_run_that_goes_on_on_ray_is_the_run_without(cluster, answering, folder, tmp_path):
+    source = Photographs(folder, answering.model.preparation)
+    common = {"batch_size": 2, "shard_size": 4, "overlays": "png", "class_names": answering.class_names}
+    run(answering.explainer, source, tmp_path / "here", **common)
+
+    def stop(done, total):
+        if done == 4:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        run(answering.explainer, source, tmp_path / "there", progress=stop, **common)
+    options = ["--batch-size", "2", "--shard-size", "4", "--overlays", "png", "--ray-address"]
+    command = [sys.executable, "-m", "cfcam_gpu", "run", folder, "--out", tmp_path / "there", "--model", SMALL.model]
+    # A process of its own: this one is on the cluster already.
+    done = subprocess.run([*command, *options, cluster], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert re.search(r"^4 of 10 images$.*^1 of 10 images failed$", done.stderr, re.MULTILINE | re.DOTALL), done.stderr
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")

@@ -1,0 +1,37 @@
+"""What Ray is started with, without starting it."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from typer.testing import CliRunner
+
+from cfcam_gpu import cli
+from cfcam_gpu.pipelines import ray_session
+
+
+@pytest.mark.parametrize(
+    "args", [["serve"], ["run", ".", "--out", "nowhere", "--model", "tests.albums:small", "--ray"]], ids=lambda a: a[0]
+)
+def test_a_missing_extra_is_named(monkeypatch, args):
+    absent = ("ray", "python_multipart")
+    monkeypatch.setattr(ray_session, "find_spec", lambda name: None if name in absent else find_spec(name))
+    result = CliRunner().invoke(cli.app, args)
+    assert result.exit_code == 2
+    assert result.stderr == "error: ray, python-multipart not installed; pip install 'cfcam-gpu[ray]'\n"
+
+
+@pytest.mark.parametrize("address", ["", "192.0.2.1:6379"])
+def test_only_a_cluster_of_our_own_is_set_to_loopback(address):
+    code = (
+        "import os; from cfcam_gpu import ray_session; ray_session.prepare(); "
+        "print(os.environ.get('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'), os.environ.get('RAY_USAGE_STATS_ENABLED'))"
+    )
+    names = ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    if address:
+        environment["RAY_ADDRESS"] = address
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == (["None", "None"] if address else ["0", "0"])

@@ -1,0 +1,76 @@
+"""Colour and overlay, pixel by pixel."""
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from cfcam_gpu.results import render
+
+TURBO = matplotlib.colormaps["turbo"](np.linspace(0, 1, 256))[:, :3]
+
+
+@pytest.fixture
+def maps():
+    return torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def by_hand(map_, image, alpha):
+    """Of (H, W) in [0, 1] and (3, H, W) in [0, 1]."""
+    drawn = np.zeros((*map_.shape, 3), np.uint8)
+    for i, j in np.ndindex(*map_.shape):
+        value = float(map_[i, j])
+        color = TURBO[round(255 * value)]
+        drawn[i, j] = np.round(255 * ((1 - alpha * value) * image[:, i, j].numpy() + alpha * value * color))
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "stretched_by"),
+    [(0.2, 0.9, (0, 1)), (-1.5, 0.5, (-1.5, 1)), (0.5, 4.0, (0, 4)), (-2.0, 3.0, (-2, 3))],
+    ids=["as it is", "from below", "from above", "both"],
+)
+def test_an_overlay_is_the_image_under_its_colours(maps, low, high, stretched_by):
+    images = low + (high - low) * torch.rand(2, 3, 3, 4, generator=torch.Generator().manual_seed(1))
+    images[:, 0, 0, 0], images[:, 1, 1, 1] = low, high
+    first, last = stretched_by
+    for alpha in (0.6, 1.0):
+        found = render.overlay(maps, images, alpha=alpha)
+        for b in range(2):
+            expected = by_hand(maps[b], (images[b] - first) / (last - first), alpha)
+            np.testing.assert_allclose(found[b].int(), expected.astype(int), rtol=0, atol=1)  # one of float32's halves
+            assert (found[b].numpy() == expected).mean() > 0.9
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channels_than_three_are_their_mean_in_gray(maps, channels):
+    images = torch.rand(2, channels, 3, 4, generator=torch.Generator().manual_seed(2))
+    gray = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    assert torch.equal(render.overlay(maps, images), render.overlay(maps, gray))
+
+
+def test_maps_of_several_targets_are_each_drawn_over_their_image(maps):
+    images = torch.rand(2, 3, 3, 4, generator=torch.Generator().manual_seed(3))
+    found = render.overlay(torch.stack([maps, 1 - maps], dim=1), images)
+    assert torch.equal(found[:, 0], render.overlay(maps, images))
+    assert torch.equal(found[:, 1], render.overlay(1 - maps, images))
+
+
+def test_images_elsewhere_are_refused(maps):
+    with pytest.raises(ValueError, match="images: expected device 'cpu', as the maps; got 'meta'"):
+        render.overlay(maps, torch.rand(2, 3, 3, 4, device="meta"))
+
+
+def test_maps_next_to_the_end_of_float32_are_scaled_before_they_are_summed():
+    raw = torch.full((1, 2, 2), 3e38)
+    assert torch.equal(render.upsample(raw, (5, 5)), torch.ones(1, 5, 5))
+
+
+def test_each_map_is_over_its_own_maximum_and_zeros_stay_zeros():
+    raw = torch.rand(4, 1, 3, 2, generator=torch.Generator().manual_seed(4))
+    scales = torch.tensor([1e38, 1.0, 1e-44, 0.0])[:, None, None, None]  # the third is subnormal
+    raw = raw * scales
+    for found in (render.over_maximum(raw), render.upsample(raw, (3, 2))):
+        for b in range(3):
+            assert torch.equal(found[b], raw[b] / raw[b].max())
+        assert torch.equal(found[3], torch.zeros(1, 3, 2))

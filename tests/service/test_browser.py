@@ -1,0 +1,98 @@
+"""What headless Chromium makes of the service's page, without Ray."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ..browser import chromium
+from ..needs import module
+from ..services import backend, encoded, expected, picture, serving
+
+playwright = module("playwright.sync_api", "BROWSER")
+module("uvicorn", "BROWSER")
+
+
+@pytest.fixture(scope="module")
+def answering():
+    return backend()
+
+
+@pytest.fixture(scope="module")
+def url(answering):
+    with serving(answering) as address:
+        yield f"http://{address}/"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def tab(browser, url):
+    """The page on a phone; whatever it fetches from elsewhere, and every complaint, fails the test."""
+    complaints, fetched = [], []
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    found = context.new_page()
+    found.on("console", lambda message: complaints.append(message.text))
+    found.on("pageerror", lambda error: complaints.append(str(error)))
+    found.on("request", lambda request: fetched.append(request.url))
+    found.goto(url)
+    yield found
+    context.close()
+    # The browser itself reports a status of 4xx.
+    assert [text for text in complaints if "status of 4" not in text] == []
+    assert [one for one in fetched if not one.startswith((url, "data:", "blob:"))] == []
+
+
+def file(name, data, kind="image/png"):
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+def test_a_photograph_shows_the_overlays_of_the_top_classes(tab, answering):
+    data = picture(3)
+    playwright.expect(tab.locator("#about")).to_contain_text("CF-CAM of tests.albums:small on cpu")
+    tab.locator("#file").set_input_files(file("<i>noise.png", data))
+    cards = tab.locator("#results figure")
+    playwright.expect(cards).to_have_count(6)
+    playwright.expect(tab.locator("#status")).to_have_text("")
+    wanted, pixels = expected(answering, data)
+    order = wanted.logits[0].argsort(descending=True).tolist()
+    shares = wanted.logits.softmax(1)[0, order].tolist()
+    names = tab.locator("#results b").all_inner_texts()
+    assert names == ["<i>noise.png", *(f"class {k}" for k in order)]
+    notes = tab.locator("#results span").all_inner_texts()[1:]
+    assert [note.partition(",")[0] for note in notes] == [f"{100 * share:.1f}%" for share in shares]
+    drawn = tab.locator("#results img").evaluate_all("all => all.map(x => [x.naturalWidth, x.naturalHeight])")
+    assert drawn == [[60, 40]] + [[224, 224]] * 5
+    sources = tab.locator("#results img").evaluate_all("all => all.slice(1).map(x => x.src)")
+    for k, source in zip(order, sources):
+        image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert np.array_equal(image, expected(answering, data, k)[0].overlay(pixels)[0])
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_dropping_works_and_the_next_photograph_takes_its_place(tab):
+    drop = """async ([bytes, name]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+        document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+    }"""
+    for seed, name in ((1, "first.png"), (2, "second.png")):
+        tab.evaluate(drop, [list(picture(seed)), name])
+    playwright.expect(tab.locator("#results figure")).to_have_count(6)
+    assert tab.locator("#results b").first.inner_text() == "second.png"
+
+
+def test_what_is_refused_is_said(tab):
+    tab.locator("#file").set_input_files(file("text.png", b"hello"))
+    playwright.expect(tab.locator("#status")).to_contain_text("image: not an image in a format of")
+    tab.locator("#file").set_input_files(file("large.png", encoded(Image.new("1", (101, 100)))))
+    playwright.expect(tab.locator("#status")).to_contain_text("more than the limit of 10,000 pixels")
+    playwright.expect(tab.locator("#results figure")).to_have_count(0)
+    tab.locator("#file").set_input_files(file("good.png", picture()))
+    playwright.expect(tab.locator("#results figure")).to_have_count(6)
