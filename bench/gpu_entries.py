@@ -18,7 +18,7 @@ from cfcam_gpu.explain import graph
 from cfcam_gpu.explain.plan import Plan
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import Captured
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 from . import entries, models
 from .entries import Call, Check, Network, Truth

@@ -13,7 +13,7 @@ from cfcam_gpu import CFCAM, Config, engines, targets
 from cfcam_gpu.engines import execution
 from cfcam_gpu.explain.plan import Plan
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 Work = Callable[[], object]
 

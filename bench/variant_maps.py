@@ -20,7 +20,7 @@ from cfcam_gpu.engines.execution import compute
 from cfcam_gpu.evaluation.candidates import Candidate
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture
-from cfcam_gpu.results.render import over_maximum, upsample
+from cfcam_gpu.results.overlays import over_maximum, upsample
 
 LAST = "_avg_pooling.input"
 FINE = "_blocks.11._depthwise_conv.input"

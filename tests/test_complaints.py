@@ -14,7 +14,7 @@ from torch import nn
 
 from cfcam_gpu import CAM, CFCAM, methods
 from cfcam_gpu.metrics import imputation, road
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 from .small import Network, assert_same, draw
 

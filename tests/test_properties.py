@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cfcam_gpu import Config, cluster_filter_cam
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 CONFIGS = st.builds(
     Config,

@@ -17,7 +17,7 @@ from cfcam_gpu.core import two_level
 from cfcam_gpu.engines import cpu, dlpack, fused, rapids
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 from .derivation import cf_cam, gaussian
 from .engines.test_rapids import LikeCuML

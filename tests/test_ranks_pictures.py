@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cfcam_gpu import CFCAM
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 from .ranks import network, noise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..results.render import enlarged
+from ..results.overlays import enlarged
 from .axes import last_axes
 
 

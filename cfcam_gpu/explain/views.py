@@ -15,7 +15,7 @@ from ..core.axes import last_axes
 from ..hooks.chunking import Progress
 from ..hooks.guard import guarded
 from ..results.explanation import Explanation
-from ..results.render import interpolate, over_maximum
+from ..results.overlays import interpolate, over_maximum
 from ..targets.request import Request, class_indices, logits_for, pinned
 
 Fuse = Literal["mean", "max"]

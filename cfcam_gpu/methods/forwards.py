@@ -18,7 +18,7 @@ from ..hooks.capture import Captured, capture
 from ..hooks.chunking import Progress, chunk_size, forward_bytes
 from ..hooks.guard import guarded, logits_of
 from ..hooks.target_layer import TargetLayer
-from ..results.render import interpolate
+from ..results.overlays import interpolate
 from ..targets.request import Request, resolve
 from .gradient import plusplus_weights, weighted
 from .substitute import first_copy_only, substituted

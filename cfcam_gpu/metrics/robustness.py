@@ -13,7 +13,7 @@ import torch
 
 from ..explain.views import noisy_copies
 from ..hooks.chunking import Progress
-from ..results.render import upsample
+from ..results.overlays import upsample
 from .scoring import Explainer, check_images, check_maps
 
 Tensors = TypeVar("Tensors", torch.Tensor, Sequence[torch.Tensor])

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..results import render
+from ..results import overlays as render
 
 #: More would make a picture that few viewers open.
 LIMIT = 60

@@ -19,7 +19,8 @@ from ..explain.cfcam import CFCAM
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.chunking import Progress
 from ..hooks.target_layer import TargetLayer
-from ..results import render, saving
+from ..results import overlays as render
+from ..results import saving
 from ..results.components import REST, Component
 from ..results.explanation import Explanation
 from . import contact_sheet, models, photos

@@ -19,7 +19,7 @@ from ..explain.cfcam import CFCAM
 from ..hooks.guard import logits_of
 from ..photographs import models, photos
 from ..photographs.models import Model
-from ..results import render
+from ..results import overlays as render
 
 #: Photographs that a page can hold: more would make one that few browsers open.
 LIMIT = 60

@@ -18,7 +18,7 @@ from ..core.config import Config
 from ..engines.cpu import PRIMITIVES
 from ..explain.plan import Plan
 from ..targets.request import Request
-from . import render
+from . import overlays as render
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -68,7 +68,7 @@ class Component:
 
     @cached_property
     def overlay(self) -> torch.Tensor:
-        """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.render.overlay`."""
+        """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.overlays.overlay`."""
         return render.overlay(self.map[None], self.image[None])[0]
 
 

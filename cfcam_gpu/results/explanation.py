@@ -19,7 +19,8 @@ from ..core.config import Config
 from ..engines import dlpack
 from ..hooks.target_layer import TargetLayer
 from ..targets.request import Score
-from . import render, saving
+from . import overlays as render
+from . import saving
 
 if TYPE_CHECKING:
     from .components import Component
@@ -111,7 +112,7 @@ class Explanation:
         return f"<Explanation by {self.method} at {layers}: maps {maps} of {raw}, on {self.raw_maps.device}>"
 
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
-        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.results.render.overlay`.
+        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.results.overlays.overlay`.
 
         Of volumes a picture for each slice, (B, D, H, W, 3); of signals a drawing of each.
         """

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from . import render
+from . import overlays as render
 
 #: Pixels: the width, the height of a channel's line, that of the axis below, and the most in all.
 WIDTH, LINE, AXIS, MOST = 1200, 90, 60, 3000

@@ -10,7 +10,7 @@ from bench.models import resnet50
 from cfcam_gpu import CFCAM, Config, cluster_filter_cam
 from cfcam_gpu.core import two_level
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 from ..derivation import cf_cam
 from ..networks import lite0, photographs

@@ -12,7 +12,7 @@ from cfcam_gpu.engines import cpu, execution, fused
 from cfcam_gpu.explain import graph
 from cfcam_gpu.hooks import capture, layers
 from cfcam_gpu.methods import METHODS, forwards
-from cfcam_gpu.results.render import upsample
+from cfcam_gpu.results.overlays import upsample
 
 from .. import recorder
 from ..small import CONFIGS, LAYERS, Network, draw

@@ -15,7 +15,8 @@ from cfcam_gpu.cli import app
 from cfcam_gpu.core.cluster_filter import channel_evidence, weigh
 from cfcam_gpu.engines.cpu import PRIMITIVES
 from cfcam_gpu.photographs import contact_sheet
-from cfcam_gpu.results import components, render
+from cfcam_gpu.results import components
+from cfcam_gpu.results import overlays as render
 
 from ..albums import album
 from ..cases import CONFIGS, draw

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cfcam_gpu.results import render
+from cfcam_gpu.results import overlays as render
 
 TURBO = matplotlib.colormaps["turbo"](np.linspace(0, 1, 256))[:, :3]
 
