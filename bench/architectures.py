@@ -30,7 +30,7 @@ HEAD = """# Architectures
 
 Which target layers CF-CAM takes where none is named: the finer one above the coarser one. `cfcam-gpu layers MODEL`
 tells the same of any model, and all candidates. `python -m bench.architectures` writes this: it explains a random image
-with each, in small variants with random weights. `tests/test_architectures.py` holds each to a finite, non-empty map at
+with each, in small variants with random weights. `tests/hooks/test_architectures.py` holds each to a finite, non-empty map at
 the image's size.
 
 Layouts: *channels first* is (B, C, h, w), *channels last* (B, h, w, C), *tokens* (B, N, C) with the grid of the patches

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from cfcam_gpu import Config, engines, targets
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.engines import EngineResult, execution
 from cfcam_gpu.explain import graph
 from cfcam_gpu.explain.plan import Plan
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import Captured
-from cfcam_gpu.results import overlays as render
 
 from . import entries, models
 from .entries import Call, Check, Network, Truth
@@ -225,7 +225,7 @@ def check_explanation(config: Config) -> Callable[[Call, Scene], list[Check]]:
         found, taken = call(scene.images), taken_by(config, scene)
         activations, gradients, coarse = first(taken)
         raw_maps = execution.compute(activations, gradients, config, "cpu", coarse=coarse).raw_maps[:, 0]
-        maps = render.upsample(raw_maps, found.size, saturation=config.saturation)
+        maps = upsample(raw_maps, found.size, saturation=config.saturation)
         return [
             Check("logits, against the forward", entries.apart(found.logits, taken.logits), scene.tolerance),
             Check("maps, against the cpu engine", entries.apart(found.maps[:COMPARED], maps), 10 * scene.tolerance),

@@ -134,7 +134,7 @@ def _call(model: nn.Module, layer: str, method: str) -> Call:
 
 
 def _checks(model: nn.Module) -> dict[str, Callable[[Call, Truth], list[Check]]]:
-    """The gates. What has none here is held to its equation by tests/test_methods_forwards.py."""
+    """The gates. What has none here is held to its equation by tests/methods/test_forwards.py."""
 
     def ablation(true: Truth) -> np.ndarray:
         # Behind the last layer all is linear: the score falls by the sum of G A.

@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 
 from cfcam_gpu import CFCAM
-from cfcam_gpu.photographs import photos, runner
+from cfcam_gpu.photographs import loading, photos
 from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.pipelines.command import default_workers
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
-    loaded = runner.load(options.model, None, runner.cfcam((), "default"), device=options.device)
+    loaded = loading.load(options.model, None, loading.cfcam((), "default"), device=options.device)
     wants, explain = loaded.model.preparation, loaded.explain
     source = folder / "photographs"
     _photographs(source, options.images)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CFCAM, Config, engines, targets
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.engines import execution
 from cfcam_gpu.explain.plan import Plan
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.results import overlays as render
 
 Work = Callable[[], object]
 
@@ -88,7 +88,7 @@ def stages(
         explain = CFCAM(model, None if two else layer, config=config, engine=engine)
         size = (images.shape[-2], images.shape[-1])
         found["engine"] = lambda: execution.launch(running, *given, coarse=captured.coarse)
-        found["upsample"] = lambda: render.upsample(result.raw_maps[:, 0], size, saturation=config.saturation)
+        found["upsample"] = lambda: upsample(result.raw_maps[:, 0], size, saturation=config.saturation)
         found["end_to_end"] = lambda: explain(images).maps
     return found
 

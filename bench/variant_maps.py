@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from cfcam_gpu import Config, targets
 from cfcam_gpu.core.cluster_filter import channel_evidence, cluster_channels, filter_gradients, noise_floor
+from cfcam_gpu.core.maps import over_maximum, upsample
 from cfcam_gpu.engines.cpu import PRIMITIVES
 from cfcam_gpu.engines.execution import compute
 from cfcam_gpu.evaluation.candidates import Candidate
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture
-from cfcam_gpu.results.overlays import over_maximum, upsample
 
 LAST = "_avg_pooling.input"
 FINE = "_blocks.11._depthwise_conv.input"

@@ -25,7 +25,7 @@ from .report.command import report
 from .service.command import serve
 
 if TYPE_CHECKING:
-    from .photographs.runner import Run
+    from .photographs.job import Run
 
 #: Lines of the table of results; all of them are in explanations.jsonl.
 TABLE = 12
@@ -262,10 +262,10 @@ def main() -> None:
 
 def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
-    from .photographs import runner
+    from .photographs.job import Job, check
 
     try:
-        run = runner.check(runner.Job(**job))  # type: ignore[arg-type]
+        run = check(Job(**job))  # type: ignore[arg-type]
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
         _refuse(error)
     err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import cfcam_gpu
 from cfcam_gpu import CFCAM, engines
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import contact_sheet, models, photos, runner
+from cfcam_gpu.photographs import contact_sheet, job, models, photos
 
 from .albums import album, small
 from .networks import lite0, photographs
@@ -376,10 +376,10 @@ def test_help_is_shown_as_it_is_written():
 
 def test_jobs_defaults_are_the_command_lines(album, tmp_path, monkeypatch):
     jobs = []
-    monkeypatch.setattr(runner, "check", lambda job: jobs.append(job) or pytest.skip("unused"))
+    monkeypatch.setattr(job, "check", lambda given: jobs.append(given) or pytest.skip("unused"))
     with pytest.raises(pytest.skip.Exception):
         run("explain", album)
-    assert jobs == [runner.Job(paths=[album], out=Path("explanations"))]
+    assert jobs == [job.Job(paths=[album], out=Path("explanations"))]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

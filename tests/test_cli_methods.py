@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cfcam_gpu import CAM, methods
-from cfcam_gpu.photographs import models, photos, runner
+from cfcam_gpu.photographs import job, models, photos
 
 from .albums import album
 from .test_cli import SMALL, explain, lines, run
@@ -59,10 +59,10 @@ def test_the_check_of_a_job_runs_no_forward_for_each_channel(album, tmp_path, mo
         return model
 
     monkeypatch.setattr(models, "load", counted)
-    job = runner.check(runner.Job(paths=[album], out=tmp_path / "out", model=SMALL, method="scorecam"))
+    run = job.check(job.Job(paths=[album], out=tmp_path / "out", model=SMALL, method="scorecam"))
     assert len(calls) <= 3
     steps = []
-    job.execute(lambda count: None, lambda done, total: steps.append((done, total)))
+    run.execute(lambda count: None, lambda done, total: steps.append((done, total)))
     assert steps[-1][0] == steps[-1][1] >= 3 * 5, "live channels of three photographs"
 
 

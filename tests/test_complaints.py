@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CAM, CFCAM, methods
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.metrics import imputation, road
-from cfcam_gpu.results import overlays as render
+from cfcam_gpu.results import overlays
 
 from .small import Network, assert_same, draw
 
@@ -52,9 +53,9 @@ class BrightIsClassOne(nn.Module):
 def test_356_maps_and_overlays_are_made_where_the_activations_are(method):
     """Speed: copies from the device to the host dominate. Tensors on the meta device have no values to bring."""
     activations, gradients = torch.rand(2, 6, 4, 4, device="meta"), torch.rand(2, 1, 6, 4, 4, device="meta")
-    maps = render.upsample(methods.METHODS[method].from_gradients(activations, gradients)[:, 0], (16, 16))
+    maps = upsample(methods.METHODS[method].from_gradients(activations, gradients)[:, 0], (16, 16))
     assert maps.device.type == "meta"
-    assert render.overlay(maps, torch.rand(2, 3, 16, 16, device="meta")).shape == (2, 16, 16, 3)
+    assert overlays.overlay(maps, torch.rand(2, 3, 16, 16, device="meta")).shape == (2, 16, 16, 3)
 
 
 def test_quantus_332_road_fills_all_removals_at_once_on_the_device(monkeypatch):
@@ -143,7 +144,7 @@ def test_a_flat_map_in_float16_is_not_nan(method):
     """torch-cam divides by a range of 0 plus 1e-8, which is 0 in float16."""
     for value in (0.0, 1e-4, 1.0):
         flat = torch.full((1, 4, 3, 3), value, dtype=torch.float16)
-        maps = render.upsample(methods.METHODS[method].from_gradients(flat, flat[:, None]), (9, 9))
+        maps = upsample(methods.METHODS[method].from_gradients(flat, flat[:, None]), (9, 9))
         assert maps.isfinite().all()
         assert maps.amax() in (0, 1)
 
@@ -180,7 +181,7 @@ def test_267_raw_scores_come_beside_normalised_ones(model, images):
     assert torch.equal(result.logits, model(images))
     assert result.raw_maps.shape == (3, 5, 4)
     assert result.raw_maps.amax() != 1
-    assert torch.equal(result.maps, render.upsample(result.raw_maps, (12, 10)))
+    assert torch.equal(result.maps, upsample(result.raw_maps, (12, 10)))
 
 
 class Transformer(nn.Module):
@@ -268,7 +269,7 @@ def test_monai_tutorials_1796_more_evidence_is_a_higher_value_and_a_hotter_colou
     model = BrightIsClassOne()
     maps = CAM(model, "features", method=method)(images, target=1).maps
     assert maps[0, 1, 1] > maps[0, 6, 6]
-    red, _, blue = render.overlay(maps, images)[0, 1, 1].int()
+    red, _, blue = overlays.overlay(maps, images)[0, 1, 1].int()
     assert red > blue
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cfcam_gpu import Config, cluster_filter_cam
-from cfcam_gpu.results import overlays as render
+from cfcam_gpu.core.maps import upsample
 
 CONFIGS = st.builds(
     Config,
@@ -69,7 +69,7 @@ def test_finite_input_gives_a_finite_map(pair, config):
     assert (maps >= 0).all()
     np.testing.assert_array_equal(activations, before[0])
     np.testing.assert_array_equal(gradients, before[1])
-    shown = render.upsample(torch.tensor(maps), (9, 6))
+    shown = upsample(torch.tensor(maps), (9, 6))
     assert bool(torch.isfinite(shown).all())
     assert float(shown.max()) in (0.0, 1.0)
 

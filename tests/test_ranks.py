@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from cfcam_gpu import CAM, CFCAM, Config, cluster_filter_cam, engines
 from cfcam_gpu.core import two_level
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.engines import cpu, dlpack, fused, rapids
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.results import overlays as render
 
 from .derivation import cf_cam, gaussian
 from .engines.test_rapids import LikeCuML
@@ -219,7 +219,7 @@ def test_maps_are_interpolated_along_each_axis_and_over_their_maximum(size):
     raw = np.random.default_rng(0).random((2, 3, *size))
     raw[1, 2] = 0
     larger = tuple(5 * n + 1 for n in size)
-    found = render.upsample(torch.tensor(raw, dtype=torch.float32), larger)
+    found = upsample(torch.tensor(raw, dtype=torch.float32), larger)
     assert found.shape == (2, 3, *larger)
     for b, t in itertools.product(range(2), range(3)):
         expected = enlarged(raw[b, t], larger)

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cfcam_gpu import CFCAM
-from cfcam_gpu.results import overlays as render
+from cfcam_gpu.results import overlays
 
 from .ranks import network, noise
 
@@ -18,11 +18,11 @@ def test_a_volumes_overlay_is_that_of_each_slice():
     volumes = torch.rand(2, 3, 4, 6, 5)
     volumes[0, 0, 0, 0, 0], volumes[1, 0, 0, 0, 0] = 0, 1
     maps = torch.rand(2, 4, 6, 5)
-    found = render.overlay(maps, volumes)
+    found = overlays.overlay(maps, volumes)
     assert (found.shape, found.dtype) == ((2, 4, 6, 5, 3), torch.uint8)
     for d in range(4):
-        assert torch.equal(found[:, d], render.overlay(maps[:, d], volumes[:, :, d]))
-    several = render.overlay(torch.stack([maps, maps * 0], dim=1), volumes)
+        assert torch.equal(found[:, d], overlays.overlay(maps[:, d], volumes[:, :, d]))
+    several = overlays.overlay(torch.stack([maps, maps * 0], dim=1), volumes)
     assert torch.equal(several[:, 0], found)
     assert torch.equal(several[:, 1], volumes.movedim(1, -1).mul(255).round().to(torch.uint8))
 
@@ -31,7 +31,7 @@ def test_a_volumes_overlay_is_that_of_each_slice():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_of_other_numbers_of_channels_the_mean_is_shown_in_gray(size, dtype):
     images = torch.rand(2, 4, *size) if dtype.is_floating_point else torch.randint(256, (2, 4, *size), dtype=dtype)
-    found = render.overlay(torch.zeros(2, *size), images).float()
+    found = overlays.overlay(torch.zeros(2, *size), images).float()
     mean = images.float().mean(dim=1) * (255 if dtype.is_floating_point else 1)
     torch.testing.assert_close(found, mean[..., None].expand(*mean.shape, 3), atol=0.51, rtol=0)
 
@@ -40,7 +40,7 @@ def test_signals_are_drawn_over_their_maps():
     signals = torch.stack([torch.linspace(-3, 5, 100), torch.zeros(100)])[None].repeat(2, 1, 1)
     maps = torch.zeros(2, 100)
     maps[0, 50:] = 1.0
-    found = render.overlay(maps, signals, alpha=1.0)
+    found = overlays.overlay(maps, signals, alpha=1.0)
     assert (found.dtype, found.ndim, found.shape[0], found.shape[-1]) == (torch.uint8, 4, 2, 3)
     dark = (found < 100).all(dim=-1)
     first, second = dark[0, 16:200, 100:1150].chunk(2)  # the channels, without the frame
@@ -54,7 +54,7 @@ def test_signals_are_drawn_over_their_maps():
     last = torch.tensor(colormaps["turbo"](1.0)[:3]).mul(255).round()
     assert torch.equal(found[0, 100, 800].float(), last.float())
     assert found[0, 100, 300].tolist() == found[1, 100, 800].tolist() == [255, 255, 255]
-    several = render.overlay(maps[:, None].repeat(1, 3, 1), signals, alpha=1.0)
+    several = overlays.overlay(maps[:, None].repeat(1, 3, 1), signals, alpha=1.0)
     assert torch.equal(several, found[:, None].repeat(1, 3, 1, 1, 1))
 
 

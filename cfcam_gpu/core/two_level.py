@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..results.overlays import enlarged
 from .axes import last_axes
+from .maps import enlarged
 
 
 def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, constant: float) -> torch.Tensor:

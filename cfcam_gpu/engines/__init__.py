@@ -85,9 +85,7 @@ def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
     RuntimeError
         If this machine lacks the engine; the message says what to do.
     """
-    check_name(name)
-    if name == "auto":
-        name = "rapids" if device.type == "cuda" else "cpu"
+    name = resolve(name, device)
     if name == "fused" and spatial_dims != 2:
         raise ValueError(f"engine: 'fused' takes maps of 2 axes; got {spatial_dims}; use engine='rapids' or 'cpu'")
     if name != "cpu" and device.type != "cuda":
@@ -102,6 +100,20 @@ def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
             raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
         _there[name] = engine
     return engine
+
+
+def resolve(name: str, device: torch.device) -> str:
+    """The name of the engine that `name` means for tensors on `device`: what ``"auto"`` stands for, or `name` itself.
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine.
+    """
+    check_name(name)
+    if name != "auto":
+        return name
+    return "rapids" if device.type == "cuda" else "cpu"
 
 
 def check_name(name: str) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..core.chunks import chunk_size
 from ..core.config import Config
-from ..hooks.chunking import chunk_size
 from . import EngineResult, kernels, rapids
 from .kernels import Argument, Arguments, Launch, Memory
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from .. import methods, targets
 from ..core.config import Config
+from ..core.maps import over_maximum, upsample
 from ..engines.execution import compute
 from ..explain.cam import CAM
 from ..hooks import layers
 from ..hooks.capture import capture
 from ..methods import gradient
 from ..metrics import Explainer
-from ..results.overlays import over_maximum, upsample
 
 #: Maps (B, T, H, W) in [0, 1] at a size from activations (B, C, h, w) and gradients (B, T, C, h, w), one of each for
 #: every layer, the finest first.

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from ..environment import describe
-from ..hooks.guard import logits_of
 from ..metrics import Curve
 from ..photographs import models
 from ..photographs.models import Model
 from ..results import saving
+from ..targets.outputs import logits_of
 from . import data
 from .candidates import Candidate
 from .candidates import find as find_candidates

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from .. import engines, methods, targets
+from ..core.chunks import DEFAULT_MEMORY, Progress, chunk_size
 from ..engines.execution import are_finite
 from ..hooks import layers
 from ..hooks.capture import capture
-from ..hooks.chunking import DEFAULT_MEMORY, Progress, chunk_size
 from ..hooks.guard import check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..methods.forwards import Work

@@ -12,10 +12,10 @@ from torch import nn
 
 from .. import engines, targets
 from ..core import axes
+from ..core.chunks import Progress
 from ..core.config import Config
 from ..engines.execution import check_config, compute
 from ..hooks import layers
-from ..hooks.chunking import Progress
 from ..hooks.guard import Survey, check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from ..core.config import Config
 from ..hooks.capture import Captured, capture
 from ..hooks.guard import Survey
 from ..hooks.target_layer import TargetLayer
-from ..results.explanation import Explanation, Origin
+from ..results.explanation import Explanation
+from ..results.record import Origin
 from ..targets.request import Request
 
 
@@ -71,5 +73,5 @@ class Plan:
             layers=self.layers,
             config=self.config,
             size=tuple(images.shape[2:]),
-            origin=Origin(model, request.scores),
+            origin=Origin(model, request.scores, partial(self.capture, model)),
         )

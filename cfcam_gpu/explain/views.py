@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ..core.axes import last_axes
-from ..hooks.chunking import Progress
+from ..core.chunks import Progress
+from ..core.maps import interpolate, over_maximum
 from ..hooks.guard import guarded
+from ..methods.noise import noisy_copies
 from ..results.explanation import Explanation
-from ..results.overlays import interpolate, over_maximum
 from ..targets.request import Request, class_indices, logits_for, pinned
 
 Fuse = Literal["mean", "max"]
@@ -268,19 +269,6 @@ def check_fuse(fuse: object) -> None:
     """
     if fuse is not None and fuse not in get_args(Fuse):
         raise ValueError(f"fuse: expected None, {' or '.join(map(repr, get_args(Fuse)))}; got {fuse!r}")
-
-
-def noisy_copies(images: torch.Tensor, samples: int, noise: float, seed: int) -> Iterator[torch.Tensor]:
-    """Copies of images (B, ...) with Gaussian noise on them: for a seed and a device always the same.
-
-    Its standard deviation is a share `noise` of each image's own range of values (Smilkov et al., "SmoothGrad", 2017).
-    """
-    generator = torch.Generator(images.device).manual_seed(seed)
-    flat = images.flatten(1)
-    spread = noise * (flat.amax(dim=1) - flat.amin(dim=1)).reshape(-1, *(1 for _ in images.shape[1:]))
-    for _ in range(samples):
-        drawn = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-        yield images + spread * drawn
 
 
 def resized(raw_maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

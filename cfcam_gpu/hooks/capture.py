@@ -13,8 +13,9 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.axes import ACTIVATIONS
+from ..targets.outputs import first_tensor, with_first_tensor
 from ..targets.request import Request, Score, class_indices, logits_for, name_of, resolve
-from .guard import Shared, Survey, first_tensor, guarded, noted, with_first_tensor
+from .guard import Shared, Survey, guarded, noted
 from .layouts import Evidence
 from .target_layer import TargetLayer
 

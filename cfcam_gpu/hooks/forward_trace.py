@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
-from .guard import first_tensor, guarded, noted
+from ..targets.outputs import first_tensor
+from .guard import guarded, noted
 from .layouts import Evidence, Layout
 
 #: How much of an activation may be negative behind a ReLU or its like.

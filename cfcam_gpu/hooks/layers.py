@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ..targets.outputs import logits_of
 from ..targets.request import Request
 from .capture import capture
 from .forward_trace import Seen, Watch
-from .guard import logits_of
 from .layouts import Grid, Layout
 from .target_layer import INPUT_SUFFIX, Layer, TargetLayer, find
 

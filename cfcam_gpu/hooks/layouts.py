@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core.axes import ACTIVATIONS
-from .guard import first_tensor
+from ..targets.outputs import first_tensor
 
 _REMEDY = (
     "name another layer, or tell its layout: dataclasses.replace(cfcam_gpu.layers.find(model, name), "

@@ -13,14 +13,16 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from ..explain.views import noisy_copies
+from ..core.chunks import Progress, chunk_size
+from ..core.maps import interpolate
 from ..hooks.capture import Captured, capture
-from ..hooks.chunking import Progress, chunk_size, forward_bytes
-from ..hooks.guard import guarded, logits_of
+from ..hooks.forward_memory import forward_bytes
+from ..hooks.guard import guarded
 from ..hooks.target_layer import TargetLayer
-from ..results.overlays import interpolate
+from ..targets.outputs import logits_of
 from ..targets.request import Request, resolve
 from .gradient import plusplus_weights, weighted
+from .noise import noisy_copies
 from .substitute import first_copy_only, substituted
 
 #: Noisy copies of each image that Smooth Grad-CAM++ looks at.

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..hooks.guard import first_tensor, with_first_tensor
 from ..hooks.target_layer import TargetLayer
+from ..targets.outputs import first_tensor, with_first_tensor
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..hooks.chunking import DEFAULT_MEMORY, Progress
+from ..core.chunks import DEFAULT_MEMORY, Progress
 from ..targets.request import Target
 from .correlation import pearson
 from .scoring import Explainer, check_fit, check_maps, class_indices, probabilities, ranked

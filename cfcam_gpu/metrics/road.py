@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..hooks.chunking import DEFAULT_MEMORY, Progress
+from ..core.chunks import DEFAULT_MEMORY, Progress
 from ..targets.request import Target
 from .imputation import impute
 from .scoring import check_fit, class_indices, probabilities, ranked

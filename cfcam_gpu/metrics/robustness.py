@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from ..explain.views import noisy_copies
-from ..hooks.chunking import Progress
-from ..results.overlays import upsample
+from ..core.chunks import Progress
+from ..core.maps import upsample
+from ..methods.noise import noisy_copies
 from .scoring import Explainer, check_images, check_maps
 
 Tensors = TypeVar("Tensors", torch.Tensor, Sequence[torch.Tensor])

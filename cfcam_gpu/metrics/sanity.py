@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import nn
 
-from ..hooks.chunking import Progress
+from ..core.chunks import Progress
 from ..hooks.guard import check_model
 from .correlation import spearman
 from .robustness import ssim

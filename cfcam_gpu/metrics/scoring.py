@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from .. import targets
-from ..hooks.chunking import Progress, chunk_size, forward_bytes
-from ..hooks.guard import check_model, guarded, logits_of, warn_of_training
+from ..core.chunks import Progress, chunk_size
+from ..hooks.forward_memory import forward_bytes
+from ..hooks.guard import check_model, guarded, warn_of_training
+from ..targets.outputs import logits_of
 
 #: Maps (B, H, W) in [0, 1] of images (B, ...) and class indices (B,), all B at once: B is the caller's to choose.
 Explainer: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..results import overlays as render
+from ..results import overlays
 
 #: More would make a picture that few viewers open.
 LIMIT = 60
@@ -131,7 +131,7 @@ def _head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str, subtitle: st
     room = sheet.width - 2 * SPACE
     if sheet.width > 900:
         evidence = torch.linspace(0, 1, 200).expand(1, 12, -1)
-        bar = Image.fromarray(render.overlay(evidence, torch.ones(1, 3, 12, 200))[0].numpy())
+        bar = Image.fromarray(overlays.overlay(evidence, torch.ones(1, 3, 12, 200))[0].numpy())
         left = sheet.width - SPACE - bar.width
         sheet.paste(bar, (left, 36))
         pen.rectangle((left - 1, 35, left + bar.width, 36 + bar.height), outline=FAINT)

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -226,7 +225,7 @@ def _facts(
     explainer: CFCAM, example: torch.Tensor, prepare: Callable[[torch.Tensor], torch.Tensor] | None
 ) -> dict[str, Any]:
     """What the results depend on, of model and method."""
-    engine = cast(ModuleType, engines.choose(explainer.engine, example.device)).__name__.rpartition(".")[2]
+    engines.choose(explainer.engine, example.device)  # or the reason why not
     if explainer.layers is None:  # they are chosen at the first call
         explainer(example if prepare is None else prepare(example))
     assert explainer.layers is not None
@@ -235,7 +234,7 @@ def _facts(
         "model": digest_of(explainer.model),
         "layers": [layer.name for layer in explainer.layers],
         "config": asdict(explainer.config),
-        "engine": engine,
+        "engine": engines.resolve(explainer.engine, example.device),
         "device": example.device.type,
         "cfcam_gpu": __version__,
         "torch": torch.__version__,

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..explain.cfcam import CFCAM
-from ..photographs import models, runner
+from ..photographs import loading, models
 from . import ray_session
 from .batches import Found
 from .bulk import Summary, require, run
@@ -104,8 +104,8 @@ def check(job: Job) -> Ready:
     require()
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
-    make = runner.cfcam(job.layers, job.preset)
-    loaded = runner.load(job.model, job.weights, make, engine=job.engine, device=job.device)
+    make = loading.cfcam(job.layers, job.preset)
+    loaded = loading.load(job.model, job.weights, make, engine=job.engine, device=job.device)
     target: int | str | None = job.target
     if target is not None and target != "predicted":
         target = models.class_index(str(target), loaded.class_names)

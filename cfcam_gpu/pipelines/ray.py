@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..photographs import models, runner
+from ..photographs import loading, models
 from .batches import BatchExplainer, Found
 from .bulk import DTYPES
 from .decoding import Decoded, decode
@@ -39,7 +39,7 @@ class Explain:
     Parameters
     ----------
     model, weights, layers, preset, engine, device
-        See :func:`cfcam_gpu.photographs.runner.load`.
+        See :func:`cfcam_gpu.photographs.loading.load`.
     dtype : {"float16", "float32"}
         Of the maps.
     overlay : bool
@@ -77,7 +77,7 @@ class Explain:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
         file = None if weights is None else Path(weights)
-        loaded = runner.load(model, file, runner.cfcam(layers, preset), engine=engine, device=device)
+        loaded = loading.load(model, file, loading.cfcam(layers, preset), engine=engine, device=device)
         self.device, self.class_names = loaded.device, loaded.class_names
         self.preparation = loaded.model.preparation
         self.explain = BatchExplainer(

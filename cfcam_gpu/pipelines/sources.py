@@ -64,8 +64,8 @@ class Photographs:
     source : path or str
         A folder, searched as :func:`cfcam_gpu.photographs.photos.find` does; a ``.txt`` with a file a line; a ``.csv``
         with the columns ``file`` and, if there are any, ``target`` (an empty one is the predicted class); a ``.tar`` of
-        a WebDataset, or a pattern of them, ``shard-{000..123}.tar``. Files of a list or table are relative to its folder.
-        Of each sample of a WebDataset the first image by suffix is taken; its ``.cls`` is the target.
+        a WebDataset, or a pattern of them, ``shard-{000..123}.tar``. Files of a list or table are relative to its
+        folder. Of each sample of a WebDataset the first image by suffix is taken; its ``.cls`` is the target.
     preparation : Preparation
         What the model wants.
     class_names : sequence of K str, optional

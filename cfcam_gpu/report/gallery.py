@@ -16,10 +16,10 @@ from PIL import Image
 from ..evaluation.candidates import Candidate
 from ..evaluation.candidates import find as find_candidates
 from ..explain.cfcam import CFCAM
-from ..hooks.guard import logits_of
 from ..photographs import models, photos
 from ..photographs.models import Model
-from ..results import overlays as render
+from ..results import overlays
+from ..targets.outputs import logits_of
 
 #: Photographs that a page can hold: more would make one that few browsers open.
 LIMIT = 60
@@ -111,7 +111,7 @@ class Gallery:
         """The strongest groups."""
         (found,) = CFCAM(self.model.module)(images, index).components(images, top=PARTS)
         for part in found[:-1]:
-            overlay = render.overlay(part.map[None], pixels[None])[0]
+            overlay = overlays.overlay(part.map[None], pixels[None])[0]
             yield Part(_uri(overlay), 100 * part.share, len(part.channels))
 
     def _tile(self, candidate: Candidate, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Tile:
@@ -121,7 +121,7 @@ class Gallery:
             maps = candidate.maps(self.model.module, images, classes, size)[:, 0]
         except _FAILURES as error:
             return Tile(candidate.name, None, error=_reason(error))
-        return Tile(candidate.name, _uri(render.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
+        return Tile(candidate.name, _uri(overlays.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
 
 
 def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:

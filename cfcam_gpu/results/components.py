@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,13 +15,11 @@ from ..core import two_level
 from ..core.axes import INPUTS
 from ..core.cluster_filter import MAX_MAP, channel_evidence
 from ..core.config import Config
+from ..core.maps import upsample
 from ..engines.cpu import PRIMITIVES
-from ..explain.plan import Plan
 from ..targets.request import Request
-from . import overlays as render
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from . import overlays
+from .record import Record
 
 REST = "rest"
 
@@ -69,10 +67,10 @@ class Component:
     @cached_property
     def overlay(self) -> torch.Tensor:
         """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.overlays.overlay`."""
-        return render.overlay(self.map[None], self.image[None])[0]
+        return overlays.overlay(self.map[None], self.image[None])[0]
 
 
-def decompose(explanation: Explanation, images: torch.Tensor, top: int = 4) -> list[list[Component]]:
+def decompose(explanation: Record, images: torch.Tensor, top: int = 4) -> list[list[Component]]:
     """The groups of channels that carry an explanation's evidence.
 
     A channel's evidence is what it adds to the raw map (equations in :func:`channel_evidence`); where channels speak
@@ -115,7 +113,7 @@ def decompose(explanation: Explanation, images: torch.Tensor, top: int = 4) -> l
     return [_components(explanation, images, b, part, top) for b, part in enumerate(parts)]
 
 
-def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
+def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
     """What of the raw map belongs to each channel: for each of B images (C, *spatial), >= 0.
 
     Raises
@@ -139,7 +137,7 @@ def evidence(explanation: Explanation, images: torch.Tensor) -> list[Floats]:
         )
     _check_images(explanation, images)
     request = Request(indices=explanation.target, scores=origin.scores)
-    captured = Plan(explanation.layers, config).capture(origin.model, images, request)
+    captured = origin.capture(images, request)
     signed = [
         channel_evidence(activation.double().numpy(), gradient.double().numpy(), labels.numpy(), config, PRIMITIVES)
         for activation, gradient, labels in zip(
@@ -212,7 +210,7 @@ def _apportioned(signed: Floats, raw: Floats) -> Floats:
     return positive * share
 
 
-def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: Floats, top: int) -> list[Component]:
+def _components(explanation: Record, images: torch.Tensor, b: int, parts: Floats, top: int) -> list[Component]:
     config, labels = explanation.config, explanation.labels
     assert config is not None
     assert labels is not None
@@ -232,14 +230,14 @@ def _components(explanation: Explanation, images: torch.Tensor, b: int, parts: F
                 channels=channels,
                 labels=labels[b, channels],
                 raw_map=raw_map,
-                map=render.upsample(raw_map, explanation.size, saturation=config.saturation),
+                map=upsample(raw_map, explanation.size, saturation=config.saturation),
                 image=images[b],
             )
         )
     return result
 
 
-def _check_images(explanation: Explanation, images: object) -> None:
+def _check_images(explanation: Record, images: object) -> None:
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
     if not images.is_floating_point():

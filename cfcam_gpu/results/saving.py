@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,18 +19,16 @@ from PIL import Image
 
 from ..core.cluster_filter import DEAD, DOMINANT, NOISE
 from ..targets.outputs import probabilities
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
+from .record import Record
 
 JSON_LINES = "explanations.jsonl"
 TOP = 5
 
-Record = dict[str, Any]
+Line = dict[str, Any]
 
 
 def save(
-    explanation: Explanation,
+    explanation: Record,
     folder: str | os.PathLike[str],
     *,
     images: torch.Tensor | None = None,
@@ -150,13 +148,13 @@ def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
 
 
 def write(
-    explanation: Explanation,
+    explanation: Record,
     folder: Path,
     stems: Sequence[str],
     *,
     overlays: NDArray[np.uint8] | None,
     class_names: Sequence[str] | None,
-) -> list[Record]:
+) -> list[Line]:
     """Write maps and overlays under their names, and return what JSON says of them.
 
     Parameters
@@ -184,7 +182,7 @@ def write(
     return records
 
 
-def describe(explanation: Explanation, class_names: Sequence[str] | None = None) -> list[Record]:
+def describe(explanation: Record, class_names: Sequence[str] | None = None) -> list[Line]:
     """What is known of each map, B or B x T of them, as JSON takes it."""
 
     def name(index: int) -> str:
@@ -200,7 +198,7 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     eps = None if explanation.eps is None else explanation.eps.flatten().tolist()
     records = []
     for i in range(len(empty)):
-        record: Record = {"target": None, "class": None, "probability": None, "top": []}
+        record: Line = {"target": None, "class": None, "probability": None, "top": []}
         if shares is not None:
             row = shares[i // per_image]
             best = row.topk(min(TOP, len(row)))
@@ -222,7 +220,7 @@ def describe(explanation: Explanation, class_names: Sequence[str] | None = None)
     return records
 
 
-def _channels(labels: NDArray[np.int64] | None) -> Record:
+def _channels(labels: NDArray[np.int64] | None) -> Line:
     """How many channels there are of each kind; None where they have no labels."""
     kinds = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
     if labels is None:
@@ -232,7 +230,7 @@ def _channels(labels: NDArray[np.int64] | None) -> Record:
     return {"channels": len(labels), "clusters": clusters, **counts}
 
 
-def _suffix(explanation: Explanation) -> str:
+def _suffix(explanation: Record) -> str:
     """Of the files of overlays: a volume's has a page for each slice."""
     return ".tif" if len(explanation.size) == 3 else ".png"
 
@@ -246,7 +244,7 @@ def _save_picture(pixels: NDArray[np.uint8], file: IO[bytes]) -> None:
     first.save(file, format="TIFF", save_all=True, append_images=rest, compression="tiff_deflate")
 
 
-def write_lines(path: Path, records: Iterable[Record]) -> None:
+def write_lines(path: Path, records: Iterable[Line]) -> None:
     """Write one line of JSON for each record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

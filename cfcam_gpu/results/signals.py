@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from . import overlays as render
+from . import colours
 
 #: Pixels: the width, the height of a channel's line, that of the axis below, and the most in all.
 WIDTH, LINE, AXIS, MOST = 1200, 90, 60, 3000
@@ -36,7 +36,7 @@ def draw(maps: torch.Tensor, signals: torch.Tensor, *, alpha: float = 0.6, color
     """
     white = torch.ones(1, 1, 1, 1, device=maps.device)
     rows = maps.flatten(0, -2)[:, None]
-    strips = render.overlay(rows, white.expand(len(rows), 1, *rows.shape[1:]), alpha=alpha, colormap=colormap)
+    strips = colours.blend(rows, white.expand(len(rows), 1, *rows.shape[1:]), alpha=alpha, colormap=colormap)
     lines = signals.detach().double().cpu().numpy()
     per_signal = len(rows) // len(lines)
     pictures = [_picture(strip, lines[i // per_signal]) for i, strip in enumerate(strips.cpu().numpy())]

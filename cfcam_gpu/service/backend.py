@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..photographs import models, photos, runner
+from ..photographs import loading, models, photos
 from ..results import saving
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which explainer: see :func:`cfcam_gpu.photographs.runner.load`."""
+    """Which explainer: see :func:`cfcam_gpu.photographs.loading.load`."""
 
     model: str = "lite0"
     weights: Path | None = None
@@ -59,7 +59,7 @@ class Question(NamedTuple):
 class Answer(NamedTuple):
     """What :func:`cfcam_gpu.results.saving.describe` knows of a map; the map (H, W) float16; its overlay, uint8."""
 
-    record: saving.Record
+    record: saving.Line
     map: NDArray[np.float16]
     overlay: NDArray[np.uint8] | None
 
@@ -80,10 +80,10 @@ class Backend:
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.settings, self.limits = settings, limits
-        loaded = runner.load(
+        loaded = loading.load(
             settings.model,
             settings.weights,
-            runner.cfcam(settings.layers, settings.preset),
+            loading.cfcam(settings.layers, settings.preset),
             engine=settings.engine,
             device=settings.device,
         )

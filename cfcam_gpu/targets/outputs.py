@@ -75,3 +75,51 @@ def _split_each(values: Sequence[Any], batch: int) -> list[list[Any]] | None:
     if all(parts is None for parts in split):
         return None
     return [[value if parts is None else parts[b] for value, parts in zip(values, split)] for b in range(batch)]
+
+
+def first_tensor(value: Any) -> torch.Tensor | None:
+    """`value` if it is a tensor, or the first item of a tuple or list that is one."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, (tuple, list)):
+        return next((item for item in value if isinstance(item, torch.Tensor)), None)
+    return None
+
+
+def with_first_tensor(value: Any, tensor: torch.Tensor) -> Any:
+    """`value`, in which :func:`first_tensor` finds one, with `tensor` in its place."""
+    first = first_tensor(value)
+    if value is first:
+        return tensor
+    items = [tensor if item is first else item for item in value]
+    return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The scores in what a model returned: (B, ...) floating.
+
+    A tensor is taken as it is; from a dict, dataclass or named tuple what is called ``logits``, else ``out``; from a
+    tuple or list its first item, if that is a tensor.
+
+    Raises
+    ------
+    TypeError
+        If no scores can be found, or they are no floating tensor.
+    """
+    found: Any = output
+    if isinstance(output, Mapping):
+        found = next((output[key] for key in ("logits", "out") if key in output), None)
+        seen = f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'no keys'}"
+    elif not isinstance(output, torch.Tensor):
+        found = next((found for key in ("logits", "out") if (found := getattr(output, key, None)) is not None), None)
+        if found is None and isinstance(output, (tuple, list)) and output:
+            found = output[0]
+        seen = f"a {type(output).__name__}"
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(
+            "model: expected a tensor of logits, alone, first of a tuple, or called 'logits' or 'out'; got "
+            f"{seen}. Of any other output, a callable as the target makes a score"
+        )
+    if not found.is_floating_point():
+        raise TypeError(f"model: expected floating logits; got {found.dtype}")
+    return found

@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..hooks.guard import logits_of
-from .outputs import is_per_image, samples
+from .outputs import is_per_image, logits_of, samples
 
 #: A score of one image: it gets the image's logits (K, ...), or its part of the output, and returns a scalar tensor.
 Score: TypeAlias = Callable[[Any], torch.Tensor]

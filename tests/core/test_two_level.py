@@ -9,8 +9,8 @@ from torch.nn import functional
 from bench.models import resnet50
 from cfcam_gpu import CFCAM, Config, cluster_filter_cam
 from cfcam_gpu.core import two_level
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.results import overlays as render
 
 from ..derivation import cf_cam
 from ..networks import lite0, photographs
@@ -151,11 +151,11 @@ def test_on_mosaics_the_right_cell_has_most_of_the_energy(images):
 
 def test_saturation_keeps_the_order_and_the_ends():
     raw = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    plain, shown = render.upsample(raw, (11, 11)), render.upsample(raw, (11, 11), saturation=0.3)
+    plain, shown = upsample(raw, (11, 11)), upsample(raw, (11, 11), saturation=0.3)
     assert torch.equal(plain.flatten().argsort(), shown.flatten().argsort())
     assert bool((shown >= plain - 1e-6).all())
     torch.testing.assert_close(shown.amax((1, 2)), torch.ones(2))
-    assert not render.upsample(raw * 0, (11, 11), saturation=0.3).any()
+    assert not upsample(raw * 0, (11, 11), saturation=0.3).any()
 
 
 def test_no_coarse_evidence_is_an_empty_map():

@@ -7,12 +7,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfcam_gpu import CAM, CFCAM, Config, engines, targets
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.core.two_level import gate
 from cfcam_gpu.engines import cpu, execution, fused
 from cfcam_gpu.explain import graph
 from cfcam_gpu.hooks import capture, layers
 from cfcam_gpu.methods import METHODS, forwards
-from cfcam_gpu.results.overlays import upsample
 
 from .. import recorder
 from ..small import CONFIGS, LAYERS, Network, draw

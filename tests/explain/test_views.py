@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from cfcam_gpu import CAM, CFCAM, Config
-from cfcam_gpu.explain.views import TRANSFORMS, Views, noisy_copies, resized
+from cfcam_gpu.explain.views import TRANSFORMS, Views, resized
 from cfcam_gpu.methods import METHODS
+from cfcam_gpu.methods.noise import noisy_copies
 from cfcam_gpu.pipelines.batches import BatchExplainer
 
 from ..small import Network, draw

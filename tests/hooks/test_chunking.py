@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu.hooks.chunking import chunk_size, forward_bytes
+from cfcam_gpu.core.chunks import chunk_size
+from cfcam_gpu.hooks.forward_memory import forward_bytes
 
 
 def test_as_many_fit_as_the_budget_holds_and_never_none():

@@ -20,7 +20,7 @@ def run(*args):
 
 
 def test_a_table_with_the_chosen_marked_and_the_reasons():
-    found = run("tests.test_layers_command:vit")
+    found = run("tests.photographs.test_layers_command:vit")
     assert found.exit_code == 0
     lines = [line.split() for line in found.stdout.splitlines()]
     assert ["*", "blocks.2.norm1", "3138", "x", "24", "tokens,", "56", "x", "56", "and", "2", "more"] in lines
@@ -29,7 +29,7 @@ def test_a_table_with_the_chosen_marked_and_the_reasons():
 
 
 def test_as_json():
-    found = json.loads(run("tests.test_layers_command:vit", "--json").stdout)
+    found = json.loads(run("tests.photographs.test_layers_command:vit", "--json").stdout)
     assert found["image"] == [3, 224, 224]
     (fine, coarse) = (layer for layer in found["layers"] if layer["chosen"])
     assert (fine["name"], coarse["name"]) == ("blocks.0.norm1", "blocks.2.norm1")

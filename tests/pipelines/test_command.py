@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import CFCAM
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import models, photos, runner
+from cfcam_gpu.photographs import loading, models, photos
 from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import bulk, command, durable
 from cfcam_gpu.pipelines.batches import BatchExplainer
@@ -164,7 +164,7 @@ def test_random_weights_are_said_loudly(album, tmp_path, monkeypatch):
 
 def test_without_the_extra_nothing_is_loaded(album, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "find_spec", lambda name: None)
-    monkeypatch.setattr(runner, "load", lambda *args, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *args, **options: pytest.fail("the model was loaded"))
     result = explain(album, tmp_path / "out")
     assert result.exit_code == 2
     assert "pyarrow and zarr not installed; pip install 'cfcam-gpu[pipelines]'" in result.stderr

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from cfcam_gpu import CFCAM, Config
 from cfcam_gpu.cli import app
 from cfcam_gpu.core.cluster_filter import channel_evidence, weigh
+from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.engines.cpu import PRIMITIVES
 from cfcam_gpu.photographs import contact_sheet
 from cfcam_gpu.results import components
-from cfcam_gpu.results import overlays as render
 
 from ..albums import album
 from ..cases import CONFIGS, draw
@@ -132,7 +132,7 @@ def test_components_are_ordered_and_drawn_as_maps_are(images, explained):
         assert shares == sorted(shares, reverse=True)
         for component in one:
             assert component.raw_map.shape == result.raw_maps.shape[1:]
-            shown = render.upsample(component.raw_map, (224, 224), saturation=result.config.saturation)
+            shown = upsample(component.raw_map, (224, 224), saturation=result.config.saturation)
             assert torch.equal(component.map, shown)
             assert component.map.dtype == component.raw_map.dtype == torch.float32
             assert 0 <= component.map.min() <= component.map.max() == 1
@@ -266,7 +266,7 @@ def test_bad_arguments_are_named(images, explained):
 
 def test_an_explanation_holds_no_activations(explained):
     result, _ = explained
-    assert result.origin == (lite0(), None)
+    assert result.origin[:2] == (lite0(), None)
 
 
 def run(*args):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from cfcam_gpu.results import overlays as render
+from cfcam_gpu.core.maps import over_maximum, upsample
+from cfcam_gpu.results import overlays
 
 TURBO = matplotlib.colormaps["turbo"](np.linspace(0, 1, 256))[:, :3]
 
@@ -35,7 +36,7 @@ def test_an_overlay_is_the_image_under_its_colours(maps, low, high, stretched_by
     images[:, 0, 0, 0], images[:, 1, 1, 1] = low, high
     first, last = stretched_by
     for alpha in (0.6, 1.0):
-        found = render.overlay(maps, images, alpha=alpha)
+        found = overlays.overlay(maps, images, alpha=alpha)
         for b in range(2):
             expected = by_hand(maps[b], (images[b] - first) / (last - first), alpha)
             np.testing.assert_allclose(found[b].int(), expected.astype(int), rtol=0, atol=1)  # one of float32's halves
@@ -46,31 +47,31 @@ def test_an_overlay_is_the_image_under_its_colours(maps, low, high, stretched_by
 def test_other_channels_than_three_are_their_mean_in_gray(maps, channels):
     images = torch.rand(2, channels, 3, 4, generator=torch.Generator().manual_seed(2))
     gray = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    assert torch.equal(render.overlay(maps, images), render.overlay(maps, gray))
+    assert torch.equal(overlays.overlay(maps, images), overlays.overlay(maps, gray))
 
 
 def test_maps_of_several_targets_are_each_drawn_over_their_image(maps):
     images = torch.rand(2, 3, 3, 4, generator=torch.Generator().manual_seed(3))
-    found = render.overlay(torch.stack([maps, 1 - maps], dim=1), images)
-    assert torch.equal(found[:, 0], render.overlay(maps, images))
-    assert torch.equal(found[:, 1], render.overlay(1 - maps, images))
+    found = overlays.overlay(torch.stack([maps, 1 - maps], dim=1), images)
+    assert torch.equal(found[:, 0], overlays.overlay(maps, images))
+    assert torch.equal(found[:, 1], overlays.overlay(1 - maps, images))
 
 
 def test_images_elsewhere_are_refused(maps):
     with pytest.raises(ValueError, match="images: expected device 'cpu', as the maps; got 'meta'"):
-        render.overlay(maps, torch.rand(2, 3, 3, 4, device="meta"))
+        overlays.overlay(maps, torch.rand(2, 3, 3, 4, device="meta"))
 
 
 def test_maps_next_to_the_end_of_float32_are_scaled_before_they_are_summed():
     raw = torch.full((1, 2, 2), 3e38)
-    assert torch.equal(render.upsample(raw, (5, 5)), torch.ones(1, 5, 5))
+    assert torch.equal(upsample(raw, (5, 5)), torch.ones(1, 5, 5))
 
 
 def test_each_map_is_over_its_own_maximum_and_zeros_stay_zeros():
     raw = torch.rand(4, 1, 3, 2, generator=torch.Generator().manual_seed(4))
     scales = torch.tensor([1e38, 1.0, 1e-44, 0.0])[:, None, None, None]  # the third is subnormal
     raw = raw * scales
-    for found in (render.over_maximum(raw), render.upsample(raw, (3, 2))):
+    for found in (over_maximum(raw), upsample(raw, (3, 2))):
         for b in range(3):
             assert torch.equal(found[b], raw[b] / raw[b].max())
         assert torch.equal(found[3], torch.zeros(1, 3, 2))

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
-from torch import nn
 
-from .. import engines, methods
-from ..core.config import Config
+from .. import methods
+from ..core.chunks import Progress
 from ..explain.cam import CAM
-from ..explain.cfcam import CFCAM
 from ..explain.views import Fuse, Views, check_fuse
-from ..hooks.chunking import Progress
 from ..hooks.target_layer import TargetLayer
-from ..results import overlays as render
-from ..results import saving
+from ..results import overlays, saving
 from ..results.components import REST, Component
 from ..results.explanation import Explanation
-from . import contact_sheet, models, photos
+from . import contact_sheet, loading, models, photos
 from .models import Model
-
-Explainer = TypeVar("Explainer", CAM, CFCAM)
 
 SHEET = "contact_sheet.png"
 COMPONENTS = "components.png"
@@ -113,7 +106,7 @@ class Run:
     device: torch.device
     class_names: list[str]
     target: int | None
-    records: list[saving.Record] = field(default_factory=list)
+    records: list[saving.Line] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     entries: list[contact_sheet.Entry] = field(default_factory=list)
     rows: list[contact_sheet.Row] = field(default_factory=list)
@@ -223,12 +216,12 @@ class Run:
 
     def _write_components(
         self, entry: contact_sheet.Entry, components: Sequence[Component], photograph: _Photograph
-    ) -> saving.Record:
+    ) -> saving.Line:
         """Draw a photograph's components, and say what they are."""
         groups = [component for component in components if component.name != REST]
         drawn = []
         for component in groups:
-            overlay = render.overlay(component.map[None].cpu(), photograph.pixels[None])[0].numpy()
+            overlay = overlays.overlay(component.map[None].cpu(), photograph.pixels[None])[0].numpy()
             drawn.append((contact_sheet.thumbnail(overlay), component.share, len(component.channels)))
         row = contact_sheet.Row(entry, drawn)
         if len(self.rows) < contact_sheet.ROWS:
@@ -295,7 +288,7 @@ def check(job: Job) -> Run:
     method = "cfcam-paper" if job.preset == "paper" else job.method
     trial = method if methods.find(method).cluster_filter else "gradcam"
     fuse = cast("Fuse | None", job.fuse)
-    loaded = load(
+    loaded = loading.load(
         job.model,
         job.weights,
         lambda module, engine: CAM(module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine),
@@ -316,63 +309,6 @@ def check(job: Job) -> Run:
     return Run(job=job, files=files, stems=stems, target=target, **(vars(loaded) | {"explain": explain}))
 
 
-@dataclass(frozen=True)
-class Loaded(Generic[Explainer]):
-    """A model and its explainer, tried on a blank image."""
-
-    model: Model
-    explain: Explainer
-    layers: tuple[TargetLayer, ...]
-    engine: str
-    device: torch.device
-    class_names: list[str]
-
-
-def load(
-    model: str,
-    weights: Path | None,
-    make: Callable[[nn.Module, str], Explainer],
-    *,
-    engine: str = "auto",
-    device: str = "auto",
-) -> Loaded[Explainer]:
-    """A model by name, where it is to run, and its explainer; see :class:`Job`. A blank image is explained.
-
-    Parameters
-    ----------
-    model : str
-    weights : Path or None
-    make : callable
-        Makes an explainer of the module and the name of an engine.
-    engine, device : str
-
-    Raises
-    ------
-    OSError, ImportError, TypeError, ValueError, RuntimeError
-        If model, weights, layer, engine or device can't be what is meant; the message says why.
-    """
-    where = _device(device)
-    chosen = cast(ModuleType, engines.choose(engine, where)).__name__.rpartition(".")[2]
-    found = models.load(model, weights)
-    found.module.to(where)
-    explain = make(found.module, chosen)
-    # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
-    size = found.preparation.size
-    try:
-        blank = explain(found.preparation.normalize(found.preparation.blank(1).to(where)))
-    except RuntimeError as error:
-        raise RuntimeError(f"model: {model} fails on a blank image of {size} x {size}: {error}") from error
-    assert blank.logits is not None  # the predicted class was asked for
-    names = models.class_names(blank.logits.shape[1])
-    return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
-
-
-def cfcam(layers: Sequence[str], preset: str) -> Callable[[nn.Module, str], CFCAM]:
-    """What makes a CFCAM of a job's layers and preset, for :func:`load`."""
-    config = Config.paper() if preset == "paper" else None
-    return lambda module, engine: CFCAM(module, list(layers) or None, config=config, engine=engine)
-
-
 def _check_method(job: Job) -> None:
     """Refuse what does not go together, and names that are none, before a model is loaded."""
     methods.find(job.method)
@@ -383,13 +319,3 @@ def _check_method(job: Job) -> None:
     fused = job.fuse is not None or (len(job.layers) > 1 and job.preset != "default")
     if job.components and (job.method != "cfcam" or job.augment or job.smooth or fused):
         raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
-
-
-def _device(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise RuntimeError(
-            f"device: torch sees no CUDA device (it is {built}); use --device cpu, or see cfcam-gpu info"
-        )
-    return torch.device("cpu" if name == "cpu" or not there else "cuda")

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
-from .guard import first_tensor
-
-#: Called with (done, total) after each step of long work.
-Progress: TypeAlias = Callable[[int, int], None]
-
-#: Bytes that activations of one chunk may take where the caller names no budget: 1 GiB.
-DEFAULT_MEMORY = 1 << 30
-
-
-def chunk_size(memory: int, bytes_each: int) -> int:
-    """How many items of `bytes_each` fit into `memory`, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If `memory` is not a positive number of bytes.
-    """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
-        raise ValueError(f"memory: expected a positive number of bytes; got {memory!r}")
-    return max(1, memory // max(1, bytes_each))
+from ..targets.outputs import first_tensor
 
 
 def forward_bytes(model: nn.Module, run: Callable[[], Any], batch: int) -> int:
