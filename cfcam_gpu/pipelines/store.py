@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import durable
+from ..results import durable
 from .rows import COLUMNS, Columns
 
 JOB = "job.json"

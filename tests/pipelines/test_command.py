@@ -21,8 +21,9 @@ from cfcam_gpu import CFCAM
 from cfcam_gpu.cli import app
 from cfcam_gpu.photographs import loading, models, photos
 from cfcam_gpu.photographs.photos import Preparation
-from cfcam_gpu.pipelines import bulk, command, durable
+from cfcam_gpu.pipelines import bulk, command
 from cfcam_gpu.pipelines.batches import BatchExplainer
+from cfcam_gpu.results import durable
 
 from ..albums import album, small
 from ..networks import lite0

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cfcam_gpu.pipelines import durable
+from cfcam_gpu.results import durable
 
 from ..pipeline_jobs import contents, explain, explain_in_a_process, photographs, tiny
 
