@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
 TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1
 
-.PHONY: demo pictures test lint docs clean
+.PHONY: demo pictures test test-all test-oldest lint docs clean
 
 $(VENV)/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -30,8 +30,32 @@ demo: $(VENV)/ready
 pictures: demo
 	cp out/demo/contact_sheet.png out/demo/components.png docs/
 
+# One thread each: two processes of two threads on two cores wait for each other most of the time.
+PYTEST := OMP_NUM_THREADS=1 CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/ready-to-test lint docs
-	CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST)
+
+# With those marked long: ten thousand calls, twenty kills, every architecture.
+test-all: $(VENV)/ready-to-test lint docs
+	$(PYTEST) -m ""
+
+# A part of the tests where every library is the oldest that pyproject.toml admits. On Linux a package index may have
+# torch's oldest for CUDA alone, gigabytes of it: OLDEST_TORCH="torch==2.13.0+cpu", say, takes another.
+OLDEST_VENV ?= .venv-oldest
+OLDEST_TORCH ?= torch==2.6.0
+OLDEST_PIP := $(OLDEST_VENV)/bin/python -m pip install -q
+$(OLDEST_VENV)/ready: pyproject.toml Makefile tests/oldest.py
+	$(PYTHON) -m venv --clear $(OLDEST_VENV)
+	$(PYTHON) tests/oldest.py > $(OLDEST_VENV)/constraints.txt
+	$(OLDEST_PIP) $(OLDEST_TORCH)
+	$(OLDEST_PIP) -e ".[demo,metrics,bench,pipelines,report]" -c $(OLDEST_VENV)/constraints.txt \
+		"pytest>=8.2,<9.2" pytest-timeout
+	touch $@
+
+test-oldest: $(OLDEST_VENV)/ready
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q tests/core tests/engines tests/explain tests/hooks \
+		tests/targets tests/results tests/photographs tests/metrics tests/evaluation tests/report/test_page.py \
+		tests/pipelines/test_run.py tests/pipelines/test_sources.py tests/pipelines/test_command.py tests/test_cli.py
 
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff format --check .
@@ -50,7 +74,7 @@ clean:
 .PHONY: sanitize
 SANITIZE = LD_PRELOAD="$$(g++ -print-file-name=lib$(1)san.so) $$(g++ -print-file-name=libstdc++.so)" CFCAM_SANITIZE=$(2) \
 	$(BIN)/python -m pytest tests/host/test_kernels.py tests/host/test_parity.py -q -s \
-	-k "(dbscan and sparse) or (every_case and ties) or cluster_gradients or order_statistics_by_radix-ties or room"
+	-k "(dbscan and sparse) or (every_case and ties) or cluster_gradients or (order_statistics and ties) or room"
 sanitize: $(VENV)/ready-to-test
 	ASAN_OPTIONS=detect_leaks=0 $(call SANITIZE,a,address)
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)

@@ -19,7 +19,7 @@ from torch import nn
 
 from cfcam_gpu import CFCAM
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.results import saving
+from cfcam_gpu.results import durable
 
 from .tables import markdown
 from .torchvision_shim import import_torchvision
@@ -28,15 +28,17 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 COLUMNS = ["library", "architecture", "image", "layer", "its shape", "layout", "why"]
 HEAD = """# Architectures
 
-Which target layers CF-CAM takes where none is named: the finer one above the coarser one. `cfcam-gpu layers MODEL`
-tells the same of any model, and all candidates. `python -m bench.architectures` writes this: it explains a random image
-with each, in small variants with random weights. `tests/hooks/test_architectures.py` holds each to a finite, non-empty map at
-the image's size.
+This page lists the target layers that CF-CAM chooses if you name none: in each row the fine layer stands above the
+coarse one. `cfcam-gpu layers MODEL` prints the same for any model, together with all other candidates.
+`python -m bench.architectures` writes this page. It explains a random image with a small variant of each architecture
+with random weights; `tests/hooks/test_architectures.py` checks that each map is finite, not empty, and of the image's
+size.
 
-Layouts: *channels first* is (B, C, h, w), *channels last* (B, h, w, C), *tokens* (B, N, C) with the grid of the patches
-and how many class, distillation and register tokens come before them. Of a head that reads the class token alone, the
-patches behind the last attention have no gradient; what enters that attention is taken then, behind the norm: before
-the norm, a patch's activation and its gradient are orthogonal, so that their product, summed over channels, is zero.
+The layout says how a layer's output is arranged: *channels first* is (B, C, h, w), *channels last* is (B, h, w, C), and
+*tokens* is (B, N, C), given with the grid of the patches and the number of class, distillation and register tokens
+before them. If the head reads only the class token, patches after the last attention have no gradient. The layer chosen
+is then the norm whose output enters that attention. The input of that norm would not do: there a patch's activation and
+its gradient are orthogonal, so that their product, summed over channels, is zero.
 """
 CLASSES = 6
 SEED = 0
@@ -260,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     del arguments
     found = [explain(architecture) for architecture in ARCHITECTURES]
     text = "\n".join([HEAD, *markdown(COLUMNS, [one.row for one in found]), ""])
-    with saving.replacing(DOCUMENT) as file:
+    with durable.replacing(DOCUMENT) as file:
         file.write(text.encode())
     print(f"written: {DOCUMENT.name}, {len(found)} architectures")
     return 0

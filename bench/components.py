@@ -40,7 +40,7 @@ from cfcam_gpu.engines.cpu import PRIMITIVES, dbscan
 from cfcam_gpu.evaluation import data
 from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.photographs import models
-from cfcam_gpu.results import components, saving
+from cfcam_gpu.results import components, durable
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"components-{given.model}.json"
-    with saving.replacing(path) as file:
+    with durable.replacing(path) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
     print_table(record)
     print(path, file=sys.stderr)

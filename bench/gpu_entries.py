@@ -15,7 +15,7 @@ from torch import nn
 from cfcam_gpu import Config, engines, targets
 from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.engines import EngineResult, execution
-from cfcam_gpu.explain import graph
+from cfcam_gpu.explain.cuda_graph import graph_of
 from cfcam_gpu.explain.plan import Plan
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import Captured
@@ -168,10 +168,10 @@ def forward(scene: Scene) -> Call:
     return entries.setup_forward(scene.network, scene.model)
 
 
-def forward_captured(scene: Scene) -> Call:
-    """The prediction alone, as a CUDA graph; it copies the images in as our captured call does."""
+def forward_as_graph(scene: Scene) -> Call:
+    """The prediction alone, as a CUDA graph; it copies the images in as our graph does."""
     static, work = scene.images.clone(), forward(scene)
-    replay, logits = graph.record(static.device, lambda: work(static), lambda: work(static))
+    replay, logits = graph_of(static.device, lambda: work(static), lambda: work(static))
 
     def call(images: torch.Tensor) -> torch.Tensor:
         static.copy_(images)
@@ -192,11 +192,11 @@ def eager(config: Config, engine: str | None = None) -> Callable[[Scene], Call]:
     return lambda scene: entries.setup_cfcam(config, engine or scene.engine)(scene.network, scene.model)
 
 
-def captured(config: Config) -> Callable[[Scene], Call]:
+def as_graph(config: Config) -> Callable[[Scene], Call]:
     """The same as a CUDA graph, its results left where the graph writes them."""
 
     def setup(scene: Scene) -> Call:
-        replay = entries.explainer(scene.network, scene.model, config, scene.engine).capture(scene.images)
+        replay = entries.explainer(scene.network, scene.model, config, scene.engine).cuda_graph(scene.images)
         return lambda images: replay(images, out=replay.static)
 
     return setup
@@ -304,10 +304,10 @@ def check_peer(call: Call, scene: Scene) -> list[Check]:
 
 CANDIDATES = [
     Candidate("forward", forward),
-    Candidate("forward-captured", forward_captured, check_forward),
+    Candidate("forward-captured", forward_as_graph, check_forward),
     Candidate("capture", lambda scene: entries.setup_capture(scene.network, scene.model)),
     *(Candidate(name, eager(config), check_explanation(config)) for name, config in PRESETS.items()),
-    *(Candidate(f"{name}-captured", captured(config), check_explanation(config)) for name, config in PRESETS.items()),
+    *(Candidate(f"{name}-captured", as_graph(config), check_explanation(config)) for name, config in PRESETS.items()),
     *(Candidate(f"{name}-part", part(config), check_part(config)) for name, config in PRESETS.items()),
     Candidate("cfcam-part-rapids", part(Config(), "rapids"), check_part(Config()), full=True),
     Candidate("cfcam-rapids", eager(Config(), "rapids"), check_explanation(Config()), full=True),

@@ -17,7 +17,15 @@ from xml.etree import ElementTree
 from . import children
 
 #: The files of tests/gpu.
-FILES = ("test_bridge", "test_engines", "test_fused", "test_graph", "test_rapids", "test_methods", "test_components")
+FILES = (
+    "test_bridge",
+    "test_engines",
+    "test_fused",
+    "test_cuda_graph",
+    "test_rapids",
+    "test_methods",
+    "test_components",
+)
 
 
 def run(

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cfcam_gpu import __version__
-from cfcam_gpu.results import saving
+from cfcam_gpu.results import durable
 
 from . import models
 from .entries import BARS, CANDIDATES, DEFAULT_NETWORKS, NETWORKS, YARDSTICKS, Call, Candidate, Network, truth
@@ -221,7 +221,7 @@ def record_path(folder: Path, where: dict[str, Any], benchmark: str) -> Path:
 def write(record: dict[str, Any], path: Path) -> None:
     """A record as JSON, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with saving.replacing(path) as file:
+    with durable.replacing(path) as file:
         file.write(to_json(record).encode())
 
 

@@ -54,19 +54,20 @@ def compare(
     """
 
     def one(b: int) -> tuple[str, float, float]:
-        points, slopes = activations[b].double().cpu().numpy(), gradients[b].double().cpu().numpy()
+        of_image, of_target = activations[b].double().cpu().numpy(), gradients[b].double().cpu().numpy()
         labels, raw = found.labels[b, 0].cpu().numpy(), found.raw_maps[b, 0].double().cpu().numpy()
-        pooled = slopes.mean(axis=tuple(range(1, slopes.ndim)))
-        expected = _clusters(points, pooled, config, 0.0)
+        pooled = of_target.mean(axis=tuple(range(1, of_target.ndim)))
+        expected = _clusters(of_image, pooled, config, 0.0)
         if np.array_equal(labels, expected.labels):
             verdict = "equal"
         elif any(
-            np.array_equal(labels, _clusters(points, pooled, config, by).labels) for by in (-EPS_ROUNDING, EPS_ROUNDING)
+            np.array_equal(labels, _clusters(of_image, pooled, config, by).labels)
+            for by in (-EPS_ROUNDING, EPS_ROUNDING)
         ):
             verdict = "within_rounding"
         else:
             verdict = "wrong"
-        reference = weigh(points, slopes, labels, config, cpu.PRIMITIVES).map
+        reference = weigh(of_image, of_target, labels, config, cpu.PRIMITIVES).map
         if coarse is not None and config.gate is not None:
             ungated = torch.from_numpy(reference).float()[None, None]
             layer = (tensor[b : b + 1].cpu() for tensor in coarse)
@@ -89,14 +90,14 @@ def compare(
     }
 
 
-def _clusters(points: Array, pooled: Array, config: Config, by: float) -> Clusters:
+def _clusters(activations: Array, pooled: Array, config: Config, by: float) -> Clusters:
     """The CPU's labels, with the distances that eps is read from larger by a factor of 1 + `by`."""
     moved = replace(
         cpu.PRIMITIVES,
         order_statistics=lambda values, k: cpu.order_statistics(values, k) * (1 + by),
         squareform=lambda pairs, n: cpu.squareform(pairs, n) * (1 + by),
     )
-    return cluster_channels(points, pooled, config, moved)
+    return cluster_channels(activations, pooled, config, moved)
 
 
 def _error(found: Any, expected: Any) -> float:

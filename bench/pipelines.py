@@ -36,6 +36,7 @@ from PIL import Image
 
 from cfcam_gpu import CFCAM
 from cfcam_gpu.photographs import loading, photos
+from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.pipelines.command import default_workers
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
-    loaded = loading.load(options.model, None, loading.cfcam((), "default"), device=options.device)
+    loaded = loading.load_cfcam(Settings(model=options.model, device=options.device))
     wants, explain = loaded.model.preparation, loaded.explain
     source = folder / "photographs"
     _photographs(source, options.images)

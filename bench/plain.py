@@ -69,9 +69,9 @@ def gate(fine: Floats, coarse: Floats, constant: float) -> Floats:
 
 def _labels(activations: Floats, gradients: Floats, config: Config) -> tuple[NDArray[np.int64], float]:
     channels = len(activations)
-    points = activations.reshape(channels, -1)
+    profiles = activations.reshape(channels, -1)
     labels = np.full(channels, -3)
-    norms = np.sqrt(np.square(points).sum(axis=1))
+    norms = np.sqrt(np.square(profiles).sum(axis=1))
     least = -1.0 if config.dead_threshold is None else config.dead_threshold * norms.max()
     alive = np.flatnonzero(norms > least)
     importance = norms[alive]
@@ -80,7 +80,7 @@ def _labels(activations: Floats, gradients: Floats, config: Config) -> tuple[NDA
     dominant = importance >= _percentile(np.sort(importance), config.dominant_percentile)
     labels[alive[dominant]] = -2
     rest = alive[~dominant]
-    points = points[rest] / norms[rest, None] if config.distance == "unit_norm" else points[rest]
+    points = profiles[rest] / norms[rest, None] if config.distance == "unit_norm" else profiles[rest]
     distances = np.zeros((len(rest), len(rest)))
     for i, point in enumerate(points):
         distances[i, i + 1 :] = np.sqrt(np.square(points[i + 1 :] - point).sum(axis=1))

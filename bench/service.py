@@ -27,7 +27,7 @@ from rich.table import Table
 
 from cfcam_gpu.photographs import photos
 from cfcam_gpu.pipelines import ray_session
-from cfcam_gpu.results import saving
+from cfcam_gpu.results import durable
 
 from .latency import ROOT, keep_freed_memory, machine, record_path, versions
 
@@ -133,7 +133,8 @@ async def load(url: str, work: list[Job], clients: int, seconds: float) -> dict[
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The model by itself, then the service, at batch 1 and at the batch size that is asked for."""
     ray_session.prepare()
-    from cfcam_gpu.service.backend import Backend, Limits, Settings
+    from cfcam_gpu.photographs.options import Settings
+    from cfcam_gpu.service.backend import Backend, Limits
     from cfcam_gpu.service.deployment import Options, running
 
     keep_freed_memory()
@@ -230,7 +231,7 @@ def main() -> None:
     record = measure(options)
     show(record, console)
     out = options.out or record_path(ROOT / "bench" / "results", record["machine"], "service")
-    with saving.replacing(out) as file:
+    with durable.replacing(out) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
     if not passed(record):
         raise SystemExit(1)

@@ -16,7 +16,7 @@ from typing import Any
 
 from cfcam_gpu import methods as library
 from cfcam_gpu.metrics import Interval
-from cfcam_gpu.results import saving
+from cfcam_gpu.results import durable
 
 from . import bars
 from .variants import COLUMNS
@@ -295,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: a table is not what bench/results says; run python -m bench.tables", file=sys.stderr)
             status = 1
         else:
-            with saving.replacing(path) as file:
+            with durable.replacing(path) as file:
                 file.write(filled.encode())
             print(f"written: {name}")
     return status

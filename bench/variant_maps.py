@@ -116,9 +116,9 @@ def each_target(
 
     def fine(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> torch.Tensor:
         maps = []
-        for own, slopes in zip(activations.double().numpy(), gradients.double().numpy()):
-            labels = [cluster_channels(own, s.mean((1, 2)), config, PRIMITIVES).labels for s in slopes]
-            maps.append([make(own, s, found, config).clip(0) for s, found in zip(slopes, labels)])
+        for of_image, of_targets in zip(activations.double().numpy(), gradients.double().numpy()):
+            labels = [cluster_channels(of_image, own.mean((1, 2)), config, PRIMITIVES).labels for own in of_targets]
+            maps.append([make(of_image, *of_target, config).clip(0) for of_target in zip(of_targets, labels)])
         return torch.from_numpy(np.array(maps)).float()
 
     return fine

@@ -22,7 +22,7 @@ from rich.table import Table
 from cfcam_gpu import Config
 from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.evaluation.table import Summary, summarise
-from cfcam_gpu.results import saving
+from cfcam_gpu.results import durable
 
 from .latency import versions
 from .variant_maps import FINE, LAST, Variant, variants
@@ -143,7 +143,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 )  # fmt: skip
         axis.set_xlabel("energy in the mask, % (more is better)")
         axis.set_ylabel(f"{COLUMNS[metric]}, % ({'less' if metric == 'average_drop' else 'more'} is better)")
-    with saving.replacing(path) as file:
+    with durable.replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)
 
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(show(found))
     if not options.only and options.limit is None:
         options.out.mkdir(parents=True, exist_ok=True)
-        with saving.replacing(options.out / "variants-lite0.json") as file:
+        with durable.replacing(options.out / "variants-lite0.json") as file:
             file.write(json.dumps(found, indent=1).encode() + b"\n")
         draw(found, options.out / "frontier-lite0.png")
         console.print(f"written to {options.out}")

@@ -10,16 +10,26 @@ import sys
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from ._version import __version__
 from .evaluation.command import bench
+from .photographs import terminal
 from .photographs.layers_command import layers
+from .photographs.options import (
+    Device,
+    DeviceOption,
+    EngineOption,
+    OverwriteOption,
+    Preset,
+    PresetOption,
+    Settings,
+    WeightsOption,
+)
 from .pipelines.command import run as run_pipeline
 from .report.command import report
 from .service.command import serve
@@ -40,26 +50,11 @@ app = typer.Typer(
 )
 
 
-class Preset(StrEnum):
-    """Which Config."""
-
-    default = "default"
-    paper = "paper"
-
-
 class Fuse(StrEnum):
     """How the maps of several layers become one."""
 
     mean = "mean"
     max = "max"
-
-
-class Device(StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @app.command(
@@ -86,10 +81,7 @@ def explain(
             "for a factory's, which can't tell, 224 pixels out of 256, with ImageNet's mean and standard deviation."
         ),
     ] = "lite0",
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A state dict for the model: .safetensors, or a .pth of tensors only."),
-    ] = None,
+    weights: WeightsOption = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,9 +99,9 @@ def explain(
             show_default="each photograph's predicted class",
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
+    engine: EngineOption = "auto",
     method: Annotated[str, typer.Option(help="One that cfcam-gpu methods lists.")] = "cfcam",
-    preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    preset: PresetOption = Preset.default,
     fuse: Annotated[
         Fuse | None,
         typer.Option(
@@ -149,18 +141,14 @@ def explain(
             "contact_sheet.png (of the first 60). Photographs of one name get numbers.",
         ),
     ] = Path("explanations"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")] = False,
-    device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = Device.auto,
 ) -> None:
     """Explain photographs: overlays, maps, a line of JSON for each, and a contact sheet."""
     _run(
         paths=paths,
-        model=model,
-        weights=weights,
-        layers=tuple(layer or ()),
+        settings=Settings.given(model, weights, layer, engine, preset, device),
         target=target,
-        engine=engine,
-        preset=preset.value,
         method=method,
         fuse=None if fuse is None else fuse.value,
         augment=tuple(augment or ()),
@@ -169,7 +157,6 @@ def explain(
         batch_size=batch_size,
         out=out,
         overwrite=overwrite,
-        device=device.value,
     )
 
 
@@ -188,7 +175,7 @@ def methods() -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("out/demo"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Explain five photographs of scikit-image and scikit-learn with EfficientNet-Lite0, with their components."""
     from .photographs import photos
@@ -196,7 +183,7 @@ def demo(
     try:
         samples = photos.samples()
     except FileNotFoundError as error:
-        _refuse(error)
+        terminal.refuse(error)
     _run(paths=samples, out=out, overwrite=overwrite, components=4)
 
 
@@ -264,19 +251,16 @@ def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
     from .photographs.job import Job, check
 
-    try:
+    with terminal.refusing():
         run = check(Job(**job))  # type: ignore[arg-type]
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        _refuse(error)
-    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    err.print(f"{run.title} of {run.job.model} on {run.device}: {run.how}")
+    err = terminal.errors()
+    err.print(f"{run.title} of {run.job.settings.model} on {run.device}: {run.how}")
     for layer in run.layers:
         err.print(f"  {layer.name}: {layer.reason}")
     if not run.model.trained:
-        err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        terminal.warn_of_random_weights(err)
     try:
-        with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
+        with terminal.progress(err) as progress:
             task = progress.add_task("explaining", total=len(run.files))
             inner = progress.add_task("within the batch", visible=False)
 
@@ -284,9 +268,8 @@ def _run(**job: object) -> None:
                 progress.update(inner, completed=done, total=total, visible=done < total)
 
             run.execute(lambda count: progress.advance(task, count), within)
-    except OSError as error:
-        err.print(f"error: {error}", style="red")
-        raise typer.Exit(1) from None
+    except (OSError, RuntimeError) as error:  # a full disk, a device that is out of order
+        terminal.stop(error, err)
     _report(run, err)
     if run.failed:
         raise typer.Exit(1)
@@ -297,22 +280,14 @@ def _report(run: Run, err: Console) -> None:
     table = Table("photograph", "class", Column("probability", justify="right"), box=None, pad_edge=False)
     for record in run.records[:TABLE]:
         share = record["probability"]
-        table.add_row(_plain(Path(record["file"]).name), record["class"], "" if share is None else f"{share:.1%}")
+        table.add_row(
+            terminal.plain(Path(record["file"]).name), record["class"], "" if share is None else f"{share:.1%}"
+        )
     if run.records:
         out.print(table)
         more = len(run.records) - TABLE
-        out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {_plain(run.sheet)}")
+        out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {terminal.plain(run.sheet)}")
     for file, reason in run.failed:
-        err.print(f"failed: {_plain(file)}: {_plain(reason)}", style="red")
+        err.print(f"failed: {terminal.plain(file)}: {terminal.plain(reason)}", style="red")
     if run.failed:
         err.print(f"{len(run.failed)} of {len(run.files)} photographs failed", style="red")
-
-
-def _refuse(error: Exception) -> NoReturn:
-    print(f"error: {_plain(error)}", file=sys.stderr)
-    raise typer.Exit(2) from error
-
-
-def _plain(value: object) -> str:
-    """`value` without what would break a line, steer the terminal or fail to be encoded: file names hold anything."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -1,4 +1,4 @@
-// A number of each channel, averaged over its cluster; cluster_filter._filtered, ._noise_floor.
+// A number of each channel, averaged over its cluster; cluster_filter.filter_gradients, .noise_floor.
 //
 // values, others (Q, C) float64, labels (P, C) int64
 // averages (Q, C) float64   mean of `values` over the channels of a label, where that is >= `lowest`; else `others`

@@ -1,4 +1,4 @@
-// Filtered gradients, averaged over each cluster, in place; cluster_filter._filtered.
+// Filtered gradients, averaged over each cluster, in place; cluster_filter.filter_gradients.
 //
 // filtered (Q, C, D) float64, labels (P, C) int64
 //

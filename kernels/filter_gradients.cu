@@ -1,4 +1,4 @@
-// What stands for each channel's gradient, before clusters share it; cluster_filter._filtered.
+// What stands for each channel's gradient, before clusters share it; cluster_filter.filter_gradients.
 //
 // gradients (Q, C, h, w) INPUT, labels (P, C) int64; rows (h, h), columns (w, w) float64 from filter_matrix
 // filtered (Q, C, h, w) float64   R^T G S; with own = 0 the gradient itself where dominant, 0 where noise; 0 where dead

@@ -5,14 +5,13 @@
 // columns  (w, w) float64   S[x'][x]
 // profile  (h, w) float64   how much of position (y, x) is in the sum over the filtered map
 // inside   (h, w) float64   the filtered map of ones: below 1 only at a zero border
-// boundary 0 reflect (d c b a | a b c d | d c b a), 1 zero, 2 nearest; h, w <= 64; sigma <= 64
+// boundary 0 reflect (d c b a | a b c d | d c b a), 1 zero; h, w <= 64; sigma <= 64
 //
 // Launch: 1 block of 256.
 #include "common.cuh"
 
 __device__ int fold(int position, int size, int boundary) {
     if (boundary == 1) return position >= 0 && position < size ? position : -1;
-    if (boundary == 2) return min(max(position, 0), size - 1);
     const int period = 2 * size, place = ((position % period) + period) % period;
     return place < size ? place : period - 1 - place;
 }

@@ -1,4 +1,4 @@
-// Variance of the noise that the filter left in each channel; cluster_filter._noise_floor.
+// Variance of the noise that the filter left in each channel; cluster_filter.noise_floor.
 //
 // gradients (Q, C, D) INPUT, filtered (Q, C, D) float64, inside (D,) float64 from filter_matrix
 // variance (Q, C) float64   factor * mean_d (G - F / inside)^2

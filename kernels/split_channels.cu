@@ -27,17 +27,17 @@ extern "C" __global__ __launch_bounds__(1024) void split_channels(
     norms += (size_t)(p / per_image) * channels;
     pooled += (size_t)p * per_problem * channels;
     const double floor_norm = dead_threshold < 0 ? -1 : dead_threshold * largest_norm(norms, channels, maxima);
-    int alive = 0, infinite = 0, steep = 0;
+    int alive = 0, infinite = 0, not_finite = 0;
     for (int c = threadIdx.x; c < channels; c += 1024) {
         const double norm = norms[c];
         keys[c] = norm > floor_norm ? key_of(importance[c]) : PAD;
         alive += norm > floor_norm;
         infinite += !isfinite(norm);
     }
-    for (int i = threadIdx.x; i < per_problem * channels; i += 1024) steep += !isfinite(pooled[i]);
+    for (int i = threadIdx.x; i < per_problem * channels; i += 1024) not_finite += !isfinite(pooled[i]);
     alive = block_sum(alive, sums);
     infinite = block_sum(infinite, sums);
-    steep = block_sum(steep, sums);
+    not_finite = block_sum(not_finite, sums);
     const double rank = fraction * (alive - 1);
     Key low, high;
     select([&](int c) { return keys[c]; }, channels, (int)rank, shared, low, high);
@@ -67,6 +67,6 @@ extern "C" __global__ __launch_bounds__(1024) void split_channels(
         counts[p] = min(before, capacity);
         bound[p] = unit_norm ? 2.0 : 2 * largest;
         finite[2 * p] = infinite == 0;
-        finite[2 * p + 1] = steep == 0;
+        finite[2 * p + 1] = not_finite == 0;
     }
 }

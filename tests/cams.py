@@ -82,16 +82,16 @@ class Derivation:
 
     def component(self, channels, along):
         """The first principal component by power iteration on the covariance of the positions."""
-        points = [[channel[i][j] for channel in channels] for i, j in self.positions()]
-        means = [sum(column) / len(points) for column in zip(*points)]
-        centred = [[value - mean for value, mean in zip(point, means)] for point in points]
+        samples = [[channel[i][j] for channel in channels] for i, j in self.positions()]
+        means = [sum(column) / len(samples) for column in zip(*samples)]
+        centred = [[value - mean for value, mean in zip(sample, means)] for sample in samples]
         axis = [math.sin(k + 1) for k in range(self.channels)]
         for _ in range(3000):
-            scores = [sum(x * v for x, v in zip(point, axis)) for point in centred]
-            axis = [sum(s * point[k] for s, point in zip(scores, centred)) for k in range(self.channels)]
+            scores = [sum(x * v for x, v in zip(sample, axis)) for sample in centred]
+            axis = [sum(s * sample[k] for s, sample in zip(scores, centred)) for k in range(self.channels)]
             norm = math.sqrt(sum(v * v for v in axis))
             axis = [v / norm for v in axis]
-        scores = [sum(x * v for x, v in zip(point, axis)) for point in centred]
+        scores = [sum(x * v for x, v in zip(sample, axis)) for sample in centred]
         sign = 1 if sum(s * n for s, n in zip(scores, along)) >= 0 else -1
         rows = iter(scores)
         return [[relu(sign * next(rows)) for _ in range(self.width)] for _ in range(self.height)]

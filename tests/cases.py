@@ -4,6 +4,8 @@ import numpy as np
 
 from cfcam_gpu import Config
 
+from .pairwise import pairwise
+
 #: Every option in every setting, one at a time, and some together.
 CONFIGS = {
     "default": Config(),
@@ -25,7 +27,7 @@ CONFIGS = {
     "a fifth": Config(min_samples=0.2),
     "no filter": Config(sigma=0),
     "filter of one tap": Config(sigma=0.1, boundary="zero"),
-    "wide filter": Config(sigma=5.0, boundary="nearest"),
+    "wide filter": Config(sigma=5.0),
     "zero boundary": Config(sigma=1.7, boundary="zero"),
     "elementwise": Config(combine="elementwise"),
     "most of them": Config(
@@ -37,6 +39,39 @@ CONFIGS = {
         boundary="zero",
         combine="elementwise",
     ),
+}
+
+
+#: The settings of each option in :data:`COMBINATIONS`. The first is the usual one: it fills what no pair asks for.
+OPTIONS = {
+    "eps": [
+        {"eps_rule": "pair_percentile", "eps_percentile": 25.0},
+        {"eps_rule": "pair_percentile", "eps_percentile": 61.8},
+        {"eps_rule": "pair_percentile", "eps_percentile": 0},
+        {"eps_rule": "pair_percentile", "eps_percentile": 100},
+        {"eps_rule": "neighbor_median", "eps_neighbor": 3},
+        {"eps_rule": "neighbor_median", "eps_neighbor": 16},
+    ],
+    "min_samples": [{"min_samples": value} for value in (0.05, 3, 0.2, 1, 10**12)],
+    "filter": [
+        {"sigma": 1.0, "boundary": "reflect"},
+        {"sigma": 1.7, "boundary": "zero"},
+        {"sigma": 5.0, "boundary": "reflect"},
+        {"sigma": 0.1, "boundary": "zero"},
+        {"sigma": 0, "boundary": "reflect"},
+    ],
+    "combine": [
+        {"combine": "pooled", "weighting": "linear"},
+        {"combine": "pooled", "weighting": "softmax"},
+        {"combine": "elementwise", "weighting": "linear"},
+        {"combine": "positive", "weighting": "linear"},
+        {"combine": "positive", "weighting": "linear", "noise_floor": 1.0},
+    ],
+    "dead_threshold": [{"dead_threshold": value} for value in (0.0, None, 1e-3, 0.3)],
+    "dominant_percentile": [{"dominant_percentile": value} for value in (75.0, 100, 0)],
+    "distance": [{"distance": value} for value in ("euclidean", "unit_norm")],
+    "importance": [{"importance": value} for value in ("activation", "contribution")],
+    "gradient": [{"gradient": value} for value in ("cluster_mean", "own")],
 }
 
 
@@ -86,3 +121,22 @@ def draw(name):
     make, shape = CASES[name]
     rng = np.random.default_rng(sorted(CASES).index(name))
     return make(rng, shape).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+
+
+def _go(row):
+    """With no filter, nothing tells what is noise."""
+    return row.get("filter", {}).get("sigma") != 0 or "noise_floor" not in row.get("combine", {})
+
+
+def _covering():
+    """Every setting of :data:`OPTIONS` with every case, and with every other setting; and each of :data:`CONFIGS`."""
+    found = {f"groups, {name}": ("groups", config) for name, config in CONFIGS.items()}
+    for row in pairwise(case=list(CASES), **OPTIONS, go=_go):
+        case, options = row.pop("case"), {name: value for part in row.values() for name, value in part.items()}
+        changed = [f"{name}={value}" for name, value in options.items() if value != getattr(Config(), name)]
+        found[", ".join([case, *changed])] = case, Config(**options)
+    return found
+
+
+#: What stands for the product of all cases with all options: (case, configuration) by what differs from the default.
+COMBINATIONS = _covering()

@@ -24,9 +24,22 @@ from .needs import lacking
 with suppress(ImportError):
     import_torchvision()
 
+# The GPU check may have no Hypothesis.
+with suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    # Other examples in each run; of one that fails, the blob and the seed are printed. A busy machine is no failure.
+    settings.register_profile(
+        "cfcam",
+        settings.get_profile("default"),
+        derandomize=False,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("cfcam")
+
 GPU_TESTS = Path(__file__).parent / "gpu"
-#: What they deprecate among themselves is no fault of ours.
-OTHERS = ("cucim", "cudf", "cuml", "cupy", "cupyx", "numba", "pylibraft", "rmm")
 
 
 @cache
@@ -52,12 +65,9 @@ def pytest_collection_modifyitems(items):
         # A file's tests share fixtures: one process runs them all, with those of other files that share a cluster.
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
-        if item.get_closest_marker("gpu"):
-            # The GPU check runs this folder alone, where what other tests import may be missing.
-            if GPU_TESTS not in item.path.parents:
-                raise pytest.UsageError(f"{item.nodeid}: tests marked gpu live in tests/gpu")
-            for package in OTHERS:
-                item.add_marker(pytest.mark.filterwarnings(rf"ignore:::{package}(\.|$)"))
+        if item.get_closest_marker("gpu") and GPU_TESTS not in item.path.parents:
+            # The GPU check runs that folder alone.
+            raise pytest.UsageError(f"{item.nodeid}: tests marked gpu live in tests/gpu")
 
 
 def pytest_runtest_setup(item):

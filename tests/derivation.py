@@ -59,8 +59,6 @@ def gaussian(field, sigma, boundary):
                     period = 2 * len(line)
                     i %= period
                     value += tap * line[i if i < len(line) else period - 1 - i]
-                elif boundary == "nearest":
-                    value += tap * line[min(max(i, 0), len(line) - 1)]
                 elif 0 <= i < len(line):
                     value += tap * line[i]
             out.append(value / total)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.service import app
-from cfcam_gpu.service.backend import Backend, Limits, Settings
+from cfcam_gpu.service.backend import Backend, Limits
 
 from .albums import small
 

@@ -5,6 +5,7 @@ import pytest
 
 from cfcam_gpu import CAM, methods
 from cfcam_gpu.photographs import job, models, photos
+from cfcam_gpu.photographs.options import Settings
 
 from .albums import album
 from .test_cli import SMALL, explain, lines, run
@@ -59,7 +60,7 @@ def test_the_check_of_a_job_runs_no_forward_for_each_channel(album, tmp_path, mo
         return model
 
     monkeypatch.setattr(models, "load", counted)
-    run = job.check(job.Job(paths=[album], out=tmp_path / "out", model=SMALL, method="scorecam"))
+    run = job.check(job.Job(paths=[album], out=tmp_path / "out", settings=Settings(model=SMALL), method="scorecam"))
     assert len(calls) <= 3
     steps = []
     run.execute(lambda count: None, lambda done, total: steps.append((done, total)))

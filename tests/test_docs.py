@@ -1,11 +1,14 @@
 """Every Python block of the documentation runs, in the order of its page, and every command that it shows is there."""
 
 import copy
+import importlib
+import inspect
 import json
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,11 +18,66 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import cli
 from cfcam_gpu.photographs import photos
-from cfcam_gpu.service.backend import Limits, Settings
+from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.service.backend import Limits
 
 from .networks import lite0, photographs
 from .pages import PAGES, ROOT, blocks
 from .services import backend, picture, serving
+
+FOLDERS = (
+    "core",
+    "engines",
+    "explain",
+    "hooks",
+    "methods",
+    "metrics",
+    "photographs",
+    "pipelines",
+    "results",
+    "targets",
+)
+FACES = ["cfcam_gpu", *(f"cfcam_gpu.{folder}" for folder in FOLDERS)]
+
+
+def documented():
+    """What docs/api.md shows, by its dotted name: of a module the classes and functions of its face."""
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE):
+        try:
+            face = importlib.import_module(name)
+        except ImportError:
+            module, _, attribute = name.rpartition(".")
+            yield name, getattr(importlib.import_module(module), attribute)
+            continue
+        for attribute in face.__all__:
+            if inspect.isclass(value := getattr(face, attribute)) or inspect.isfunction(value):
+                yield f"{name}.{attribute}", value
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_what_a_face_names_is_there_and_documented(face):
+    module = importlib.import_module(face)
+    shown = [value for _, value in documented()]
+    for name in module.__all__:
+        value = getattr(module, name)
+        known = inspect.ismodule(value) or name == "__version__" or any(value is one for one in shown)
+        assert known, f"docs/api.md lacks {face}.{name}"
+
+
+def test_what_is_documented_is_named_by_a_face():
+    for name, _ in documented():
+        path, _, attribute = name.rpartition(".")
+        module = importlib.import_module(path)
+        assert attribute in getattr(module, "__all__", [attribute]), name  # two modules are no folders' faces
+
+
+def test_faces_without_torch_are_imported_without_it():
+    code = "import sys, cfcam_gpu.core, cfcam_gpu.photographs, cfcam_gpu.pipelines; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    code = "import sys, cfcam_gpu.explain, cfcam_gpu.results; print({'scipy', 'sklearn'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def test_it_works_away_from_the_checkout(clean, tmp_path):
     assert kernels.is_relative_to(clean)
     script = clean / BIN / "cfcam-gpu"
     assert json.loads(command(script, "info", "--json", cwd=tmp_path))["versions"]["cfcam_gpu"] == __version__
-    photograph = command(python, "-c", "from cfcam_gpu import photos; print(photos.samples()[1])", cwd=tmp_path).strip()
+    code = "from cfcam_gpu import photographs; print(photographs.samples()[1])"
+    photograph = command(python, "-c", code, cwd=tmp_path).strip()
     assert "espresso" in command(script, "explain", photograph, "--out", "out", cwd=tmp_path)
     (line,) = (tmp_path / "out" / "explanations.jsonl").read_text().splitlines()
     assert json.loads(line)["class"] == "espresso"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 #: Inputs and activations by their number of spatial axes, as errors write them.
-INPUTS = {1: "(B, C, T)", 2: "(B, 3, H, W)", 3: "(B, C, D, H, W)"}
-ACTIVATIONS = {1: "(B, C, t)", 2: "(B, C, h, w)", 3: "(B, C, d, h, w)"}
+INPUTS = {1: "(B, C, L)", 2: "(B, 3, H, W)", 3: "(B, C, D, H, W)"}
+ACTIVATIONS = {1: "(B, C, l)", 2: "(B, C, h, w)", 3: "(B, C, d, h, w)"}
 INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}

@@ -4,8 +4,9 @@ Every engine that works image by image runs this file: NumPy with SciPy and scik
 and cuCIM on a GPU. What differs between them is handed in as :class:`Primitives`. All arithmetic is float64, so that
 two engines agree on which distances are within eps of each other.
 
-Equations are those of arXiv:2504.00060 (version 2); the step numbers below are its own. What they say of an image's
-positions (h, w) is said here of those of a volume, (d, h, w), and of a signal, (t,), too: shapes are (C, *spatial).
+Equations and the numbers of their steps are those of the authors' code (arXiv:2504.00060, commit c227652). What they
+say of an image's positions (h, w) is said here of those of a volume, (d, h, w), and of a signal, (l,), too: shapes are
+(C, *spatial).
 """
 
 from __future__ import annotations
@@ -94,10 +95,11 @@ def cluster_filter(
         The channels are clustered once for all targets, unless their importance depends on the gradient.
     """
     clusters = None
-    for slopes in gradients:
+    for of_target in gradients:
         if clusters is None or config.importance == "contribution":
-            clusters = cluster_channels(activations, slopes.mean(axis=tuple(range(1, slopes.ndim))), config, ops)
-        yield clusters, weigh(activations, slopes, clusters.labels, config, ops)
+            pooled = of_target.mean(axis=tuple(range(1, of_target.ndim)))
+            clusters = cluster_channels(activations, pooled, config, ops)
+        yield clusters, weigh(activations, of_target, clusters.labels, config, ops)
 
 
 def cluster_channels(activations: Array, pooled_gradients: Array, config: Config, ops: Primitives) -> Clusters:
@@ -116,10 +118,10 @@ def cluster_channels(activations: Array, pooled_gradients: Array, config: Config
     Clusters
     """
     xp = ops.xp
-    points = activations.reshape(activations.shape[0], -1)
-    norms = xp.sqrt((points * points).sum(axis=1))
-    labels = xp.full(points.shape[0], DEAD, dtype=xp.int64)
-    alive = xp.arange(points.shape[0])
+    channels = activations.reshape(activations.shape[0], -1)
+    norms = xp.sqrt((channels * channels).sum(axis=1))
+    labels = xp.full(channels.shape[0], DEAD, dtype=xp.int64)
+    alive = xp.arange(channels.shape[0])
     if config.dead_threshold is not None:
         alive = xp.nonzero(norms > config.dead_threshold * norms.max())[0]
     if alive.size == 0:
@@ -135,7 +137,7 @@ def cluster_channels(activations: Array, pooled_gradients: Array, config: Config
     if rest.size < 2:
         labels[rest] = NOISE if config.min_samples_for(rest.size) > 1 else 0
         return Clusters(labels, xp.asarray(MIN_EPS))
-    points = points[rest]
+    points = channels[rest]
     if config.distance == "unit_norm":
         # A dead channel that was not set aside has no direction: it stays at the origin.
         points = points / xp.where(norms[rest] > 0, norms[rest], 1.0)[:, None]
@@ -150,11 +152,11 @@ def _eps(distances: Array, n: int, config: Config, ops: Primitives) -> Array:
     if config.eps_rule == "pair_percentile":
         # Over ordered pairs every distance stands twice, so rank r of that list is rank r // 2 of this one.
         rank = config.eps_percentile / 100.0 * (2 * distances.size - 1)
-        whole = int(rank)
-        if whole % 2 == 0 or whole == 2 * distances.size - 1:
-            return ops.order_statistics(distances, whole // 2)[0]
-        low, high = ops.order_statistics(distances, whole // 2)
-        return low + (high - low) * (rank - whole)
+        below = int(rank)
+        if below % 2 == 0 or below == 2 * distances.size - 1:
+            return ops.order_statistics(distances, below // 2)[0]
+        low, high = ops.order_statistics(distances, below // 2)
+        return low + (high - low) * (rank - below)
     square = ops.squareform(distances, n)
     k = min(config.eps_neighbor, n) - 1
     return ops.xp.median(ops.xp.partition(square, k, axis=1)[:, k])

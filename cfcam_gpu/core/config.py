@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_type_hints
 Importance = Literal["activation", "contribution"]
 Distance = Literal["euclidean", "unit_norm"]
 EpsRule = Literal["pair_percentile", "neighbor_median"]
-Boundary = Literal["reflect", "zero", "nearest"]
+Boundary = Literal["reflect", "zero"]
 Gradient = Literal["cluster_mean", "own"]
 Combine = Literal["pooled", "elementwise", "positive"]
 Weighting = Literal["linear", "softmax"]
@@ -20,7 +20,7 @@ class Config:
     """Options of CF-CAM, one for each choice the method makes.
 
     The defaults keep the paper's steps with two repairs: dead channels are set aside before anything else, and the
-    weights stay linear. :meth:`paper` is the method exactly as published, :meth:`two_level` what `CFCAM` does where it
+    weights stay linear. :meth:`paper` is the authors' form, exactly, :meth:`two_level` what `CFCAM` does where it
     is given two layers or none.
 
     Parameters
@@ -49,7 +49,7 @@ class Config:
         ``"own"`` every live channel is filtered and kept, and its label decides its noise floor.
     sigma : float
         Standard deviation of the Gaussian filter, in feature-map pixels; 0 means no filter.
-    boundary : {"reflect", "zero", "nearest"}
+    boundary : {"reflect", "zero"}
         How the filter continues a gradient beyond its border. A reflecting border preserves the spatial mean, so that
         together with ``combine="pooled"`` the filter has no effect on the map.
     combine : {"pooled", "elementwise", "positive"}
@@ -100,7 +100,7 @@ class Config:
 
     @classmethod
     def paper(cls) -> Config:
-        """The method exactly as published: no dead channels set aside, softmax weights."""
+        """The form of the authors' code (commit c227652): no dead channels set aside, softmax weights."""
         return cls(dead_threshold=None, weighting="softmax")
 
     @classmethod

@@ -19,7 +19,7 @@ def upsample(raw_maps: torch.Tensor, size: tuple[int, ...], *, saturation: float
     Parameters
     ----------
     raw_maps : (..., h, w) float32, >= 0
-    size : (H, W), or (T,) or (D, H, W)
+    size : (H, W), or (L,) or (D, H, W)
         Its length says how many axes of `raw_maps` are spatial.
     saturation : float, optional
         s > 0: a value x is shown as x (1 + s) / (x + s).

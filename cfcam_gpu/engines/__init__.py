@@ -1,6 +1,6 @@
-"""The engines: where and with what the algorithm runs.
+"""The engines, which compute CF-CAM from activations and gradients: ``cpu``, ``rapids`` and ``fused``.
 
-An engine takes activations and gradients as torch tensors and gives back torch tensors on the same device.
+An engine takes torch tensors and returns torch tensors on the same device.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import torch
 
 from ..core.config import Config
 
+__all__ = ["ENGINES", "Engine", "EngineResult", "choose", "resolve"]
+
+#: The names of all engines.
 ENGINES = ("cpu", "rapids", "fused")
 
 
 #: Engines that this machine was found to have. What is missing is looked for again: it may have been installed.
-_there: dict[str, Engine] = {}
+_available: dict[str, Engine] = {}
 
 
 class EngineResult(NamedTuple):
@@ -94,11 +97,11 @@ def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
             "or use engine='cpu'"
         )
     engine = load(name)
-    if _there.get(name) is not engine:
+    if _available.get(name) is not engine:
         reason = engine.why_missing()
         if reason is not None:
             raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
-        _there[name] = engine
+        _available[name] = engine
     return engine
 
 
@@ -117,6 +120,12 @@ def resolve(name: str, device: torch.device) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no engine."""
+    """Refuse a name that is no engine.
+
+    Raises
+    ------
+    ValueError
+        The message names the engines.
+    """
     if name not in ("auto", *ENGINES):
         raise ValueError(f"engine: expected one of auto, {', '.join(ENGINES)}; got {name!r}")

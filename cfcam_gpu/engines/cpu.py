@@ -18,7 +18,7 @@ from ..core.cluster_filter import Clusters, Primitives, Weighted, cluster_filter
 from ..core.config import Config
 from . import EngineResult
 
-_SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}
+_SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant"}
 
 
 def why_missing() -> None:
@@ -28,24 +28,25 @@ def why_missing() -> None:
 def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
     """CF-CAM on the host; images and targets side by side on the cores. See :class:`cfcam_gpu.engines.Engine`."""
     device = activations.device
-    images = activations.detach().cpu()
-    slopes = gradients.detach().cpu()
+    activations, gradients = activations.detach().cpu(), gradients.detach().cpu()
 
     def job(b: int, chosen: range) -> list[tuple[Clusters, Weighted]]:
         # float64 a worker's image at a time: a whole batch of it would be a second copy of twice the size.
-        points = images[b].double().numpy()
-        return list(cluster_filter(points, (slopes[b, t].double().numpy() for t in chosen), config, PRIMITIVES))
+        of_image = activations[b].double().numpy()
+        of_targets = (gradients[b, t].double().numpy() for t in chosen)
+        return list(cluster_filter(of_image, of_targets, config, PRIMITIVES))
 
-    batch, targets = slopes.shape[:2]
+    batch, targets = gradients.shape[:2]
     # Where each target has clusters of its own, targets go side by side, too; else they share an image's clusters.
     size = 1 if config.importance == "contribution" else targets
     jobs = [(b, range(t, t + size)) for b in range(batch) for t in range(0, targets, size)]
     done = [job(*jobs[0])] if len(jobs) == 1 else list(_workers().map(job, *zip(*jobs)))
-    flat = [found for part in done for found in part]
-    results = [flat[b * targets : (b + 1) * targets] for b in range(batch)]
+    in_order = [result for results in done for result in results]
+    by_image = [in_order[b * targets : (b + 1) * targets] for b in range(batch)]
 
     def stack(pick: Any, dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(np.array([[pick(*found) for found in image] for image in results])).to(device, dtype)
+        array = np.array([[pick(*result) for result in results] for results in by_image])
+        return torch.as_tensor(array).to(device, dtype)
 
     return EngineResult(
         raw_maps=stack(lambda clusters, weighted: weighted.map, torch.float32),

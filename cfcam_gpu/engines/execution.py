@@ -27,11 +27,11 @@ def cluster_filter_cam(
     gradients : array, same shape and device
         Gradients of the target's score with respect to them.
     config : Config, optional
-        Defaults to ``Config()``; ``Config.paper()`` is the method as published.
+        Defaults to ``Config()``; ``Config.paper()`` is the authors' form.
     engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
     spatial_dims : {1, 2, 3}
-        How many of the last axes are spatial, which shapes alone don't tell: 1 for signals, (C, t) or (B, C, t); 2 for
+        How many of the last axes are spatial, which shapes alone don't tell: 1 for signals, (C, l) or (B, C, l); 2 for
         images, (C, h, w) or (B, C, h, w); 3 for volumes, (C, d, h, w) or (B, C, d, h, w).
 
     Returns
@@ -55,26 +55,29 @@ def cluster_filter_cam(
         raise ValueError("config: cluster_filter_cam takes the arrays of one layer; got a two-level configuration")
     if spatial_dims not in ACTIVATIONS:
         raise ValueError(f"spatial_dims: expected 1, 2 or 3; got {spatial_dims!r}")
-    first = dlpack.as_torch(activations, "activations")
-    second = dlpack.as_torch(gradients, "gradients")
-    if first.ndim not in (spatial_dims + 1, spatial_dims + 2):
+    original = activations
+    activations = dlpack.as_torch(activations, "activations")
+    gradients = dlpack.as_torch(gradients, "gradients")
+    if activations.ndim not in (spatial_dims + 1, spatial_dims + 2):
         batched = ACTIVATIONS[spatial_dims]
         raise ValueError(
             f"activations: expected shape {batched.replace('B, ', '')} or {batched} for "
-            f"spatial_dims={spatial_dims}; got {tuple(first.shape)}"
+            f"spatial_dims={spatial_dims}; got {tuple(activations.shape)}"
         )
-    if second.shape != first.shape:
+    if gradients.shape != activations.shape:
         raise ValueError(
-            f"gradients: expected the shape of activations, {tuple(first.shape)}; got {tuple(second.shape)}"
+            f"gradients: expected the shape of activations, {tuple(activations.shape)}; got {tuple(gradients.shape)}"
         )
-    if second.device != first.device:
-        raise ValueError(f"gradients: expected device '{first.device}', as for activations; got '{second.device}'")
-    single = first.ndim == spatial_dims + 1
+    if gradients.device != activations.device:
+        raise ValueError(
+            f"gradients: expected device '{activations.device}', as for activations; got '{gradients.device}'"
+        )
+    single = activations.ndim == spatial_dims + 1
     if single:
-        first, second = first[None], second[None]
-    result = compute(first, second[:, None], config, engine)
+        activations, gradients = activations[None], gradients[None]
+    result = compute(activations, gradients[:, None], config, engine)
     maps = result.raw_maps[:, 0]
-    return dlpack.like(maps[0] if single else maps, activations)
+    return dlpack.like(maps[0] if single else maps, original)
 
 
 def compute(
@@ -105,16 +108,16 @@ def compute(
         raise ValueError(
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
-    chosen = engines.choose(engine, activations.device, activations.ndim - 2)
-    if hasattr(chosen, "run_checked"):
+    chosen_engine = engines.choose(engine, activations.device, activations.ndim - 2)
+    if hasattr(chosen_engine, "run_checked"):
         # The host waits for the flags while the device works on.
-        found, finite = launch_checked(
-            cast(engines.CheckedEngine, chosen), activations, gradients, config, coarse=coarse
+        result, finite = launch_checked(
+            cast(engines.CheckedEngine, chosen_engine), activations, gradients, config, coarse=coarse
         )
         _check_finite(finite)
-        return found
+        return result
     _check_finite({"activations": are_finite(activations), "gradients": are_finite(gradients), **_of_coarse(coarse)})
-    return launch(chosen, activations, gradients, config, coarse=coarse)
+    return launch(chosen_engine, activations, gradients, config, coarse=coarse)
 
 
 def launch(
@@ -141,9 +144,9 @@ def launch_checked(
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[engines.EngineResult, dict[str, torch.Tensor]]:
     """As :func:`launch`, and of each argument's name (B,) bool: which images are finite in float32."""
-    found, finite = engine.run_checked(activations, gradients, config)
+    result, finite = engine.run_checked(activations, gradients, config)
     flags = {"activations": finite[:, 0], "gradients": finite[:, 1], **_of_coarse(coarse)}
-    return _gated(found, config, coarse), flags
+    return _gated(result, config, coarse), flags
 
 
 def _of_coarse(coarse: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, torch.Tensor]:
@@ -152,11 +155,11 @@ def _of_coarse(coarse: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, to
 
 
 def _gated(
-    found: engines.EngineResult, config: Config, coarse: tuple[torch.Tensor, torch.Tensor] | None
+    result: engines.EngineResult, config: Config, coarse: tuple[torch.Tensor, torch.Tensor] | None
 ) -> engines.EngineResult:
     if coarse is None or config.gate is None:
-        return found
-    return found._replace(raw_maps=two_level.gate(found.raw_maps, *coarse, config.gate))
+        return result
+    return result._replace(raw_maps=two_level.gate(result.raw_maps, *coarse, config.gate))
 
 
 def are_finite(tensor: torch.Tensor) -> torch.Tensor:
@@ -167,8 +170,8 @@ def are_finite(tensor: torch.Tensor) -> torch.Tensor:
     """
     largest = tensor
     while largest.ndim > 1:
-        last = tuple(range(2, largest.ndim)) or (1,)
-        largest = torch.linalg.vector_norm(largest, ord=torch.inf, dim=last)
+        axes = tuple(range(2, largest.ndim)) or (1,)
+        largest = torch.linalg.vector_norm(largest, ord=torch.inf, dim=axes)
     return largest.float() <= _MOST
 
 
@@ -182,7 +185,13 @@ def _check_finite(finite: dict[str, torch.Tensor]) -> None:
 
 
 def check_config(config: Config | None) -> Config:
-    """`config`, or the default for None."""
+    """`config`, or the default for None.
+
+    Raises
+    ------
+    TypeError
+        If it is no Config.
+    """
     if config is None:
         return Config()
     if not isinstance(config, Config):

@@ -34,7 +34,7 @@ _MAX_GRID = 65535  # along y
 _BLOCKS = 1056  # that keep a large GPU busy: eight for each of 132 multiprocessors
 # As in kernels/common.cuh.
 _TILE, _COARSE_BINS, _FINE_BINS = 32, 1024, 4096
-_BOUNDARY = {"reflect": 0, "zero": 1, "nearest": 2}
+_BOUNDARY = {"reflect": 0, "zero": 1}
 
 
 def why_missing() -> str | None:
@@ -89,7 +89,13 @@ def run_checked(
 def compute(
     activations: torch.Tensor, gradients: torch.Tensor, config: Config, launch: Launch, *, memory: int = MEMORY
 ) -> tuple[EngineResult, torch.Tensor]:
-    """CF-CAM by `launch`, chunk by chunk, so that the workspace stays within `memory` bytes, or holds one image."""
+    """CF-CAM by `launch`, chunk by chunk, so that the workspace stays within `memory` bytes, or holds one image.
+
+    Raises
+    ------
+    ValueError
+        If the engine does not cover `config` or the shape, see :func:`why_not`.
+    """
     reason = why_not(config, gradients.shape)
     if reason is not None:
         raise ValueError(f"engine: 'fused' {reason}; use engine='rapids' or 'cpu'")
@@ -170,16 +176,13 @@ def scratch(config: Config, shape: Sequence[int]) -> dict[str, int]:
         "candidates": 8 * problems * _candidates(config, tiles),
         "bands": 8 * problems,
     }
-    found = {
+    sizes = {
         "hub": 4 * problems,
         **(by_pairs if config.eps_rule == "pair_percentile" else {"nearest": 8 * problems * stride}),
         "norms": 8 * images * channels,
         "pooled": 8 * maps * channels,
         "smoothed": 8 * maps * channels,
         "importance": 8 * maps * channels if by_target else 0,
-        "labels": 0 if problems == maps else 8 * problems * channels,
-        "eps": 8 * problems,
-        "finite": 2 * problems,
         "members": 4 * problems * stride,
         "counts": 4 * problems,
         "bound": 8 * problems,
@@ -193,19 +196,19 @@ def scratch(config: Config, shape: Sequence[int]) -> dict[str, int]:
         "averages": 8 * maps * channels,
     }
     if config.combine != "pooled":
-        found |= {"filtered": 8 * maps * channels * positions, "variance": 8 * maps * channels}
-    return {name: -(-size // 256) * 256 for name, size in found.items()}
+        sizes |= {"filtered": 8 * maps * channels * positions, "variance": 8 * maps * channels}
+    return {name: -(-size // 256) * 256 for name, size in sizes.items()}
 
 
 def allocate(sizes: dict[str, int], zeros: int, device: torch.device) -> dict[str, Memory]:
     """Memory of these sizes in bytes, multiples of 256, in one block, whose first `zeros` bytes are zero."""
     block = torch.empty(sum(sizes.values()), dtype=torch.uint8, device=device)
     block[:zeros].zero_()
-    found, address = {}, block.data_ptr()
+    parts, address = {}, block.data_ptr()
     for name, size in sizes.items():
-        found[name] = Memory(address, block)
+        parts[name] = Memory(address, block)
         address += size
-    return found
+    return parts
 
 
 class _Chunk:
@@ -248,8 +251,8 @@ class _Chunk:
         config, channels, at, shared = self.config, self.channels, self.at, self.problems < self.maps
         norms, pooled, smoothed = at["norms"], at["pooled"], at["smoothed"]
         importance = at["importance"] if config.importance == "contribution" else None
-        given = self.activations, self.gradients, self.filter.profile, channels, self.positions, self.targets
-        self.each_map("channel_statistics", -(-channels // 32), 256, *given, norms, pooled, smoothed, importance)
+        inputs = self.activations, self.gradients, self.filter.profile, channels, self.positions, self.targets
+        self.each_map("channel_statistics", -(-channels // 32), 256, *inputs, norms, pooled, smoothed, importance)
         # Where a problem is one map's alone, its labels are the result's.
         empty = partial(torch.empty, device=finite.device)
         labels = empty((self.images, 1, channels), dtype=torch.int64) if shared else result.labels
@@ -274,21 +277,21 @@ class _Chunk:
         members, counts, bound = at["members"], at["counts"], at["bound"]
         points, scaled, approximate, order = at["points"], at["scaled"], at["approximate"], at["order"]
 
-        given: Arguments = importance, at["norms"], at["pooled"], channels, self.per_image, self.per_problem, dead
+        inputs: Arguments = importance, at["norms"], at["pooled"], channels, self.per_image, self.per_problem, dead
         self.once_a_problem(
-            "split_channels", *given, dominant, stride, unit_norm, labels, members, counts, bound, finite
+            "split_channels", *inputs, dominant, stride, unit_norm, labels, members, counts, bound, finite
         )
-        given = self.activations, at["norms"], members, counts, bound, channels, self.positions, self.per_image
+        inputs = self.activations, at["norms"], members, counts, bound, channels, self.positions, self.per_image
         blocks = stride // 32 * -(-self.positions // 32)
-        self.start("gather_points", (blocks, self.problems), (32, 8), *given, unit_norm, stride, points, scaled)
+        self.start("gather_points", (blocks, self.problems), (32, 8), *inputs, unit_norm, stride, points, scaled)
 
         side = -(-stride // 128)
         each = 8 if side * (side + 1) // 2 * self.problems >= _BLOCKS // 4 else 4
         side = -(-stride // (16 * each))
         by_pairs = config.eps_rule == "pair_percentile"
         coarse, sizes = at["coarse"] if by_pairs else None, (self.positions, stride, self.tiles)
-        given = scaled, counts, *sizes, approximate, coarse
-        self.each_problem("pair_distances", side * (side + 1) // 2, 256, *given, EACH=each)
+        inputs = scaled, counts, *sizes, approximate, coarse
+        self.each_problem("pair_distances", side * (side + 1) // 2, 256, *inputs, EACH=each)
 
         fraction = -1.0
         if by_pairs:
@@ -296,8 +299,8 @@ class _Chunk:
             self.order_pairs(fraction)
         else:
             self.middle_neighbor()
-        given = approximate, counts, bound, points, order, fraction
-        self.each_problem("near_pairs", -(-self.tiles // 4), 128, *given, *sizes, at["near"], eps)
+        inputs = approximate, counts, bound, points, order, fraction
+        self.each_problem("near_pairs", -(-self.tiles // 4), 128, *inputs, *sizes, at["near"], eps)
         self.dbscan(labels)
 
     def order_pairs(self, fraction: float) -> None:
@@ -306,38 +309,38 @@ class _Chunk:
         approximate, counts, points = at["approximate"], at["counts"], at["points"]
         capacity = _candidates(self.config, self.tiles)
         blocks = max(1, min(-(-self.tiles // 8), 128, _BLOCKS // self.problems))
-        given: Arguments = approximate, counts, at["coarse"]
-        self.each_problem("pair_bracket", blocks, 256, *given, fraction, self.tiles, at["fine"], at["next"])
-        found = at["below"], at["found"], at["candidates"], at["bands"]
-        more = at["fine"], at["next"], points, fraction
-        self.each_problem("pair_band", blocks, 256, *given, *more, *sizes, capacity, *found)
-        given = approximate, counts, points, *found, fraction, *sizes, capacity
-        self.start("pair_select", (self.problems, 1), (256, 1), *given, at["order"])
+        inputs: Arguments = approximate, counts, at["coarse"]
+        self.each_problem("pair_bracket", blocks, 256, *inputs, fraction, self.tiles, at["fine"], at["next"])
+        candidates = at["below"], at["found"], at["candidates"], at["bands"]
+        lookup = at["fine"], at["next"], points, fraction
+        self.each_problem("pair_band", blocks, 256, *inputs, *lookup, *sizes, capacity, *candidates)
+        inputs = approximate, counts, points, *candidates, fraction, *sizes, capacity
+        self.start("pair_select", (self.problems, 1), (256, 1), *inputs, at["order"])
 
     def middle_neighbor(self) -> None:
         """Fill `order` with the two middle distances to the neighbour; cluster_filter._eps."""
         at, nearest = self.at, self.at["nearest"]
-        given: Arguments = at["approximate"], at["counts"], at["points"], self.positions, self.stride, self.tiles
+        inputs: Arguments = at["approximate"], at["counts"], at["points"], self.positions, self.stride, self.tiles
         macros = {"NEIGHBOR": self.config.eps_neighbor}
-        self.each_problem("neighbor_distances", self.stride // 32, 256, *given, nearest, **macros)
+        self.each_problem("neighbor_distances", self.stride // 32, 256, *inputs, nearest, **macros)
         self.once_a_problem("order_statistics", nearest, at["counts"], self.stride, 0.5, at["order"])
 
     def dbscan(self, labels: torch.Tensor) -> None:
         """Fill in the labels of the members; Primitives.dbscan."""
-        at, stride, wanted = self.at, self.stride, self.config.min_samples
+        at, stride, least = self.at, self.stride, self.config.min_samples
         near, core, counts, parents, hub = at["near"], at["core"], at["counts"], at["parents"], at["hub"]
-        share, samples = (wanted, 0) if isinstance(wanted, float) else (0.0, min(wanted, MAX_CHANNELS + 1))
+        share, samples = (least, 0) if isinstance(least, float) else (0.0, min(least, MAX_CHANNELS + 1))
         self.each_problem("core_points", stride // 32, 256, near, counts, share, samples, stride, core, parents, hub)
         self.each_problem("link_lowest", stride // 8, 256, near, core, counts, stride, parents)
         self.each_problem("components", stride // 8, 256, near, core, counts, hub, stride, parents)
-        given = near, core, counts, at["members"], stride, self.channels
-        self.each_problem("cluster_labels", stride // 8, 256, *given, parents, labels)
+        inputs = near, core, counts, at["members"], stride, self.channels
+        self.each_problem("cluster_labels", stride // 8, 256, *inputs, parents, labels)
 
-    def average(self, values: Memory, others: Memory, labels: torch.Tensor, lowest: int) -> Memory:
-        """Means of `values` (Q, C) over each cluster; `others` where the label is below `lowest`."""
+    def average(self, values: Memory, otherwise: Memory, labels: torch.Tensor, lowest: int) -> Memory:
+        """Means of `values` (Q, C) over each cluster; `otherwise` where the label is below `lowest`."""
         averages, sizes = self.at["averages"], (self.channels, self.per_problem)
         self.each_map(
-            "cluster_average", -(-self.channels // 256), 256, values, others, labels, *sizes, lowest, averages
+            "cluster_average", -(-self.channels // 256), 256, values, otherwise, labels, *sizes, lowest, averages
         )
         return averages
 
@@ -347,8 +350,8 @@ class _Chunk:
         smoothed = self.at["smoothed"]
         weights = smoothed if own else self.average(smoothed, self.at["pooled"], labels, 0)
         sizes = self.channels, self.positions, self.targets, self.per_problem, own, softmax
-        given = self.activations, labels, weights
-        self.each_map("pooled_maps", -(-self.positions // 32), 1024, *given, *sizes, result.weights, result.raw_maps)
+        inputs = self.activations, labels, weights
+        self.each_map("pooled_maps", -(-self.positions // 32), 1024, *inputs, *sizes, result.weights, result.raw_maps)
 
     def weigh_products(self, labels: torch.Tensor, result: EngineResult) -> None:
         """cluster_filter.weigh where gradients and activations are multiplied position by position."""
@@ -357,15 +360,15 @@ class _Chunk:
         filtered, variance = self.at["filtered"], None
         # As many channels a block as its shared memory holds, and as leave enough blocks.
         group = max(1, min(16, 4096 // positions, channels * self.maps // _BLOCKS))
-        given: Arguments = self.gradients, labels, self.filter.rows, self.filter.columns
+        inputs: Arguments = self.gradients, labels, self.filter.rows, self.filter.columns
         sizes: Arguments = channels, self.height, self.width, self.per_problem, int(own), group
-        self.each_map("filter_gradients", -(-channels // group), 256, *given, *sizes, filtered)
+        self.each_map("filter_gradients", -(-channels // group), 256, *inputs, *sizes, filtered)
         if not own:
             self.each_map("cluster_gradients", channels, 128, labels, positions, self.per_problem, filtered)
         if floor > 0:
-            given = self.gradients, filtered, self.filter.inside
+            inputs = self.gradients, filtered, self.filter.inside
             sizes, spread = (channels, positions, _left_of_noise(config.sigma)), self.at["variance"]
-            self.each_map("residual_variance", -(-channels // 8), 256, *given, *sizes, spread)
+            self.each_map("residual_variance", -(-channels // 8), 256, *inputs, *sizes, spread)
             variance = self.average(spread, spread, labels, -1)
         multiplied = filtered, variance
         sizes = channels, positions, positive, floor

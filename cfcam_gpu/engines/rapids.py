@@ -16,7 +16,7 @@ from ..core.cluster_filter import Array, Primitives, cluster_filter
 from ..core.config import Config
 from . import EngineResult, dlpack
 
-_MODE = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}
+_MODE = {"reflect": "reflect", "zero": "constant"}
 
 #: The body of an elementwise kernel over the pairs a < b of n points, numbered row by row; pair i, `x` (D, n) float64.
 #: Counted from the last pair, q, the row of length k + 1 begins at k (k + 1) / 2, so that one root tells the row. It is
@@ -88,11 +88,11 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
     with dlpack.cupy_on_torch(device):
         places = [dlpack.to_cupy(tensor) for tensor in result]
         for b in range(batch):
-            points = dlpack.to_cupy(activations[b].double())
-            slopes = (dlpack.to_cupy(gradients[b, t].double()) for t in range(targets))
-            for t, (clusters, weighted) in enumerate(cluster_filter(points, slopes, config, ops)):
-                found = EngineResult(weighted.map, clusters.labels, weighted.weights, clusters.eps)
-                for place, value in zip(places, found):
+            of_image = dlpack.to_cupy(activations[b].double())
+            of_targets = (dlpack.to_cupy(gradients[b, t].double()) for t in range(targets))
+            for t, (clusters, weighted) in enumerate(cluster_filter(of_image, of_targets, config, ops)):
+                arrays = EngineResult(weighted.map, clusters.labels, weighted.weights, clusters.eps)
+                for place, value in zip(places, arrays):
                     place[b, t] = value
     return result
 
@@ -160,8 +160,8 @@ def primitives(
 
     def squareform(pairs: Array, n: int) -> Array:
         # Gathered: what CuPy's triu_indices does to scatter makes the host wait.
-        every = xp.arange(n)
-        low, high = xp.minimum(every[:, None], every), xp.maximum(every[:, None], every)
+        indices = xp.arange(n)
+        low, high = xp.minimum(indices[:, None], indices), xp.maximum(indices[:, None], indices)
         square = pairs[low * (2 * n - low - 1) // 2 + high - low - 1]
         xp.fill_diagonal(square, 0)
         return square

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..photographs import terminal
 
 if TYPE_CHECKING:
     from .table import Row
@@ -115,26 +115,21 @@ def bench(
         step=step,
         overwrite=overwrite,
     )
-    try:
+    with terminal.refusing():
         run = evaluate.check(job)
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    err = terminal.errors()
     err.print(f"{suite.value} of {model} on {run.device}: {', '.join(c.name for c in run.candidates)}")
     for candidate in run.candidates:
         err.print(f"  {candidate.name}: {' and '.join(candidate.layers)}")
     if not run.model.trained:
         err.print("WARNING: the weights are random, so these numbers mean nothing", style="bold red")
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
-        task = progress.add_task("", total=run.steps)
-        rows = run.execute(lambda count: progress.advance(task, count))
     try:
+        with terminal.progress(err) as progress:
+            task = progress.add_task("measuring", total=run.steps)
+            rows = run.execute(lambda count: progress.advance(task, count))
         summaries = evaluate.write(run, rows)
-    except OSError as error:
-        err.print(f"error: {error}", style="red")
-        raise typer.Exit(1) from None
+    except (OSError, RuntimeError) as error:  # a full disk, a device that is out of order
+        terminal.stop(error, err)
     told = Console(markup=False, highlight=False)
     # What a file or a narrow terminal wraps can be read; what is cut off can't.
     told.width = max(told.width, WIDTH)

@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 
 from ..environment import describe
+from ..explain.attempts import attempt, reason, together_or_alone
 from ..metrics import Curve
 from ..photographs import models
+from ..photographs.loading import device_of
 from ..photographs.models import Model
-from ..results import saving
+from ..results import durable, saving
 from ..targets.outputs import logits_of
 from . import data
 from .candidates import Candidate
@@ -28,9 +30,6 @@ from .table import Row, Summary, mean_curves, summarise, write_rows
 
 #: What the extra "bench" brings.
 PACKAGES = ("pyarrow", "torchmetrics")
-
-#: What measuring an image may fail with: an unreadable file, non-finite maps, an empty mask, memory that runs out.
-_FAILURES = (TypeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Job:
     out : Path
         The folder for the results.
     model : str
-        See :func:`cfcam_gpu.photographs.models.load`.
+        See :func:`cfcam_gpu.photographs.load`.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; none is every one that takes one forward and backward.
     reference : str
@@ -99,6 +98,11 @@ class Run:
         -------
         list of Row
             One for each candidate, image and metric, whether it succeeded or not.
+
+        Raises
+        ------
+        RuntimeError
+            If the device is out of order.
         """
         rows: list[Row] = []
         with torch.no_grad():
@@ -121,10 +125,9 @@ class Run:
             yield from (alike[i : i + self.job.batch_size] for i in range(0, len(alike), self.job.batch_size))
 
     def _load(self, subject: Subject) -> Sample | str:
-        try:
-            sample = subject.load(self.model.preparation)
-        except _FAILURES as error:
-            return _told(error)
+        sample = attempt(lambda: subject.load(self.model.preparation), self.device)
+        if isinstance(sample, Exception):
+            return reason(sample)
         mask = None if sample.mask is None else sample.mask.to(self.device)
         return Sample(sample.image.to(self.device), sample.classes.to(self.device), mask, sample.size)
 
@@ -150,31 +153,20 @@ class Run:
     def _maps(self, candidate: Candidate, samples: list[Sample | str]) -> list[torch.Tensor | str]:
         """Maps (T, H, W) of each sample, or why there are none."""
         good = [sample for sample in samples if isinstance(sample, Sample)]
-        found: list[torch.Tensor | str] = []
+        maps: list[torch.Tensor | str] = []
         if good:
-            try:
-                found = list(self._explain(candidate, good))
-            except _FAILURES:
-                found = []
-        # One image may have spoilt its batch: each for itself then. Not inside the handler, where the error keeps the
-        # batch's tensors alive.
-        for sample in good if not found else []:
-            try:
-                found.append(self._explain(candidate, [sample])[0])
-            except _FAILURES as error:
-                found.append(_told(error))
-        rest = iter(found)
+            for some, found in together_or_alone(lambda some: self._explain(candidate, some), good, self.device):
+                maps += [reason(found)] * len(some) if isinstance(found, Exception) else found
+        rest = iter(maps)
         return [next(rest) if isinstance(sample, Sample) else sample for sample in samples]
 
-    def _explain(self, candidate: Candidate, samples: list[Sample]) -> torch.Tensor:
+    def _explain(self, candidate: Candidate, samples: Sequence[Sample]) -> torch.Tensor:
         images, classes = (torch.stack(values) for values in list(zip(*samples))[:2])
         return candidate.maps(self.model.module, images, classes, samples[0].size)
 
     def _values(self, measure: Measure, case: Case) -> Sequence[float | str | Curve]:
-        try:
-            return [_checked(found) for found in measure.run(case)]
-        except _FAILURES as error:
-            return [_told(error)] * len(measure.metrics)
+        found = attempt(lambda: [_checked(found) for found in measure.run(case)], self.device)
+        return [reason(found)] * len(measure.metrics) if isinstance(found, Exception) else found
 
 
 def _checked(found: torch.Tensor | Curve) -> float | str | Curve:
@@ -211,7 +203,7 @@ def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
     }
     parquet, summary_file = outputs(job)
     write_rows(parquet, rows)
-    with saving.replacing(summary_file) as file:
+    with durable.replacing(summary_file) as file:
         file.write(json.dumps(about, indent=1, allow_nan=False).encode() + b"\n")
     return summaries
 
@@ -246,7 +238,7 @@ def check(job: Job) -> Run:
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[bench]'")
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of("auto")
     model = models.load(job.model)
     model.module.to(device)
     size = model.preparation.size
@@ -291,7 +283,3 @@ def _check_classes(model: Model, blank: torch.Tensor, album: data.Album) -> None
 
 def _fits(measure: Measure, candidate: Candidate) -> bool:
     return candidate.render is not None or not measure.needs_render
-
-
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .. import metrics
 from ..metrics import Curve, Interval
-from ..results import saving
+from ..results import durable
 from .suites import Better
 
 
@@ -162,5 +162,5 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     text = pyarrow.string()
     types = {"method": text, "image": text, "metric": text, "value": pyarrow.float64(), "error": text}
     table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=pyarrow.schema(types))
-    with saving.replacing(path) as file:
+    with durable.replacing(path) as file:
         parquet.write_table(table, file)

@@ -1,1 +1,11 @@
-"""What one calls: CFCAM, CAM, and the CUDA graph of a call."""
+"""The explainers: `CFCAM`, `CAM`, and the CUDA graph of a call.
+
+:data:`TRANSFORMS` has the image transformations that an explainer can average over, by name.
+"""
+
+from .cam import CAM
+from .cfcam import CFCAM
+from .cuda_graph import GraphedCFCAM, GraphedExplanation
+from .views import TRANSFORMS
+
+__all__ = ["CAM", "CFCAM", "TRANSFORMS", "GraphedCFCAM", "GraphedExplanation"]

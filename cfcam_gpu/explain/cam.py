@@ -87,25 +87,25 @@ class CAM:
         chunk_size(memory, 1)
         self._fuse: Fuse = fuse or "mean"
         self._views = Views.read(augment, smooth, noise, seed)
-        wanted: list[Layer | None] = [cast("Layer | None", target_layer)]
+        target_layers: list[Layer | None] = [cast("Layer | None", target_layer)]
         if isinstance(target_layer, (list, tuple)):
-            wanted = list(target_layer)
-        if not wanted:
+            target_layers = list(target_layer)
+        if not target_layers:
             raise ValueError("target_layer: expected a layer, several of them, or None; got none")
-        self._parts: list[CFCAM | _Part]
+        self._parts: list[CFCAM | _MethodAtLayer]
         if chosen.cluster_filter:
-            levels = method == "cfcam" and (fuse is None or len(wanted) == 1)
-            groups = [target_layer] if levels else wanted
+            levels = method == "cfcam" and (fuse is None or len(target_layers) == 1)
+            groups = [target_layer] if levels else target_layers
             self._parts = [CFCAM(self.model, group, config=chosen.config, engine=engine) for group in groups]
         else:
             options = _Options(memory, float(noise), seed)
-            self._parts = [_Part(self.model, layer, method, options) for layer in wanted]
+            self._parts = [_MethodAtLayer(self.model, layer, method, options) for layer in target_layers]
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
         """The target layers: ``name``, ``module``, ``reason``; None before an automatic choice."""
-        found = [part.layers for part in self._parts]
-        return None if None in found else tuple(layer for some in found if some for layer in some)
+        by_part = [part.layers for part in self._parts]
+        return None if None in by_part else tuple(layer for of_part in by_part if of_part for layer in of_part)
 
     def __call__(
         self, images: torch.Tensor, target: targets.Target = None, *, progress: Progress | None = None
@@ -142,8 +142,8 @@ class CAM:
             part._prepare(images)
         warn_of_training(self.model)
         looks = [part._look for part in self._parts]
-        found = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
-        return found if found.method == self.method else replace(found, method=self.method)
+        explanation = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
+        return explanation if explanation.method == self.method else replace(explanation, method=self.method)
 
 
 class _Options(NamedTuple):
@@ -154,7 +154,7 @@ class _Options(NamedTuple):
     seed: int
 
 
-class _Part:
+class _MethodAtLayer:
     """A method other than CF-CAM at one layer; None chooses it at the first call."""
 
     def __init__(self, model: nn.Module, layer: Layer | None, method: str, options: _Options) -> None:
@@ -189,9 +189,9 @@ class _Part:
             )
         finite = are_finite(raw_maps)
         if not bool(finite.all()):
-            named = ", ".join(str(b) for b in (~finite).nonzero().flatten().tolist()[:10])
+            numbers = ", ".join(str(b) for b in (~finite).nonzero().flatten().tolist()[:10])
             raise ValueError(
-                f"{self.method}: the map of image {named} is not finite: NaN or infinity in images or activations"
+                f"{self.method}: the map of image {numbers} is not finite: NaN or infinity in images or activations"
             )
         return Explanation(
             raw_maps=raw_maps if request.several else raw_maps[:, 0],

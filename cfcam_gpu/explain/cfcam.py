@@ -19,7 +19,7 @@ from ..hooks import layers
 from ..hooks.guard import Survey, check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
-from . import graph
+from .cuda_graph import GraphedCFCAM, fused_engine
 from .plan import Plan
 from .views import Augment, Views
 
@@ -36,16 +36,16 @@ class CFCAM:
         wrapped module is what runs.
     target_layer : torch.nn.Module, str, TargetLayer, sequence of two, or None
         The layer whose activation is explained: a module, its dotted name, ``"name.input"`` for what enters it, or what
-        :func:`cfcam_gpu.hooks.layers.find` made of one. Two of them, the finer one first, for a two-level explanation.
+        :func:`cfcam_gpu.hooks.find` made of one. Two of them, the finer one first, for a two-level explanation.
         None chooses, at the first call: the last activation with a spatial extent and, before it, one of twice its
         resolution; `layers` then tells which and why. Tokens and channels-last activations are taken as maps, too.
     config : Config, optional
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
-        method as published.
+        form of the authors' code.
     engine : {"auto", "cpu", "rapids", "fused"}
         ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
     augment : str, pair of callables, or sequence of these, optional
-        Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.explain.views.TRANSFORMS`,
+        Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.explain.TRANSFORMS`,
         ``"flip"`` say, or (apply to images, undo on maps of their size).
     smooth : int
         Average over so many noisy copies of each image, in the place of the image. The predicted class stays that of
@@ -89,13 +89,13 @@ class CFCAM:
         self.model = check_model(model)
         engines.check_name(engine)
         self.engine = engine
-        self._given = None if config is None else check_config(config)
+        self._given_config = None if config is None else check_config(config)
         self._plan: Plan | None = None
         if target_layer is not None:
-            wanted = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
-            if len(wanted) not in (1, 2):
-                raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(wanted)}")
-            self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in wanted), self._given)
+            asked = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
+            if len(asked) not in (1, 2):
+                raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(asked)}")
+            self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in asked), self._given_config)
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
@@ -105,7 +105,7 @@ class CFCAM:
     @property
     def config(self) -> Config | None:
         """What is computed; None before an automatic choice where none was given."""
-        return self._given if self._plan is None else self._plan.config
+        return self._given_config if self._plan is None else self._plan.config
 
     def __call__(self, images: torch.Tensor, target: targets.Target = None) -> Explanation:
         """Explain a batch.
@@ -113,7 +113,7 @@ class CFCAM:
         Parameters
         ----------
         images : (B, C, H, W) floating tensor
-            Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, T); the
+            Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, L); the
             target layer's activation has as many spatial axes.
         target : None, int, sequence, tensor or callable
             What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
@@ -137,7 +137,7 @@ class CFCAM:
         check_images(self.model, images)
         request = targets.read(target, len(images))
         self._prepare(images)
-        look = partial(self._look, seen=warn_of_training(self.model))
+        look = partial(self._look, survey=warn_of_training(self.model))
         return self._views.explain(self.model, [look], images, request)
 
     def _prepare(self, images: torch.Tensor) -> None:
@@ -151,17 +151,15 @@ class CFCAM:
         request: targets.Request,
         progress: Progress | None = None,
         *,
-        seen: Survey | None = None,
+        survey: Survey | None = None,
     ) -> Explanation:
-        captured = self._planned(images).capture(self.model, images, request, seen)
+        captured = self._planned(images).capture(self.model, images, request, survey)
         # From here on they are known: a later call looks for them only in images of another size.
-        plan = self._plan = self._planned(images).told(captured)
-        found = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
-        return plan.explanation(self.model, captured, found, images, request)
+        plan = self._plan = self._planned(images).with_layouts_of(captured)
+        result = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
+        return plan.explanation(self.model, captured, result, images, request)
 
-    def capture(
-        self, images: torch.Tensor, target: targets.Target = None, *, overlay: bool = False
-    ) -> graph.CapturedCFCAM:
+    def cuda_graph(self, images: torch.Tensor, target: targets.Target = None, *, overlay: bool = False) -> GraphedCFCAM:
         """A CUDA graph of the whole call, for batches like this one.
 
         Forward, head backward, CF-CAM and maps, replayed as one, without the host in between: what a call costs
@@ -179,7 +177,7 @@ class CFCAM:
 
         Returns
         -------
-        CapturedCFCAM
+        GraphedCFCAM
             Call it with images.
 
         Raises
@@ -196,24 +194,22 @@ class CFCAM:
         Notes
         -----
         The graph holds the model's parameters and buffers by their addresses: values changed in place are seen
-        (``load_state_dict``), replaced tensors are not (``load_state_dict(assign=True)``, ``.to()``); capture again
+        (``load_state_dict``), replaced tensors are not (``load_state_dict(assign=True)``, ``.to()``): make another
         then. Autocast and the TF32 flags stay as they are now. A graph takes memory of its own until it is dropped.
-        While this captures, other threads must not draw random numbers from the device's default generator.
+        While a graph is captured, other threads must not draw random numbers from the device's default generator.
         """
         check_images(self.model, images)
         if self._views.several:
             raise ValueError(
-                "capture: a graph holds one look at the images; make the explainer without augment, smooth"
+                "cuda_graph: a graph holds one look at the images; make the explainer without augment, smooth"
             )
         request = targets.read(target, len(images))
         if request.predicted is not None:
             raise ValueError(
                 "target: a graph explains a class that is named, or the predicted one, of all images alike"
             )
-        engine = graph.check(self.model, images.device, self.engine, images.ndim - 2)
-        return graph.CapturedCFCAM(
-            self.model, self._laid_out(images, request), engine, images, request, overlay=overlay
-        )
+        engine = fused_engine(self.model, images.device, self.engine, images.ndim - 2)
+        return GraphedCFCAM(self.model, self._laid_out(images, request), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor) -> Plan:
         if self._plan is None:
@@ -224,15 +220,15 @@ class CFCAM:
         """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
         plan = self._planned(images)
         if not all(layer.is_settled(tuple(images.shape[2:])) for layer in plan.layers):
-            plan = self._plan = plan.told(plan.capture(self.model, images, request))
+            plan = self._plan = plan.with_layouts_of(plan.capture(self.model, images, request))
         return plan
 
     def _choose(self, images: torch.Tensor) -> Plan:
-        if self._given is None or self._given.levels == 2:
+        if self._given_config is None or self._given_config.levels == 2:
             chosen = layers.choose_two(self.model, images)
         else:
             chosen = (layers.choose(self.model, images),)
-        plan = Plan.of(chosen, self._given)
+        plan = Plan.of(chosen, self._given_config)
         for layer in chosen:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
         return plan
@@ -247,10 +243,10 @@ def check_images(model: nn.Module, images: object) -> None:
     """
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
-    given, least = images.ndim - 2, axes.of_model(model)
+    spatial_dims, of_model = images.ndim - 2, axes.of_model(model)
     # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
-    if given not in axes.INPUTS or given < (least or 1) or images.numel() == 0:
-        wanted = axes.INPUTS[least] if least else " or ".join(axes.INPUTS.values())
+    if spatial_dims not in axes.INPUTS or spatial_dims < (of_model or 1) or images.numel() == 0:
+        wanted = axes.INPUTS[of_model] if of_model else " or ".join(axes.INPUTS.values())
         raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")

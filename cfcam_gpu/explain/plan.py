@@ -1,4 +1,4 @@
-"""Which layers, and what is computed of them: the steps that a call and a captured graph share."""
+"""Which layers, and what is computed of them: the steps that a call and a CUDA graph share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Plan:
     config: Config
 
     @classmethod
-    def of(cls, chosen: tuple[TargetLayer, ...], given: Config | None) -> Plan:
+    def of(cls, layers: tuple[TargetLayer, ...], given_config: Config | None) -> Plan:
         """The layers with the configuration that was given, or the default for as many.
 
         Raises
@@ -34,42 +34,46 @@ class Plan:
         ValueError
             If the configuration is for another number of layers.
         """
-        config = given or (Config() if len(chosen) == 1 else Config.two_level())
-        if config.levels != len(chosen):
-            names = ", ".join(layer.name for layer in chosen)
+        config = given_config or (Config() if len(layers) == 1 else Config.two_level())
+        if config.levels != len(layers):
+            names = ", ".join(layer.name for layer in layers)
             raise ValueError(
                 f"config: a configuration of {config.levels} level{'s' * (config.levels > 1)} needs as many target "
                 f"layers; got {names}"
             )
-        return cls(chosen, config)
+        return cls(layers, config)
 
-    def told(self, captured: Captured) -> Plan:
+    def with_layouts_of(self, captured: Captured) -> Plan:
         """The same plan with the layouts that a capture found."""
         return self if captured.layers == self.layers else replace(self, layers=captured.layers)
 
-    def capture(self, model: nn.Module, images: torch.Tensor, request: Request, seen: Survey | None = None) -> Captured:
+    def capture(
+        self, model: nn.Module, images: torch.Tensor, request: Request, survey: Survey | None = None
+    ) -> Captured:
         """What an engine needs. See :func:`cfcam_gpu.hooks.capture.capture`."""
         coarse = self.layers[1] if len(self.layers) == 2 else None
-        return capture(model, self.layers[0], images, request, coarse=coarse, contrast=self.config.contrast, seen=seen)
+        return capture(
+            model, self.layers[0], images, request, coarse=coarse, contrast=self.config.contrast, survey=survey
+        )
 
     def explanation(
         self,
         model: nn.Module,
         captured: Captured,
-        found: engines.EngineResult,
+        result: engines.EngineResult,
         images: torch.Tensor,
         request: Request,
     ) -> Explanation:
         """The result, without a T axis where the request has none."""
         if not request.several:
-            found = engines.EngineResult(*(value.squeeze(1) for value in found))
+            result = engines.EngineResult(*(value.squeeze(1) for value in result))
         return Explanation(
-            raw_maps=found.raw_maps,
+            raw_maps=result.raw_maps,
             target=captured.indices,
             logits=captured.logits,
-            labels=found.labels,
-            weights=found.weights,
-            eps=found.eps,
+            labels=result.labels,
+            weights=result.weights,
+            eps=result.eps,
             layers=self.layers,
             config=self.config,
             size=tuple(images.shape[2:]),

@@ -148,40 +148,40 @@ class Views:
         for name in self.names:
             if images.ndim < 4 and name in TRANSFORMS and name != "flip":
                 raise ValueError(f"augment: {name!r} needs two spatial axes; got images {tuple(images.shape)}")
-        placed = next((score for score in request.callables() if getattr(score, "in_place", False)), None)
-        if self.names and placed is not None:
+        fixed = next((score for score in request.callables() if getattr(score, "in_place", False)), None)
+        if self.names and fixed is not None:
             raise ValueError(
-                f"augment: {type(placed).__name__} names places in the image, which {self.names[0]!r} may move"
+                f"augment: {type(fixed).__name__} names places in the image, which {self.names[0]!r} may move"
             )
         settled = None
         if self.samples:
             settled = _settled(model, images, request)
             request = settled.request
-        each = (self.samples or 1) * (1 + len(self.transforms))
-        steps = _Steps(progress, len(looks) * each)
-        seen: list[tuple[Explanation, torch.Tensor]] = []
+        views = (self.samples or 1) * (1 + len(self.transforms))
+        steps = _Steps(progress, len(looks) * views)
+        by_look: list[tuple[Explanation, torch.Tensor]] = []
         for look in looks:
             total: torch.Tensor | None = None
             for view, undo in self._views(images):
-                found = look(view, request, steps.within)
+                explanation = look(view, request, steps.within)
                 steps.advance()
                 if settled is None:  # the first view is of the images as they are
-                    settled = _Settled(found.logits, pinned(request, found.target))
+                    settled = _Settled(explanation.logits, pinned(request, explanation.target))
                     request = settled.request
-                part = undo(resized(found.raw_maps, found.size)) / each
-                total = part if total is None else total + part
+                view_maps = undo(resized(explanation.raw_maps, explanation.size)) / views
+                total = view_maps if total is None else total + view_maps
             assert total is not None
-            seen.append((found, total))
+            by_look.append((explanation, total))
         assert settled is not None
         return replace(
-            seen[0][0],
-            raw_maps=_fused([maps for _, maps in seen], images.ndim - 2, fuse),
+            by_look[0][0],
+            raw_maps=_fused([maps for _, maps in by_look], images.ndim - 2, fuse),
             logits=settled.logits,
             target=settled.request.indices,
             labels=None,
             weights=None,
             eps=None,
-            layers=tuple(layer for found, _ in seen for layer in found.layers),
+            layers=tuple(layer for explanation, _ in by_look for layer in explanation.layers),
             size=tuple(images.shape[2:]),
         )
 
@@ -228,36 +228,36 @@ def _checked(undo: _Change, name: str, size: torch.Size) -> _Change:
 
 
 class _Steps:
-    """Progress of looks, some of which tell of their own: the share of the whole never falls."""
+    """Progress of looks, some of which report their own: the share of all that is done never falls."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total = progress, total
         self.done = 0
-        self.told = False
+        self._look_reports = False
 
     @property
     def within(self) -> Progress | None:
         """For the look that is under way."""
         return None if self.progress is None else self._within
 
-    def _within(self, part: int, whole: int) -> None:
+    def _within(self, done_of_look: int, total_of_look: int) -> None:
         assert self.progress is not None
-        self.told = True
-        self.progress(self.done * whole + part, self.total * whole)
+        self._look_reports = True
+        self.progress(self.done * total_of_look + done_of_look, self.total * total_of_look)
 
     def advance(self) -> None:
         """The look is done."""
         self.done += 1
-        if self.progress is not None and not self.told:
+        if self.progress is not None and not self._look_reports:
             self.progress(self.done, self.total)
-        self.told = False
+        self._look_reports = False
 
 
 def _fused(maps: Sequence[torch.Tensor], spatial: int, fuse: Fuse) -> torch.Tensor:
     if len(maps) == 1:
         return maps[0]
-    each = torch.stack([over_maximum(one, spatial) for one in maps])
-    return each.mean(dim=0) if fuse == "mean" else each.amax(dim=0)
+    normalised = torch.stack([over_maximum(raw_maps, spatial) for raw_maps in maps])
+    return normalised.mean(dim=0) if fuse == "mean" else normalised.amax(dim=0)
 
 
 def check_fuse(fuse: object) -> None:
@@ -281,7 +281,7 @@ def resized(raw_maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def _is_pair(item: object) -> bool:
-    return isinstance(item, tuple) and len(item) == 2 and all(callable(part) for part in item)
+    return isinstance(item, tuple) and len(item) == 2 and all(callable(function) for function in item)
 
 
 def _transform(item: Any) -> Transform:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core.axes import ACTIVATIONS
 from ..targets.outputs import first_tensor, with_first_tensor
 from ..targets.request import Request, Score, class_indices, logits_for, name_of, resolve
+from . import own_thread
 from .guard import Shared, Survey, guarded, noted
 from .layouts import Evidence
 from .target_layer import TargetLayer
@@ -57,7 +59,13 @@ class Captured:
     layers: tuple[TargetLayer, ...] = ()
 
     def need_logits(self) -> torch.Tensor:
-        """The logits, or a TypeError where there are none."""
+        """The logits.
+
+        Raises
+        ------
+        TypeError
+            If there are none.
+        """
         if self.logits is None:
             raise TypeError("model: this method scores logits again and again; this model's output has none")
         return self.logits
@@ -73,7 +81,7 @@ def capture(
     contrast: float = 0.0,
     gradients: bool = True,
     curvature: bool = False,
-    seen: Survey | None = None,
+    survey: Survey | None = None,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
 
@@ -96,7 +104,7 @@ def capture(
         False runs no backward, records no graph and looks at no score.
     curvature : bool
         Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
-    seen : Survey, optional
+    survey : Survey, optional
         Of the model, where a caller has one already.
 
     Raises
@@ -106,27 +114,22 @@ def capture(
         :mod:`cfcam_gpu.hooks.layouts`), or the scores don't depend on it, or only by its class token. The last two only
         with `gradients`.
     """
-    probes = [_Probe(layer, len(images), images.ndim, cuts=gradients)]
+    hooks = [_ActivationHook(layer, len(images), images.ndim, cuts=gradients)]
     if coarse is not None:
-        probes.append(_Probe(coarse, len(images), images.ndim, cuts=False))
+        hooks.append(_ActivationHook(coarse, len(images), images.ndim, cuts=False))
     size = tuple(images.shape[2:])
-    new = [probe for probe in probes if not probe.layer.knows_layout(size)]
+    without_layout = [hook for hook in hooks if not hook.layer.knows_layout(size)]
     evidence = Evidence(model, size)
-    with guarded(model, seen) as seen:
-        handles = [probe.layer.hook(probe.replace) for probe in probes]
-        try:
-            handles += evidence.attach() if new else ()
-            with noted(model, images), _plain_attention() if curvature else nullcontext():
-                # An inference tensor can't become a leaf, nor be kept for a backward.
-                output = model(images.clone() if images.is_inference() else images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        reached = [probe.reached() for probe in probes]
-        for probe in probes:
-            probe.read_layout(evidence if probe in new else None)
+    with guarded(model, survey) as survey:
+        handles = chain((hook.layer.hook(hook.replace) for hook in hooks), evidence.attach() if without_layout else ())
+        with own_thread.hooked(handles), noted(model, images), _plain_attention() if curvature else nullcontext():
+            # An inference tensor can't become a leaf, nor be kept for a backward.
+            output = model(images.clone() if images.is_inference() else images)
+        reached = [hook.reached() for hook in hooks]
+        for hook in hooks:
+            hook.read_layout(evidence if hook in without_layout else None)
         logits = logits_for(request, output, len(images))
-        found: list[tuple[torch.Tensor, ...]] = []
+        by_target: list[tuple[torch.Tensor, ...]] = []
         curvatures: list[torch.Tensor] = []
         if gradients:
             if coarse is not None and not reached[1].requires_grad:
@@ -138,26 +141,28 @@ def capture(
                 indices, scores = resolve(request, logits, output, contrast=contrast)
                 curvatures = [_curvature(score, reached[0]) for score in scores] if curvature else []
                 _check_callables(request.callables(), scores, logits, reached[0], layer.name)
-                found = _gradients(seen, scores, reached, probes)
+                by_target = _gradients(survey, scores, reached, hooks)
         else:
             indices = class_indices(request, logits)
     # Where the model is spread over devices, all goes to that of the images.
-    activations = [probe.maps(images.device) for probe in probes]
-    taken = []
-    for probe, given in zip(probes, zip(*found)):
-        if probe.layer.needs_check:
-            probe.check_patches(given)
-        taken.append(probe.stacked(given, images.device))
+    activations = [hook.maps(images.device) for hook in hooks]
+    by_layer = []
+    for hook, of_layer in zip(hooks, zip(*by_target)):
+        if hook.layer.needs_check:
+            hook.check_patches(of_layer)
+        by_layer.append(hook.stacked(of_layer, images.device))
     if not gradients:
-        taken = [one.new_full((), torch.nan).expand(len(one), request.count, *one.shape[1:]) for one in activations]
+        by_layer = [
+            maps.new_full((), torch.nan).expand(len(maps), request.count, *maps.shape[1:]) for maps in activations
+        ]
     return Captured(
         activations=activations[0],
-        gradients=taken[0],
+        gradients=by_layer[0],
         logits=None if logits is None else logits.detach().to(images.device),
         indices=indices,
-        coarse=None if coarse is None else (activations[1], taken[1]),
-        curvatures=probes[0].stacked(curvatures, images.device) if curvatures else None,
-        layers=tuple(probe.layer for probe in probes),
+        coarse=None if coarse is None else (activations[1], by_layer[1]),
+        curvatures=hooks[0].stacked(curvatures, images.device) if curvatures else None,
+        layers=tuple(hook.layer for hook in hooks),
     )
 
 
@@ -180,26 +185,26 @@ def _curvature(score: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(
-    seen: Survey, scores: list[torch.Tensor], reached: list[torch.Tensor], probes: list[_Probe]
+    survey: Survey, scores: list[torch.Tensor], reached: list[torch.Tensor], hooks: list[_ActivationHook]
 ) -> list[tuple[torch.Tensor, ...]]:
     """Of each of T scores (B,), the gradients with respect to what was reached.
 
     Code of the user's that watches the backward must see tensors, not batches of them that vmap makes.
     """
     dependent = all(score.requires_grad for score in scores)
-    found: list[tuple[torch.Tensor | None, ...]] = [(None,) * len(reached)]
-    if dependent and len(scores) > 1 and not seen.watched():
-        found = _batched(scores, reached)
+    by_target: list[tuple[torch.Tensor | None, ...]] = [(None,) * len(reached)]
+    if dependent and len(scores) > 1 and not survey.watched():
+        by_target = _batched(scores, reached)
     elif dependent:
-        found = _one_by_one(scores, reached)
-    for gradients in found:
-        for gradient, probe in zip(gradients, probes):
+        by_target = _one_by_one(scores, reached)
+    for gradients in by_target:
+        for gradient, hook in zip(gradients, hooks):
             if gradient is None:
                 raise ValueError(
-                    f"target_layer: the target's score does not depend on {probe.layer.name}: it is beside the way to "
+                    f"target_layer: the target's score does not depend on {hook.layer.name}: it is beside the way to "
                     "the output, or the model cuts the graph behind it (no_grad or detach)"
                 )
-    return cast(list[tuple[torch.Tensor, ...]], found)
+    return cast(list[tuple[torch.Tensor, ...]], by_target)
 
 
 def _check_callables(
@@ -213,26 +218,26 @@ def _check_callables(
         return
     known = {torch.autograd.graph.get_gradient_edge(activation).node: True}
     # Of each target the scores of all images, which were stacked.
-    values = zip(*(() if score.grad_fn is None else score.grad_fn.next_functions for score in scores))
-    nodes = [node for of_image in values for node, _ in of_image]
-    beside = [i for i, node in enumerate(nodes) if node is None or not _leads_to(node, known)]
+    of_images = zip(*(() if score.grad_fn is None else score.grad_fn.next_functions for score in scores))
+    nodes = [node for of_image in of_images for node, _ in of_image]
+    independent = [i for i, node in enumerate(nodes) if node is None or not _leads_to(node, known)]
     logits_node = None if logits is None else logits.grad_fn
-    if beside and (len(beside) < len(nodes) or (logits_node is not None and _leads_to(logits_node, known))):
-        called, image = name_of(callables[beside[0]]), beside[0] // len(scores)
+    if independent and (len(independent) < len(nodes) or (logits_node is not None and _leads_to(logits_node, known))):
+        called, image = name_of(callables[independent[0]]), independent[0] // len(scores)
         raise ValueError(f"target: what callable {called} returned for image {image} does not depend on {name}")
 
 
 def _leads_to(node: Node, known: dict[Node, bool]) -> bool:
     """Whether a graph has one of the nodes that are `known` to be true; what is found on the way joins them."""
-    way = [node]
-    while way:
-        before = [each for each, _ in way[-1].next_functions if each is not None]
-        new = next((each for each in before if each not in known), None)
-        if way[-1] in known or new is None or any(known.get(each) for each in before):
-            last = way.pop()
-            known.setdefault(last, any(known.get(each, False) for each in before))
+    path = [node]
+    while path:
+        successors = [successor for successor, _ in path[-1].next_functions if successor is not None]
+        unvisited = next((successor for successor in successors if successor not in known), None)
+        if path[-1] in known or unvisited is None or any(known.get(successor) for successor in successors):
+            visited = path.pop()
+            known.setdefault(visited, any(known.get(successor, False) for successor in successors))
         else:
-            way.append(new)
+            path.append(unvisited)
     return known[node]
 
 
@@ -255,16 +260,16 @@ def _batched(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tu
 
 
 def _many_at_once(scores: list[torch.Tensor], reached: list[torch.Tensor]) -> list[tuple[torch.Tensor | None, ...]]:
-    found: list[tuple[torch.Tensor | None, ...]] = []
+    by_target: list[tuple[torch.Tensor | None, ...]] = []
     for first in range(0, len(scores), AT_ONCE):
         # Of these alone: each pass would else go through the heads of all targets.
         sums = torch.stack(scores[first : first + AT_ONCE]).sum(dim=1)
-        chosen = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
-        several = torch.autograd.grad(
-            sums, reached, chosen, retain_graph=True, allow_unused=True, is_grads_batched=True
+        unit_vectors = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
+        batched = torch.autograd.grad(
+            sums, reached, unit_vectors, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-        found += zip(*([None] * len(sums) if each is None else each.unbind() for each in several))
-    return found
+        by_target += zip(*([None] * len(sums) if gradients is None else gradients.unbind() for gradients in batched))
+    return by_target
 
 
 def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
@@ -274,7 +279,7 @@ def _by_extra_tokens(gradients: tuple[torch.Tensor, ...], extra: int) -> bool:
 
 
 @dataclass(eq=False)
-class _Probe:
+class _ActivationHook:
     """The hook at a target layer: the first cuts its activation off and starts recording, a second one listens in."""
 
     layer: TargetLayer

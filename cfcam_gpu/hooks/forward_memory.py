@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import get_ident
 from typing import Any
 
 from torch import nn
 
 from ..targets.outputs import first_tensor
+from . import own_thread
 
 
 def forward_bytes(model: nn.Module, run: Callable[[], Any], batch: int) -> int:
@@ -25,20 +25,14 @@ def forward_bytes(model: nn.Module, run: Callable[[], Any], batch: int) -> int:
     batch : int
         Its batch size. Tensors with another leading dimension are not counted.
     """
-    owner, peak = get_ident(), 0
+    peak = 0
 
-    # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         nonlocal peak
-        if get_ident() == owner:
-            peak = max(peak, _bytes(args, batch) + _bytes(output, batch))
+        peak = max(peak, _bytes(args, batch) + _bytes(output, batch))
 
-    handles = [module.register_forward_hook(after) for module in model.modules()]
-    try:
+    with own_thread.hooked(own_thread.after(module, note) for module in model.modules()):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return 2 * peak // batch
 
 

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from ..targets.outputs import first_tensor
+from . import own_thread
 from .guard import guarded, noted
 from .layouts import Evidence, Layout
 
@@ -24,7 +25,7 @@ _HARDLY = 0.25
 
 
 @dataclass
-class Seen:
+class Activation:
     """An activation: its shape, how much of it is negative, what made it, and the modules around it."""
 
     shape: tuple[int, ...]
@@ -46,7 +47,7 @@ class Seen:
         return self.negative < _HARDLY
 
 
-class Watch:
+class ForwardTrace:
     """One forward of one image.
 
     Parameters
@@ -57,14 +58,14 @@ class Watch:
 
     Attributes
     ----------
-    seen : list of Seen
+    activations : list of Activation
         All activations with a known layout, as they came; no tensor is kept.
     calls : Counter
         How often each module, by name, ran.
     along_channels : bool
         Whether layers work on the channels of each position apart, as in transformers and ConvNeXts.
     unknown_after : str or None
-        Why an activation after the last of `seen` has no known layout, where there is one.
+        Why an activation after the last of `activations` has no known layout, where there is one.
     """
 
     def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
@@ -72,43 +73,36 @@ class Watch:
         self.calls: Counter[str] = Counter()
         self.unknown_after: str | None = None
         self._evidence = Evidence(model, images.shape[2:])
-        self._owner = get_ident()
-        self._all: list[Seen] = []
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Seen]] = {}
-        handles = list(self._attach())
-        try:
-            with guarded(model), noted(model, images):
-                output = model(images[:1])
-        finally:
-            for handle in handles:
-                handle.remove()
+        self._passed: list[Activation] = []
+        self._remembered: dict[int, tuple[weakref.ref[torch.Tensor], int, Activation]] = {}
+        with own_thread.hooked(self._attach()), guarded(model), noted(model, images):
+            output = model(images[:1])
         leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
         self._outputs = {tuple(x.shape) for x in leaves if isinstance(x, torch.Tensor) and x.ndim == images.ndim}
-        self.seen = list(self._laid_out())
+        self.activations = list(self._laid_out())
         self.along_channels = any(len(shape) > 1 for shape in self._evidence.last)
 
-    def gives_scores(self, seen: Seen) -> bool:
+    def gives_scores(self, activation: Activation) -> bool:
         """Whether an activation (B, C, ...) is a score for each position, as a segmentation returns, and no feature."""
         size = self._evidence.size
         return any(
-            seen.channels == shape[1] and (seen.convolved or shape[2:] == tuple(size)) for shape in self._outputs
+            activation.channels == shape[1] and (activation.convolved or shape[2:] == tuple(size))
+            for shape in self._outputs
         )
 
-    def _attach(self) -> Iterator[Any]:
+    def _attach(self) -> Iterator[RemovableHandle]:
         for name, module in self.named.items():
 
-            def before(module: nn.Module, args: tuple[Any, ...], *rest: Any, name: str = name) -> None:
-                if get_ident() == self._owner:
-                    self._note(args, module, name, output=False)
+            def before(module: nn.Module, args: tuple[Any, ...], *, name: str = name) -> None:
+                self._note(args, module, name, output=False)
 
-            def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any, name: str = name) -> None:
-                if get_ident() == self._owner:
-                    self.calls[name] += 1
-                    self._evidence.note(module, args, output)
-                    self._note(output, module, name, output=True)
+            def after(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str = name) -> None:
+                self.calls[name] += 1
+                self._evidence.note(module, args, output)
+                self._note(output, module, name, output=True)
 
-            yield module.register_forward_pre_hook(before)
-            yield module.register_forward_hook(after)
+            yield own_thread.before(module, before)
+            yield own_thread.after(module, after)
 
     def _note(self, value: Any, module: nn.Module, name: str, *, output: bool) -> None:
         tensor = first_tensor(value)
@@ -122,36 +116,38 @@ class Watch:
             return
         # An in-place ReLU returns the tensor that it was given, with other values.
         version = -1 if tensor.is_inference() else tensor._version
-        known = self._known.get(id(tensor))
-        if known is not None and known[0]() is tensor and known[1] == version:
-            seen = known[2]
+        remembered = self._remembered.get(id(tensor))
+        if remembered is not None and remembered[0]() is tensor and remembered[1] == version:
+            activation = remembered[2]
         else:
-            seen = Seen(tuple(tensor.shape))
-            self._known[id(tensor)] = weakref.ref(tensor), version, seen
+            activation = Activation(tuple(tensor.shape))
+            self._remembered[id(tensor)] = weakref.ref(tensor), version, activation
             if not tokens:
                 total = tensor.abs().sum()
-                seen.negative = float(tensor.clamp(max=0).abs().sum() / total) if total > 0 else 0.0
-            self._all.append(seen)
-        (seen.returned_by if output else seen.entered).append(name)
-        seen.normed |= output and "norm" in type(module).__name__.lower()
-        seen.convolved |= output and isinstance(module, _ConvNd)
+                activation.negative = float(tensor.clamp(max=0).abs().sum() / total) if total > 0 else 0.0
+            self._passed.append(activation)
+        (activation.returned_by if output else activation.entered).append(name)
+        activation.normed |= output and "norm" in type(module).__name__.lower()
+        activation.convolved |= output and isinstance(module, _ConvNd)
 
-    def _laid_out(self) -> Iterator[Seen]:
+    def _laid_out(self) -> Iterator[Activation]:
         tokens: set[int] = set()
-        told = self._evidence.first | self._evidence.last
-        for seen in self._all:
-            name = (seen.returned_by or seen.entered)[-1]
+        layer_shapes = self._evidence.first | self._evidence.last
+        for activation in self._passed:
+            name = (activation.returned_by or activation.entered)[-1]
             try:
-                seen.layout = self._evidence.layout(seen.shape, name)
+                activation.layout = self._evidence.layout(activation.shape, name)
             except ValueError as error:
                 # (B, C, N), tokens on their way to a pooling, has a token count that is known.
-                if not tokens & set(seen.shape[1:]):
+                if not tokens & set(activation.shape[1:]):
                     self.unknown_after = str(error)
                 continue
-            if seen.layout.kind == "tokens":
-                tokens |= {seen.shape[1], seen.shape[1] - seen.layout.extra}
+            if activation.layout.kind == "tokens":
+                tokens |= {activation.shape[1], activation.shape[1] - activation.layout.extra}
             # Attention's own: (B, heads, N, N), (B, heads, N, d), (B, N, heads, d).
-            elif seen.shape[1:] not in told and tokens and not self._evidence.knows(seen.layout.grid):
+            elif (
+                activation.shape[1:] not in layer_shapes and tokens and not self._evidence.knows(activation.layout.grid)
+            ):
                 continue
             self.unknown_after = None
-            yield seen
+            yield activation

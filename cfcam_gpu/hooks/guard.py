@@ -82,9 +82,9 @@ class Shared:
         """Inside, the setting holds."""
         with self._lock:
             if of not in self._held:
-                held = ExitStack()
-                held.enter_context(self._make(*of))
-                self._held[of] = held
+                stack = ExitStack()
+                stack.enter_context(self._make(*of))
+                self._held[of] = stack
             self._users[of] += 1
         try:
             yield
@@ -136,7 +136,7 @@ class Survey(NamedTuple):
         return any(module._backward_hooks or module._backward_pre_hooks for module in self.modules)
 
 
-def survey(model: nn.Module) -> Survey:
+def survey_of(model: nn.Module) -> Survey:
     """Look at each module once.
 
     A call does so once: small batches on a GPU wait for the host, and one walk by ``model.modules()``, generators
@@ -165,23 +165,23 @@ def warn_of_training(model: nn.Module) -> Survey:
 
     Returns what was seen of the model, for :func:`guarded`.
     """
-    seen = survey(model)
-    if not seen.training:
-        return seen
+    survey = survey_of(model)
+    if not survey.training:
+        return survey
     package, level, frame = __name__.partition(".")[0], 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         level, frame = level + 1, frame.f_back
     warnings.warn(
-        f"model: {len(seen.training)} normalisation layers are in training mode, so an image's result depends on the "
-        "rest of its batch; call model.eval() first",
+        f"model: {len(survey.training)} normalisation layers are in training mode, so an image's result depends on "
+        "the rest of its batch; call model.eval() first",
         UserWarning,
         stacklevel=level,
     )
-    return seen
+    return survey
 
 
 @contextmanager
-def guarded(model: nn.Module, seen: Survey | None = None) -> Iterator[Survey]:
+def guarded(model: nn.Module, survey: Survey | None = None) -> Iterator[Survey]:
     """No graph is recorded inside, and batch norm's running statistics come out as they went in.
 
     The caller's grad and inference modes return afterwards. A model in training mode is used as it is. Compiled parts
@@ -192,7 +192,7 @@ def guarded(model: nn.Module, seen: Survey | None = None) -> Iterator[Survey]:
     Parameters
     ----------
     model : torch.nn.Module
-    seen : Survey, optional
+    survey : Survey, optional
         Of the model, by a caller that has one already. It is what comes out, too.
 
     Raises
@@ -200,19 +200,19 @@ def guarded(model: nn.Module, seen: Survey | None = None) -> Iterator[Survey]:
     ValueError
         If parts of the model are compiled, by a release of torch that can't run them otherwise.
     """
-    if seen is None:
-        seen = survey(model)
+    if survey is None:
+        survey = survey_of(model)
     with ExitStack() as kept:
-        for module in seen.training:
+        for module in survey.training:
             kept.enter_context(_statistics(module))
-        if seen.compiled:
+        if survey.compiled:
             if not hasattr(torch.compiler, "set_stance"):
                 raise ValueError(
                     "model: it is compiled, or a part of it, which needs torch 2.6 or later to be explained"
                 )
             kept.enter_context(_eager())
         with torch.inference_mode(False), torch.no_grad():
-            yield seen
+            yield survey
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -14,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..targets.outputs import logits_of
 from ..targets.request import Request
+from . import own_thread
 from .capture import capture
-from .forward_trace import Seen, Watch
+from .forward_trace import Activation, ForwardTrace
 from .layouts import Grid, Layout
 from .target_layer import INPUT_SUFFIX, Layer, TargetLayer, find
 
@@ -110,13 +110,14 @@ def candidates(model: nn.Module, images: torch.Tensor) -> list[Candidate]:
     """
     choice = _Choice(model, images)
     chosen = {layer.name: layer for layer in choice.two()}
-    found = {}
-    for seen in choice.watch.seen:
-        layer = choice.named(seen, "an activation")
+    by_name = {}
+    for activation in choice.trace.activations:
+        layer = choice.named(activation, "an activation")
         if layer is not None:
-            taken = layer.name in chosen
-            found[layer.name] = Candidate(chosen.get(layer.name, layer), seen.shape[1:], seen.channels, taken)
-    return list(found.values())
+            is_chosen = layer.name in chosen
+            layer = chosen.get(layer.name, layer)
+            by_name[layer.name] = Candidate(layer, activation.shape[1:], activation.channels, is_chosen)
+    return list(by_name.values())
 
 
 class _Choice:
@@ -125,75 +126,75 @@ class _Choice:
     def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
         self.model = model
         self.images = images
-        self.watch = Watch(model, images)
+        self.trace = ForwardTrace(model, images)
         self.by_class_token = False
         self.last = self._last()
 
-    def named(self, seen: Seen, what: str) -> TargetLayer | None:
+    def named(self, activation: Activation, what: str) -> TargetLayer | None:
         """The layer that an activation is known by; None where all modules around it run more than once."""
-        size = " x ".join(str(n) for n in seen.shape[1:])
-        if seen.layout is not None and seen.layout.kind != "channels first":
-            size = f"{size} ({seen.layout})"
+        size = " x ".join(str(n) for n in activation.shape[1:])
+        if activation.layout is not None and activation.layout.kind != "channels first":
+            size = f"{size} ({activation.layout})"
         # Hooks see an outer module's output after the inner one's, so the last of the names is the outermost.
-        for name in reversed(seen.returned_by):
-            if self.watch.calls[name] == 1:
+        for name in reversed(activation.returned_by):
+            if self.trace.calls[name] == 1:
                 reason = f"returns {what}, {size}"
-                return TargetLayer(self.watch.named[name], name, reason=reason, layout=seen.layout)
-        for name in seen.entered:
-            if self.watch.calls[name] == 1:
-                module, name, reason = self.watch.named[name], name + INPUT_SUFFIX, f"{what}, {size}, enters it"
-                return TargetLayer(module, name, takes_input=True, reason=reason, layout=seen.layout)
+                return TargetLayer(self.trace.named[name], name, reason=reason, layout=activation.layout)
+        for name in activation.entered:
+            if self.trace.calls[name] == 1:
+                module, name, reason = self.trace.named[name], name + INPUT_SUFFIX, f"{what}, {size}, enters it"
+                return TargetLayer(module, name, takes_input=True, reason=reason, layout=activation.layout)
         return None
 
-    def layer_of(self, seen: Seen) -> TargetLayer:
+    def layer_of(self, activation: Activation) -> TargetLayer:
         """The layer of the coarse activation."""
         what = "the last spatial activation"
         if self.by_class_token:
             what = "the last normalised tokens whose patches have a gradient (the head reads the class token alone)"
-        found = self.named(seen, what)
-        if found is None:
-            several = ", ".join(sorted({*seen.returned_by, *seen.entered}))
-            before = (self.named(one, "") for one in reversed(self.watch.seen))
-            nearest = next((f", such as {layer.name!r}" for layer in before if layer is not None), "")
+        layer = self.named(activation, what)
+        if layer is None:
+            modules = ", ".join(sorted({*activation.returned_by, *activation.entered}))
+            others = (self.named(earlier, "") for earlier in reversed(self.trace.activations))
+            nearest = next((f", such as {other.name!r}" for other in others if other is not None), "")
             raise ValueError(
-                f"target_layer: every module around the last spatial activation runs more than once ({several}); name "
+                f"target_layer: every module around the last spatial activation runs more than once ({modules}); name "
                 f"the layer to use{nearest}"
             )
-        return found
+        return layer
 
-    def _last(self) -> Seen:
-        seen = self.watch.seen
-        if not seen:
+    def _last(self) -> Activation:
+        activations = self.trace.activations
+        if not activations:
             raise ValueError(
                 "target_layer: no layer of this model takes or returns an activation (B, C, h, w) with more than one "
                 "position, or tokens of a known grid; name the layer to use"
             )
-        if self.watch.unknown_after is not None and self._layout(seen[-1]).kind != "tokens":
+        if self.trace.unknown_after is not None and self._layout(activations[-1]).kind != "tokens":
             raise ValueError(
                 "target_layer: after its last activation of a known grid this model works on others, of which none can "
-                f"be chosen; {self.watch.unknown_after.removeprefix('target_layer: ')}"
+                f"be chosen; {self.trace.unknown_after.removeprefix('target_layer: ')}"
             )
-        for one in reversed(seen):
-            if self._projected(one):
+        for activation in reversed(activations):
+            if self._projected(activation):
                 continue
-            extra = self._layout(one).extra
+            extra = self._layout(activation).extra
             if not extra:
-                return one
-            if self.by_class_token and not one.normed:
+                return activation
+            if self.by_class_token and not activation.normed:
                 continue
-            layer = self.named(one, "")
+            layer = self.named(activation, "")
             if layer is not None and self._patches_count(layer, extra):
-                return one
+                return activation
             self.by_class_token = True
         if not self.by_class_token:
-            return seen[-1]  # nothing but scores
+            return activations[-1]  # nothing but scores
         raise ValueError(
             "target_layer: no tokens of this model have a gradient at their patches; name the layer to use"
         )
 
-    def _layout(self, seen: Seen) -> Layout:
-        assert seen.layout is not None
-        return seen.layout
+    def _layout(self, activation: Activation) -> Layout:
+        assert activation.layout is not None
+        return activation.layout
 
     def _patches_count(self, layer: TargetLayer, extra: int) -> bool:
         """Whether the score depends on the patches from this layer on."""
@@ -216,41 +217,42 @@ class _Choice:
 
     def _finer(self) -> TargetLayer | None:
         twice = "an activation of twice the last one's resolution"
-        found = self._ranked(1.5, 2.5, twice, least=1)
-        if found:
-            return found[-1]
-        merged = [
-            seen
-            for seen in self._alike(1.5, 2.5)
-            if self._tokenlike(seen) and not seen.normed and not self._projected(seen)
+        layers = self._ranked(1.5, 2.5, twice, least=1)
+        if layers:
+            return layers[-1]
+        tokens = [
+            activation
+            for activation in self._alike(1.5, 2.5)
+            if self._tokenlike(activation) and not activation.normed and not self._projected(activation)
         ]
-        if merged and (layer := self.named(merged[-1], f"the last {twice.removeprefix('an ')}")) is not None:
+        if tokens and (layer := self.named(tokens[-1], f"the last {twice.removeprefix('an ')}")) is not None:
             return layer
         same = "an activation of the last one's resolution, shortly before it"
-        found = self._norms(same) if self._tokenlike(self.last) else self._ranked(1.0, 1.0, same, least=2)
-        return found[-2] if len(found) > 1 else None
+        layers = self._norms(same) if self._tokenlike(self.last) else self._ranked(1.0, 1.0, same, least=2)
+        return layers[-2] if len(layers) > 1 else None
 
-    def _tokenlike(self, seen: Seen) -> bool:
-        return self._layout(seen).kind != "channels first"
+    def _tokenlike(self, activation: Activation) -> bool:
+        return self._layout(activation).kind != "channels first"
 
-    def _projected(self, seen: Seen) -> bool:
+    def _projected(self, activation: Activation) -> bool:
         """Whether a linear read-out and no state of the network: keys, values or logits of tokens, or of positions."""
-        if self._tokenlike(seen):
-            return any(isinstance(self.watch.named[name], nn.Linear) for name in seen.returned_by[-1:])
-        return self.watch.gives_scores(seen)
+        if self._tokenlike(activation):
+            return any(isinstance(self.trace.named[name], nn.Linear) for name in activation.returned_by[-1:])
+        return self.trace.gives_scores(activation)
 
-    def _alike(self, low: float, high: float) -> list[Seen]:
+    def _alike(self, low: float, high: float) -> list[Activation]:
         """Activations at `low` to `high` times the last resolution, before it."""
         grid = self._layout(self.last).grid
-        before = self.watch.seen[: next(i for i, seen in enumerate(self.watch.seen) if seen is self.last)]
+        activations = self.trace.activations
+        earlier = activations[: next(i for i, activation in enumerate(activations) if activation is self.last)]
         if self._tokenlike(self.last) and low > 1:
-            before = before[len(before) // 2 :]  # a stem of convolutions is no stage of a token model
+            earlier = earlier[len(earlier) // 2 :]  # a stem of convolutions is no stage of a token model
         return [
-            seen
-            for seen in before
-            if _scaled(grid, self._layout(seen).grid, low, high)
+            activation
+            for activation in earlier
+            if _scaled(grid, self._layout(activation).grid, low, high)
             # As many channels as the image: it is the image, maybe normalised.
-            and seen.channels != self.images.shape[1]
+            and activation.channels != self.images.shape[1]
         ]
 
     def _ranked(self, low: float, high: float, what: str, *, least: int) -> list[TargetLayer]:
@@ -259,13 +261,13 @@ class _Choice:
         Of a kind are those that are hardly negative, or not, and have names of one depth; there are `least` of them.
         """
         kinds: dict[tuple[bool, int], list[TargetLayer]] = {}
-        for seen in self._alike(low, high):
-            found = None if self._tokenlike(seen) else self.named(seen, what)
-            if found is not None:
-                depth = found.name.removesuffix(INPUT_SUFFIX).count(".") if found.takes_input else found.name.count(".")
+        for activation in self._alike(low, high):
+            layer = None if self._tokenlike(activation) else self.named(activation, what)
+            if layer is not None:
+                depth = layer.name.removesuffix(INPUT_SUFFIX).count(".") if layer.takes_input else layer.name.count(".")
                 # Inside a block of a transformer, behind a GELU, is no better than a stage's output.
-                positive = seen.positive and not self.watch.along_channels
-                kinds.setdefault((positive, -depth), []).append(found)
+                positive = activation.positive and not self.trace.along_channels
+                kinds.setdefault((positive, -depth), []).append(layer)
         enough = [kind for kind, members in kinds.items() if len(members) >= least]
         return kinds[max(enough)] if enough else []
 
@@ -275,14 +277,18 @@ class _Choice:
         Of a kind are those whose names differ in numbers alone: blocks.0.norm1, blocks.1.norm1, ...
         """
         kinds: dict[str, list[TargetLayer]] = {}
-        for seen in self._alike(1.0, 1.0):
-            found = self.named(seen, what) if seen.normed and seen.channels == self.last.channels else None
-            if found is not None and not found.takes_input:
-                kind = _kind(found.name)
-                kinds[kind] = [*kinds.pop(kind, []), found]  # at the end
-        several = {kind: members for kind, members in kinds.items() if len(members) > 1}
-        own = several.get(_kind(self.layer_of(self.last).name))
-        return own or next(reversed(several.values()), [])
+        for activation in self._alike(1.0, 1.0):
+            layer = (
+                self.named(activation, what)
+                if activation.normed and activation.channels == self.last.channels
+                else None
+            )
+            if layer is not None and not layer.takes_input:
+                kind = _kind(layer.name)
+                kinds[kind] = [*kinds.pop(kind, []), layer]  # at the end
+        repeated = {kind: members for kind, members in kinds.items() if len(members) > 1}
+        own = repeated.get(_kind(self.layer_of(self.last).name))
+        return own or next(reversed(repeated.values()), [])
 
 
 class _Scored(nn.Module):
@@ -295,21 +301,14 @@ class _Scored(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         entered: list[torch.Tensor] = []
-        owner = get_ident()
 
-        def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-            if get_ident() != owner:
-                return
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
             entered.extend(value for value in args[:1] if isinstance(value, torch.Tensor) and value.ndim == 2)
             del entered[:-1]
 
         linear = [module for module in self.model.modules() if self.features and isinstance(module, nn.Linear)]
-        handles = [module.register_forward_pre_hook(before) for module in linear]
-        try:
+        with own_thread.hooked(own_thread.before(module, keep) for module in linear):
             output = self.model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
         if entered:
             return entered[0]
         try:

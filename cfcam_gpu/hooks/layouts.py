@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from threading import get_ident
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -14,10 +13,11 @@ from torch import nn
 
 from ..core.axes import ACTIVATIONS
 from ..targets.outputs import first_tensor
+from . import own_thread
 
 _REMEDY = (
-    "name another layer, or tell its layout: dataclasses.replace(cfcam_gpu.layers.find(model, name), "
-    "layout=cfcam_gpu.layouts.Layout(...))"
+    "name another layer, or tell its layout: dataclasses.replace(cfcam_gpu.hooks.find(model, name), "
+    "layout=cfcam_gpu.hooks.Layout(...))"
 )
 
 Grid: TypeAlias = tuple[int, ...]
@@ -46,6 +46,11 @@ class Layout:
         Of tokens, how many come before those of the grid: class, distillation and register tokens.
     size : tuple of int, optional
         (H, W) of the images that this was found for; others may have another grid. None fits all.
+
+    Raises
+    ------
+    ValueError
+        If an argument is none of these; the message names it.
     """
 
     kind: Kind
@@ -70,7 +75,13 @@ class Layout:
         return f"{self.kind}, {' x '.join(map(str, self.grid))}{extra}" if self.kind == "tokens" else self.kind
 
     def check(self, shape: Sequence[int], name: str) -> None:
-        """Refuse a tensor that is not of this layout; `name` is the layer's."""
+        """Refuse a tensor that is not of this layout; `name` is the layer's.
+
+        Raises
+        ------
+        ValueError
+            The message has the layout and the shape.
+        """
         wanted = {
             "channels first": tuple(shape[2:]) == self.grid,
             "channels last": tuple(shape[1:-1]) == self.grid,
@@ -130,27 +141,21 @@ class Evidence:
         self.last: set[Grid] = set()
 
     def attach(self) -> Iterator[Any]:
-        """Hooks on the modules that tell something; yields their handles."""
-        owner = get_ident()
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> None:
-            if get_ident() == owner:
-                self.note(module, args, output)
-
+        """Hooks on the modules that tell something, for forwards of this thread alone; yields their handles."""
         for module in self.model.modules():
             strided = isinstance(module, nn.modules.conv._ConvNd) and max(module.stride) > 1
             if strided or isinstance(module, (nn.Linear, nn.LayerNorm)):
-                yield module.register_forward_hook(after)
+                yield own_thread.after(module, self.note)
 
     def note(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """What a module makes of its input."""
-        made = first_tensor(output)
-        if made is None:
+        result = first_tensor(output)
+        if result is None:
             return
-        shapes = {tuple(tensor.shape[1:]) for tensor in (first_tensor(args), made) if tensor is not None}
+        shapes = {tuple(tensor.shape[1:]) for tensor in (first_tensor(args), result) if tensor is not None}
         if isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
             self.first |= shapes
-            grid = tuple(made.shape[2:])
+            grid = tuple(result.shape[2:])
             if len(grid) == len(self.size) and prod(grid) > 1 and grid not in self.grids:
                 self.grids.append(grid)
         # A subclass may permute its input, as the layer norms of ConvNeXts do.
@@ -180,13 +185,13 @@ class Evidence:
 
     def _of_grid(self, shape: Grid, name: str) -> Layout:
         first, last = (Layout(kind, grid, size=self.size) for kind, grid in _readings(shape))
-        said = [layout for layout, shapes in ((first, self.first), (last, self.last)) if shape in shapes]
+        stated = [layout for layout, shapes in ((first, self.first), (last, self.last)) if shape in shapes]
         # torch's own convention, unless the model's layers say otherwise.
-        if said == [first] or not (said or any(len(known) == len(shape) for known in self.last)):
+        if stated == [first] or not (stated or any(len(known) == len(shape) for known in self.last)):
             return first
-        fits = [layout for layout in (*said, first, last) if self.knows(layout.grid)]
+        fits = [layout for layout in (*stated, first, last) if self.knows(layout.grid)]
         why = f"neither {first.grid} nor {last.grid} is a grid that it cuts images of {self.size} into{self._seen()}"
-        if len(said) == 2 and first in fits and last in fits:
+        if len(stated) == 2 and first in fits and last in fits:
             why = "both are used on such a shape"
         elif fits:
             return fits[0]
@@ -222,14 +227,14 @@ class Evidence:
 
     def _declared(self) -> list[Grid]:
         """Grids by the patch sizes that the model's modules, or their configurations, name."""
-        found = []
+        grids = []
         for module in self.model.modules():
             for owner in (module, getattr(module, "config", None)):
                 patch = getattr(owner, "patch_size", None)
                 patch = (patch,) * len(self.size) if isinstance(patch, int) else patch
                 if isinstance(patch, (tuple, list)) and len(patch) == len(self.size) and min(patch) > 1:
-                    found.append(tuple(side // int(step) for side, step in zip(self.size, patch)))
-        return [*found, *_halved(found)]
+                    grids.append(tuple(side // int(step) for side, step in zip(self.size, patch)))
+        return [*grids, *_halved(grids)]
 
     def _tiled(self) -> list[Grid]:
         """Grids of square patches that cover the image without a rest."""
@@ -239,11 +244,11 @@ class Evidence:
 
 def extra_tokens(model: nn.Module) -> int:
     """How many class, distillation and register tokens the model has parameters for."""
-    found = 0
+    count = 0
     for name, parameter in model.named_parameters():
         if _EXTRA_TOKENS.search(name.rpartition(".")[2]):
-            found += parameter.shape[-2] if parameter.ndim > 1 else 1
-    return found
+            count += parameter.shape[-2] if parameter.ndim > 1 else 1
+    return count
 
 
 def _readings(shape: Grid) -> Iterable[tuple[Kind, Grid]]:
@@ -251,10 +256,10 @@ def _readings(shape: Grid) -> Iterable[tuple[Kind, Grid]]:
 
 
 def _halved(grids: Iterable[Grid]) -> list[Grid]:
-    found = []
+    halved = []
     for grid in grids:
         for halvings in range(1, _HALVINGS + 1):
             step = 2**halvings
             smaller = {tuple(ceil(side / step) for side in grid), tuple(side // step for side in grid)}
-            found += [grid for grid in smaller if prod(grid) > 1]
-    return found
+            halved += [each for each in smaller if prod(each) > 1]
+    return halved

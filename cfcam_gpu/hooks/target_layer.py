@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any, TypeAlias
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from . import own_thread
 from .layouts import Grid, Layout
 
 #: Suffix that means what enters a layer instead of what leaves it.
@@ -60,18 +60,9 @@ class TargetLayer:
     def hook(self, change: Callable[[Any], Any]) -> RemovableHandle:
         """Have `change` make another value of what enters or leaves the module, in forwards of this thread alone."""
         assert self.module is not None
-        owner = get_ident()
-
-        # `*rest`: another thread may remove its hook while torch, having read the list, is about to call it.
-        def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-            return change(args) if get_ident() == owner else None
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any, *rest: Any) -> Any:
-            return change(output) if get_ident() == owner else None
-
         if self.takes_input:
-            return self.module.register_forward_pre_hook(before)
-        return self.module.register_forward_hook(after)
+            return own_thread.before(self.module, lambda module, args: change(args))
+        return own_thread.after(self.module, lambda module, args, output: change(output))
 
 
 #: What means a target layer: a module, its dotted name, that name with ``.input``, or one that was found before.

@@ -13,7 +13,7 @@ from ..core.config import Config
 from ..targets.request import Objective
 from . import class_scores, forwards, gradient
 
-__all__ = ["METHODS", "FromGradients", "FromModel", "Method", "find"]
+__all__ = ["METHODS", "Method", "find"]
 
 #: Raw maps (B, T, ...) from activations (B, C, ...) and gradients (B, T, C, ...).
 FromGradients: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -23,7 +23,7 @@ from ..targets.outputs import logits_of
 from ..targets.request import Request, resolve
 from .gradient import plusplus_weights, weighted
 from .noise import noisy_copies
-from .substitute import first_copy_only, substituted
+from .substituted_activations import first_copy_only, substituted
 
 #: Noisy copies of each image that Smooth Grad-CAM++ looks at.
 SAMPLES = 8
@@ -73,10 +73,10 @@ def scorecam(work: Work) -> torch.Tensor:
     with guarded(model):
         black = logits_of(model(torch.zeros_like(images[:1])))
         all_images = torch.arange(len(images), device=images.device)
-        everywhere = _scores(work.request, all_images, black.expand(len(images), *black.shape[1:]))
-        scores = everywhere[..., None].repeat(1, 1, activations.shape[1])
-        flat = activations.flatten(2)
-        live = (flat.amax(dim=-1) > flat.amin(dim=-1)).nonzero()
+        of_black = _scores(work.request, all_images, black.expand(len(images), *black.shape[1:]))
+        scores = of_black[..., None].repeat(1, 1, activations.shape[1])
+        by_channel = activations.flatten(2)
+        live = (by_channel.amax(dim=-1) > by_channel.amin(dim=-1)).nonzero()
         size = chunk_size(work.memory, forward_bytes(model, lambda: model(images[:1]), 1))
         for start in range(0, len(live), size):
             image, channel = live[start : start + size].unbind(dim=1)
@@ -103,6 +103,11 @@ def ablationcam(work: Work) -> torch.Tensor:
     turn the map of a negative score inside out, so the absolute value is taken. Ablating a channel that is zero
     everywhere changes nothing, so it is not run. Only the layers after the target layer work on as many activations as
     there are channels in a chunk; those before work on the image once for each chunk, where the model lets them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no logits, or from the target layer on the head reads the class token alone.
     """
     images, activations = work.images, work.captured.activations
     with guarded(work.model):
@@ -131,10 +136,12 @@ def _check_patches(work: Work, head: _Head) -> None:
     layout = work.layer.layout
     if layout is None or not layout.extra:
         return
-    one = work.captured.activations[:1]
-    logits = head(0, torch.cat([one, torch.zeros_like(one)]))
-    whole, without = _scores(work.request, torch.zeros(2, dtype=torch.int64, device=logits.device), logits)
-    if torch.allclose(whole, without, rtol=torch.finfo(logits.dtype).eps ** 0.5, atol=0.0):
+    activation = work.captured.activations[:1]
+    logits = head(0, torch.cat([activation, torch.zeros_like(activation)]))
+    with_patches, without_patches = _scores(
+        work.request, torch.zeros(2, dtype=torch.int64, device=logits.device), logits
+    )
+    if torch.allclose(with_patches, without_patches, rtol=torch.finfo(logits.dtype).eps ** 0.5, atol=0.0):
         raise ValueError(
             f"target_layer: at {work.layer.name} the scores don't depend on the patches: from there on the head reads "
             "the class token alone; take a layer before the last attention, such as what its block's first norm "
@@ -154,18 +161,18 @@ class _Head:
 
     def _try_trunk_once(self) -> None:
         """No, where the batches of both sides of the layer meet in a way that doesn't broadcast, as in a DenseNet."""
-        first, logits = self.work.captured.activations[:1], self.work.captured.need_logits()
+        activation, expected = self.work.captured.activations[:1], self.work.captured.need_logits()
         try:
-            found = self(0, first.repeat(2, *(1 for _ in first.shape[1:])))
-            self.trunk_once = found.shape == (2, *logits.shape[1:])
+            doubled = self(0, activation.repeat(2, *(1 for _ in activation.shape[1:])))
+            self.trunk_once = doubled.shape == (2, *expected.shape[1:])
         except Exception:  # whatever it is, it comes again below if the batches are not to blame
             self.trunk_once = False
 
-    def __call__(self, image: int, activations: torch.Tensor) -> torch.Tensor:
-        model, one = self.work.model, self.work.images[image : image + 1]
-        copies = one.expand(len(activations), *one.shape[1:])
-        once = first_copy_only(model, copies) if self.trunk_once else nullcontext()
-        with substituted(self.work.layer, activations), once:
+    def __call__(self, b: int, activations: torch.Tensor) -> torch.Tensor:
+        model, image = self.work.model, self.work.images[b : b + 1]
+        copies = image.expand(len(activations), *image.shape[1:])
+        shared_trunk = first_copy_only(model, copies) if self.trunk_once else nullcontext()
+        with substituted(self.work.layer, activations), shared_trunk:
             return logits_of(model(copies))
 
 

@@ -104,11 +104,11 @@ def eigengradcam(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Te
 
 def _first_component(channels: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
     """ReLU of the projection of channels (B, T, C, ...) onto their first principal component, signed as (B, T, ...)."""
-    points = channels.flatten(3).transpose(2, 3)
-    points = points - points.mean(dim=2, keepdim=True)
+    positions = channels.flatten(3).transpose(2, 3)
+    positions = positions - positions.mean(dim=2, keepdim=True)
     # The decomposition would fail for all on what is not finite in one; the map of that one is NaN instead.
-    lost = ~points.flatten(2).isfinite().all(dim=-1, keepdim=True)
-    left, values, _ = torch.linalg.svd(points.masked_fill(lost[..., None], 0.0), full_matrices=False)
+    lost = ~positions.flatten(2).isfinite().all(dim=-1, keepdim=True)
+    left, values, _ = torch.linalg.svd(positions.masked_fill(lost[..., None], 0.0), full_matrices=False)
     projection = (left[..., 0] * values[..., :1]).masked_fill(lost, torch.nan)
     same = (projection * along.flatten(2)).sum(dim=-1, keepdim=True) >= 0
     return torch.where(same, projection, -projection).relu().reshape(along.shape)

@@ -109,6 +109,11 @@ def insertion(
     """Insertion: the image returns into its baseline, highest values of the map first. A high AUC is better.
 
     Petsiuk et al., "RISE", BMVC 2018 (arXiv:1806.07421). See :func:`deletion` for the arguments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`deletion`.
     """
     images, maps = check_fit(images, maps)
     start = _baseline(images, baseline)
@@ -203,7 +208,13 @@ def _baseline(images: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def gaussian_blur(images: torch.Tensor, size: int = 11, sigma: float = 5.0) -> torch.Tensor:
-    """Images (B, C, H, W) smoothed by a normalised Gaussian of `size` pixels, reflecting at the border."""
+    """Images (B, C, H, W) smoothed by a normalised Gaussian of `size` pixels, reflecting at the border.
+
+    Raises
+    ------
+    ValueError
+        If a side of the images is not longer than half the Gaussian: there is nothing to reflect.
+    """
     half = size // 2
     if min(images.shape[-2:]) <= half:
         raise ValueError(f"images: a blur of {size} pixels needs at least {half + 1} a side; got {images.shape[-2:]}")
@@ -263,8 +274,8 @@ def adcc(
     images, maps = check_fit(images, maps)
     classes = class_indices(model, images, target, memory)
     drop = confidence_change(model, images, maps, classes, memory=memory, progress=progress).drop / 100
-    again = check_maps(explainer(images * maps[:, None].to(images.dtype), classes), tuple(maps.shape))
-    coherency = (pearson(maps, again) + 1) / 2
+    masked_maps = check_maps(explainer(images * maps[:, None].to(images.dtype), classes), tuple(maps.shape))
+    coherency = (pearson(maps, masked_maps) + 1) / 2
     complexity = maps.double().mean(dim=(1, 2))
     terms = torch.stack([coherency, 1 - complexity, 1 - drop])
     harmonic = torch.where((terms > 0).all(dim=0), 3 / (1 / terms).sum(dim=0), 0.0)

@@ -144,9 +144,9 @@ def grid_pointing_game(maps: torch.Tensor, n: int) -> torch.Tensor:
         raise ValueError(f"maps: expected a tensor (M, {n * n}, H, W), one map for each cell; got {got}")
     if maps.shape[2] % n or maps.shape[3] % n:
         raise ValueError(f"maps: expected sides that are multiples of n = {n}; got {tuple(maps.shape[2:])}")
-    many, each, height, width = maps.shape
-    cells = check_maps(maps.flatten(0, 1)).double().reshape(many, each, n, height // n, n, width // n)
-    cells = cells.sum(dim=(3, 5)).reshape(many, each, each)
+    mosaics, count, height, width = maps.shape
+    cells = check_maps(maps.flatten(0, 1)).double().reshape(mosaics, count, n, height // n, n, width // n)
+    cells = cells.sum(dim=(3, 5)).reshape(mosaics, count, count)
     return _share(cells.diagonal(dim1=1, dim2=2), cells.sum(dim=2))
 
 
@@ -166,5 +166,5 @@ def _check(maps: object, masks: object) -> tuple[torch.Tensor, torch.Tensor]:
     return maps, masks
 
 
-def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    return torch.where(whole > 0, part.double() / whole.double(), 0.0)
+def _share(part: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    return torch.where(total > 0, part.double() / total.double(), 0.0)

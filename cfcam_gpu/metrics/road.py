@@ -86,13 +86,13 @@ def road(
     # Never none and never all of them, however small the image.
     counts = torch.tensor([min(max(round(percent / 100 * pixels), 1), pixels - 1) for percent in percentiles])
     counts = counts.to(images.device)
-    each = 2 * len(counts)
+    per_image = 2 * len(counts)
 
     def batch(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         jobs = torch.arange(start, stop, device=images.device)
-        image, at = jobs // each, jobs % each
-        count = counts[at % len(counts), None, None]
-        least_first = (at < len(counts))[:, None, None]
+        image, step = jobs // per_image, jobs % per_image
+        count = counts[step % len(counts), None, None]
+        least_first = (step < len(counts))[:, None, None]
         removed = torch.where(least_first, ranks[image] >= pixels - count, ranks[image] < count)
         filled = impute(images[image].float(), removed)
         added = torch.stack([_noise(images, seed, job) for job in range(start, stop)])
@@ -101,7 +101,7 @@ def road(
     scores = probabilities(
         model,
         batch,
-        len(images) * each,
+        len(images) * per_image,
         memory=memory,
         progress=progress,
         bytes_beside=IMPUTATION_COPIES * images[0].numel() * 4,

@@ -92,17 +92,23 @@ def gradient_noise_ssim(
         If torchmetrics is not installed.
     """
     noisy = add_gradient_noise(gradients, std=std, seed=seed)
-    clean_maps, noisy_maps = (upsample(method(activations, given), size) for given in (gradients, noisy))
+    clean_maps, noisy_maps = (upsample(method(activations, each), size) for each in (gradients, noisy))
     return ssim(clean_maps.flatten(0, 1), noisy_maps.flatten(0, 1)).reshape(clean_maps.shape[:2])
 
 
 def add_gradient_noise(gradients: Tensors, *, std: float, seed: int) -> Tensors:
-    """The gradients plus the noise of :func:`gradient_noise_ssim`, in their dtype."""
+    """The gradients plus the noise of :func:`gradient_noise_ssim`, in their dtype.
+
+    Raises
+    ------
+    ValueError
+        If `std` is negative, infinite or NaN.
+    """
     _check_amount("std", std)
     if isinstance(gradients, torch.Tensor):
         return _noisy(gradients, std, torch.Generator(gradients.device).manual_seed(seed))
     generator = torch.Generator(gradients[0].device).manual_seed(seed)
-    return [_noisy(given, std, generator) for given in gradients]
+    return [_noisy(of_layer, std, generator) for of_layer in gradients]
 
 
 def _noisy(gradients: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:

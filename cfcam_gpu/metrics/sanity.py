@@ -89,16 +89,16 @@ def cascading_randomisation(
         raise ValueError("layers: expected at least one; a module with reset_parameters is one by default")
     untouched = {id(parameter): name for name, parameter in randomised.named_parameters()}
     maps = check_maps(make_explainer(randomised)(images, classes))
-    found = []
+    correlations = []
     for step, name in enumerate(names):
         for module in _reset(randomised, name, seed + step):
             for parameter in module.parameters(recurse=False):
                 untouched.pop(id(parameter), None)
-        again = check_maps(make_explainer(randomised)(images, classes), tuple(maps.shape))
-        found.append(spearman(maps, again))
+        randomised_maps = check_maps(make_explainer(randomised)(images, classes), tuple(maps.shape))
+        correlations.append(spearman(maps, randomised_maps))
         if progress is not None:
             progress(step + 1, len(names))
-    return Randomisation(torch.stack(found), tuple(names), tuple(untouched.values()))
+    return Randomisation(torch.stack(correlations), tuple(names), tuple(untouched.values()))
 
 
 def classifier_randomisation_ssim(
@@ -158,9 +158,9 @@ def _reset(model: nn.Module, name: str, seed: int) -> list[nn.Module]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for module in modules[name].modules():
-            method = next((found for attribute in RESETS if (found := getattr(module, attribute, None))), None)
-            if method is not None:
-                method()
+            initialise = next((method for name in RESETS if (method := getattr(module, name, None))), None)
+            if initialise is not None:
+                initialise()
                 reset.append(module)
     if not reset:
         raise ValueError(f"layers: nothing in {name!r} has reset_parameters")

@@ -99,12 +99,12 @@ def class_indices(model: nn.Module, images: torch.Tensor, target: targets.Target
     if request.indices is not None:
         return request.indices.to(images.device)
     model = check_model(model)
-    found = []
+    chunks = []
     with guarded(model):
         size = chunk_size(memory, forward_bytes(model, lambda: model(images[:1]), 1))
         for start in range(0, len(images), size):
-            found.append(_logits(model, images[start : start + size]).argmax(dim=1))
-    return torch.cat(found)
+            chunks.append(_logits(model, images[start : start + size]).argmax(dim=1))
+    return torch.cat(chunks)
 
 
 def probabilities(
@@ -137,22 +137,24 @@ def probabilities(
     """
     model = check_model(model)
     warn_of_training(model)
-    found = []
+    chunks = []
     with guarded(model):
-        first, _ = batch(0, 1)
-        bytes_each = forward_bytes(model, lambda: model(first), 1) + IMAGE_COPIES * first.nbytes + bytes_beside
+        first_image, _ = batch(0, 1)
+        bytes_each = (
+            forward_bytes(model, lambda: model(first_image), 1) + IMAGE_COPIES * first_image.nbytes + bytes_beside
+        )
         size = chunk_size(memory, bytes_each)
         for start in range(0, jobs, size):
             stop = min(start + size, jobs)
             images, classes = batch(start, stop)
             logits = _logits(model, images)
-            wrong = classes[(classes < 0) | (classes >= logits.shape[1])]
-            if wrong.numel():
-                raise ValueError(f"target: class {int(wrong[0])} is out of range for {logits.shape[1]} classes")
-            found.append(logits.double().softmax(dim=1).gather(1, classes[:, None]).squeeze(1))
+            out_of_range = classes[(classes < 0) | (classes >= logits.shape[1])]
+            if out_of_range.numel():
+                raise ValueError(f"target: class {int(out_of_range[0])} is out of range for {logits.shape[1]} classes")
+            chunks.append(logits.double().softmax(dim=1).gather(1, classes[:, None]).squeeze(1))
             if progress is not None:
                 progress(stop, jobs)
-    return torch.cat(found)
+    return torch.cat(chunks)
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -94,8 +94,8 @@ def _check(name: str, values: object) -> torch.Tensor:
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"{name}: expected shape (N,) with at least one value; got {tuple(values.shape)}")
     values = values.detach().double().cpu()
-    bad = ~torch.isfinite(values)
-    if bool(bad.any()):
-        named = ", ".join(str(i) for i in bad.nonzero().flatten().tolist()[:10])
-        raise ValueError(f"{name}: expected finite numbers; those at {named} are not")
+    not_finite = ~torch.isfinite(values)
+    if bool(not_finite.any()):
+        numbers = ", ".join(str(i) for i in not_finite.nonzero().flatten().tolist()[:10])
+        raise ValueError(f"{name}: expected finite numbers; those at {numbers} are not")
     return values

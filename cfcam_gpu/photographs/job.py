@@ -12,22 +12,21 @@ from PIL import Image
 
 from .. import methods
 from ..core.chunks import Progress
+from ..explain.attempts import reason, together_or_alone
 from ..explain.cam import CAM
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
-from ..results import overlays, saving
+from ..results import durable, overlays, saving
 from ..results.components import REST, Component
 from ..results.explanation import Explanation
 from . import contact_sheet, loading, models, photos
 from .models import Model
+from .options import Settings
 
 SHEET = "contact_sheet.png"
 COMPONENTS = "components.png"
 #: Of the name of a photograph's own picture of its components, before the suffix.
 COMPONENTS_ENDING = ".components"
-
-#: What an explanation of a photograph may fail with: non-finite activations, memory that runs out, a model's own error.
-_FAILURES = (TypeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +39,15 @@ class Job:
         Photographs and folders of them.
     out : Path
         The folder for the results.
-    model : str
-        See :func:`cfcam_gpu.photographs.models.load`.
-    weights : Path or None
-    layers : sequence of str
-        One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
+    settings : Settings
     target : str or None
         A class index or name; None is the predicted class of each photograph.
-    engine : str
-    preset : {"default", "paper"}
-        Of the method ``"cfcam"``.
     method : str
         A key of :data:`cfcam_gpu.methods.METHODS`.
     fuse : {"mean", "max"} or None
     augment : sequence of str
     smooth : int
         As for :class:`cfcam_gpu.CAM`.
-    device : {"auto", "cpu", "cuda"}
     batch_size : int
     overwrite : bool
     components : int or None
@@ -65,17 +56,12 @@ class Job:
 
     paths: Sequence[Path]
     out: Path
-    model: str = "lite0"
-    weights: Path | None = None
-    layers: Sequence[str] = ()
+    settings: Settings = field(default_factory=Settings)
     target: str | None = None
-    engine: str = "auto"
-    preset: str = "default"
     method: str = "cfcam"
     fuse: str | None = None
     augment: Sequence[str] = ()
     smooth: int = 0
-    device: str = "auto"
     batch_size: int = 8
     overwrite: bool = False
     components: int | None = None
@@ -127,7 +113,7 @@ class Run:
         job = self.job
         said = [*job.augment, f"{job.smooth} noisy copies"] if job.smooth else list(job.augment)
         if methods.find(job.method).cluster_filter:
-            said = [f"{job.preset} preset", f"{self.engine} engine", *said]
+            said = [f"{job.settings.preset} preset", f"{self.engine} engine", *said]
         return f"{', '.join(said)}; {self.where}" if said else self.where
 
     @property
@@ -144,6 +130,8 @@ class Run:
         ------
         OSError
             If a file can't be written. What was explained before has its line in ``explanations.jsonl``.
+        RuntimeError
+            If the device is out of order. The same holds.
         """
         try:
             for first in range(0, len(self.files), self.job.batch_size):
@@ -154,7 +142,7 @@ class Run:
             if self.records:
                 saving.write_lines(self.job.out / saving.JSON_LINES, self.records)
         if self.entries:
-            with saving.replacing(self.sheet) as file:
+            with durable.replacing(self.sheet) as file:
                 self._draw().save(file, format="PNG")
         if self.rows:
             self._save_components(self.rows, self.job.out / COMPONENTS)
@@ -163,19 +151,12 @@ class Run:
         batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
         if not batch:
             return
-        try:
-            found = [(self._explain(batch, within), batch)]
-        except _FAILURES:
-            found = []
-        # One photograph may have spoilt its batch, or the batch been too large for the device: each for itself then.
-        # Not inside the handler, where the error keeps the batch's tensors alive.
-        for photograph in batch if not found else []:
-            try:
-                found.append((self._explain([photograph], within), [photograph]))
-            except _FAILURES as error:
-                self.failed.append((photograph.file, str(error)))
-        for (result, components), explained in found:
-            self._write(result, components, explained)
+        # One photograph may spoil its batch, or the batch be too large for the device.
+        for some, found in together_or_alone(lambda some: self._explain(some, within), batch, self.device):
+            if isinstance(found, Exception):
+                self.failed += [(photograph.file, reason(found)) for photograph in some]
+            else:
+                self._write(*found, some)
 
     def _read(self, file: Path, stem: str) -> _Photograph | None:
         try:
@@ -199,7 +180,7 @@ class Run:
         overlays = result.overlay(pixels.to(self.device)).cpu().numpy()
         stems = [photograph.stem for photograph in batch]
         found = saving.write(result, self.job.out, stems, overlays=overlays, class_names=self.class_names)
-        about = {"model": self.job.model, "engine": self.engine, "preset": self.job.preset}
+        about = {"model": self.job.settings.model, "engine": self.engine, "preset": self.job.settings.preset}
         for i, (photograph, overlay, record) in enumerate(zip(batch, overlays, found)):
             entry = contact_sheet.Entry(
                 photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
@@ -227,7 +208,7 @@ class Run:
         if len(self.rows) < contact_sheet.ROWS:
             self.rows.append(row)
         file = f"{photograph.stem}{COMPONENTS_ENDING}.png"
-        self._save_components([row], self.job.out / file)
+        self._save_components([row], self.job.out / file, last=False)
         return {
             "components_overlay": file,
             "components": [
@@ -236,14 +217,14 @@ class Run:
             ],
         }
 
-    def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path) -> None:
+    def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path, *, last: bool = True) -> None:
         sheet = contact_sheet.draw_components(
             rows,
-            title=f"{self.title} of {self.job.model}, by groups of channels",
+            title=f"{self.title} of {self.job.settings.model}, by groups of channels",
             subtitle=self.how,
             alarm=self._alarm,
         )
-        with saving.replacing(path) as file:
+        with durable.replacing(path, last=last) as file:
             sheet.save(file, format="PNG")
 
     @property
@@ -255,7 +236,7 @@ class Run:
         count = f"{there} photograph{'s' * (there > 1)}{f', the first {shown} here' * (there > shown)}"
         return contact_sheet.draw(
             self.entries,
-            title=f"{self.title} of {self.job.model}",
+            title=f"{self.title} of {self.job.settings.model}",
             subtitle=f"{count}; {self.how}",
             alarm=self._alarm,
         )
@@ -281,19 +262,16 @@ def check(job: Job) -> Run:
     taken = [Path(name).stem for name in sheets]
     stems = saving.file_names((file.stem for file in files), taken=taken, endings=endings)
     pictures = [f"{stem}{ending}.png" for stem in stems for ending in endings[1:]] + sheets
-    outputs = [*saving.outputs(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
+    outputs = [*saving.file_paths(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
     saving.check_free(outputs, overwrite=job.overwrite)
 
     # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
-    method = "cfcam-paper" if job.preset == "paper" else job.method
+    method = "cfcam-paper" if job.settings.preset == "paper" else job.method
     trial = method if methods.find(method).cluster_filter else "gradcam"
     fuse = cast("Fuse | None", job.fuse)
     loaded = loading.load(
-        job.model,
-        job.weights,
-        lambda module, engine: CAM(module, list(job.layers) or None, method=trial, fuse=fuse, engine=engine),
-        engine=job.engine,
-        device=job.device,
+        job.settings,
+        lambda module, engine: CAM(module, list(job.settings.layers) or None, method=trial, fuse=fuse, engine=engine),
     )
     explain = CAM(
         loaded.model.module,
@@ -314,8 +292,9 @@ def _check_method(job: Job) -> None:
     methods.find(job.method)
     check_fuse(job.fuse)
     Views.read(list(job.augment), job.smooth, 0.0, 0)
-    if job.preset != "default" and job.method != "cfcam":
-        raise ValueError(f"preset: {job.preset} is a form of the method cfcam; got the method {job.method}")
-    fused = job.fuse is not None or (len(job.layers) > 1 and job.preset != "default")
+    preset = job.settings.preset
+    if preset != "default" and job.method != "cfcam":
+        raise ValueError(f"preset: {preset} is a form of the method cfcam; got the method {job.method}")
+    fused = job.fuse is not None or (len(job.settings.layers) > 1 and preset != "default")
     if job.components and (job.method != "cfcam" or job.augment or job.smooth or fused):
         raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")

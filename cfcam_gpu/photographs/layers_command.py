@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+
+from . import terminal
+from .options import WeightsOption
 
 if TYPE_CHECKING:
     from ..hooks.layers import Candidate
@@ -24,10 +25,7 @@ def layers(
             "returns a torch module.",
         ),
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A state dict for the model: .safetensors, or a .pth of tensors only."),
-    ] = None,
+    weights: WeightsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the layers of a model that can be explained, and which are chosen where none is named."""
@@ -36,14 +34,11 @@ def layers(
     from ..hooks.layers import candidates
     from . import models
 
-    try:
+    with terminal.refusing():
         loaded = models.load(model, weights)
         size = loaded.preparation.size
         image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         found = [_record(candidate) for candidate in candidates(loaded.module, image)]
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
     if as_json:
         print(json.dumps({"model": model, "image": [3, size, size], "layers": found}, indent=2))
         return

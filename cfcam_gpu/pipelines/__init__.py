@@ -1,23 +1,16 @@
-"""Explanations in bulk: whole data sets, resumed where they stopped."""
+"""Explanations of whole data sets: `run` writes them to a folder and continues a run that was stopped."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Any
+from .._lazy import lazily
 
 if TYPE_CHECKING:
+    from .batches import BatchExplainer
     from .bulk import Summary, run
     from .sources import Photographs
 
-__all__ = ["Photographs", "Summary", "run"]
+__all__ = ["BatchExplainer", "Photographs", "Summary", "run"]
 
-_HOMES = {"Photographs": "sources", "Summary": "bulk", "run": "bulk"}
-
-
-def __getattr__(name: str) -> Any:
-    # The command line imports a module of this package for its help, and must not wait for torch.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    return value
+__getattr__ = lazily(
+    __name__, {"BatchExplainer": "batches", "Photographs": "sources", "Summary": "bulk", "run": "bulk"}
+)

@@ -10,18 +10,12 @@ from typing import Any
 import torch
 
 from ..core.cluster_filter import DEAD, DOMINANT, NOISE
+from ..explain.attempts import OUT_OF_MEMORY, attempt, reason
 from ..explain.cfcam import CFCAM
 from ..results.explanation import Explanation
 from ..targets.outputs import probabilities
 
 _log = logging.getLogger(__name__)
-
-#: What an explanation may fail with: non-finite activations, a class out of range, a model's own error.
-FAILURES = (TypeError, ValueError, RuntimeError, MemoryError)
-#: How the error begins that torch raises in the main thread, wherever that is, when a process that reads has died.
-_DEAD_READER = "DataLoader worker (pid"
-#: The latter of the host's memory, and of the GPU's where RAPIDS or CuPy asks for it by themselves.
-_OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +64,16 @@ class BatchExplainer:
     explainer : CFCAM
     prepare : callable, optional
         Makes the model's input (B, C, H, W) of what :meth:`__call__` gets, on the device.
-        :meth:`cfcam_gpu.photographs.photos.Preparation.normalize`, say.
+        :meth:`cfcam_gpu.photographs.Preparation.normalize`, say.
     dtype : torch.dtype
         Of the maps that are returned.
     overlay : bool
         Draw the overlays, too.
+
+    Raises
+    ------
+    ValueError
+        If `explainer` takes several looks (augment, smooth): their results count no channels.
 
     Notes
     -----
@@ -144,31 +143,21 @@ class BatchExplainer:
 
     def _whole(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found | None:
         """A batch in one go, or None where it is too large."""
-        found, fault = self._try(images, targets, errors)
-        if fault is None or isinstance(fault, _OUT_OF_MEMORY):
+        found = attempt(lambda: self._explain(images, targets, errors), images.device)
+        if not isinstance(found, Exception):
             return found
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)  # raises where the device's own state is what is wrong
+        if isinstance(found, OUT_OF_MEMORY):
+            return None
         if len(images) == 1:
-            return self._nothing(images, [str(fault)])
+            return self._nothing(images, [reason(found)])
         for b in [b for b, error in enumerate(errors) if error is None]:
             alone = self._whole(images[b : b + 1], targets[b : b + 1], [None])
             if alone is None:
                 return None
             errors[b] = alone.errors[0]
+        again = attempt(lambda: self._explain(images, targets, errors), images.device)
         # Where none fails by itself, the batch was too large for the host's memory, say.
-        return self._try(images, targets, errors)[0]
-
-    def _try(
-        self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]
-    ) -> tuple[Found | None, Exception | None]:
-        try:
-            return self._explain(images, targets, errors), None
-        except FAILURES as error:
-            if str(error).startswith(_DEAD_READER):
-                raise  # no fault of these images
-            # Its traceback would keep the tensors of the call alive.
-            return None, error.with_traceback(None)
+        return None if isinstance(again, Exception) else again
 
     def _explain(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found:
         good = [b for b, error in enumerate(errors) if error is None]

@@ -17,10 +17,11 @@ from torch import nn
 
 from .. import engines
 from .._version import __version__
+from ..explain.attempts import attempt
 from ..explain.cfcam import CFCAM
 from ..targets.request import check_range
 from . import store
-from .batches import FAILURES, BatchExplainer, Found
+from .batches import BatchExplainer, Found
 from .sources import Batch, Photographs
 from .stream import ahead, batches_of, check_repeatable, targets_of, unseen
 from .writer import Writer
@@ -246,10 +247,10 @@ def _check_classes(
 ) -> None:
     """Refuse a class that the model doesn't have, and names for fewer than it has, before anything is written."""
     inputs = example if explain.prepare is None else explain.prepare(example)
-    try:
-        logits = explain.explainer(inputs).logits
-    except FAILURES:
+    found = attempt(lambda: explain.explainer(inputs), example.device)
+    if isinstance(found, Exception):
         return  # of a blank image, maybe; what is wrong with the others their rows say
+    logits = found.logits
     assert logits is not None  # the predicted class was asked for
     classes = logits.shape[1]
     if isinstance(target, int):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -27,6 +26,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ..photographs import terminal
+from ..photographs.options import (
+    Device,
+    DeviceOption,
+    EngineOption,
+    ModelAsExplained,
+    Preset,
+    PresetOption,
+    Settings,
+    WeightsAsExplained,
+)
+
 if TYPE_CHECKING:
     from .bulk import Summary
 
@@ -34,21 +45,6 @@ if TYPE_CHECKING:
 EVERY = 10.0
 #: Failures that are named; all of them are in the manifest.
 NAMED = 20
-
-
-class Preset(StrEnum):
-    """Which Config."""
-
-    default = "default"
-    paper = "paper"
-
-
-class Device(StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Dtype(StrEnum):
@@ -85,8 +81,8 @@ def run(
             "image, in the order of SOURCE) and overlays/. What a stopped run left there goes on.",
         ),
     ],
-    model: Annotated[str, typer.Option(help="As for cfcam-gpu explain.")] = "lite0",
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="A state dict for the model.")] = None,
+    model: ModelAsExplained = "lite0",
+    weights: WeightsAsExplained = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,8 +99,8 @@ def run(
             show_default="SOURCE's own where it has one (column target, .cls), else predicted",
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
-    preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
+    engine: EngineOption = "auto",
+    preset: PresetOption = Preset.default,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images in one forward.")] = 32,
     shard_size: Annotated[
         int | None,
@@ -129,7 +125,7 @@ def run(
         Picture | None, typer.Option(help="Write the maps over their images, too.", show_default="none")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what a job left in DIR, and begin anew.")] = False,
-    device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+    device: DeviceOption = Device.auto,
     on_ray: Annotated[
         bool,
         typer.Option(
@@ -146,32 +142,25 @@ def run(
     """Explain a whole data set: maps as one Zarr array, a Parquet manifest; killed, it goes on where it was."""
     from . import job
 
-    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    try:
+    err = terminal.errors()
+    with terminal.refusing():
         asked = job.Job(
             source=source,
             out=out,
-            model=model,
-            weights=weights,
-            layers=tuple(layer or ()),
+            settings=Settings.given(model, weights, layer, engine, preset, device),
             target=target,
-            engine=engine,
-            preset=preset.value,
             batch_size=batch_size,
             shard_size=shard_size,
             workers=default_workers() if workers is None else workers,
             dtype=dtype.value,
             overlays=None if overlays is None else overlays.value,
             restart=restart,
-            device=device.value,
             ray=(ray_address or "") if on_ray or ray_address else None,
         )
         ready = job.check(asked)
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        _refuse(error)
     err.print(ready.description)
     if not ready.trained:
-        err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
+        terminal.warn_of_random_weights(err)
     began = False
     try:
         with _terminable(), _progress(err) as show:
@@ -185,9 +174,9 @@ def run(
     except (OSError, TypeError, ValueError, RuntimeError, KeyboardInterrupt) as error:
         # The folder is looked at before any image is.
         if not began and isinstance(error, Exception):
-            _refuse(error)
+            terminal.refuse(error)
         stopped = isinstance(error, KeyboardInterrupt)
-        err.print("stopped" if stopped else f"error: {_plain(error)}", style="red")
+        err.print("stopped" if stopped else f"error: {terminal.plain(error)}", style="red")
         err.print("what is done is kept, and the same command goes on from there")
         raise typer.Exit(143 if isinstance(error, _Terminated) else 130 if stopped else 1) from None
     _report(summary, err)
@@ -272,19 +261,9 @@ def _report(summary: Summary, err: Console) -> None:
     from .store import MANIFEST, MAPS, failures
 
     folder = summary.folder
-    print(f"{summary.images:,} images in {_plain(folder / MAPS)} and {_plain(folder / MANIFEST)}")
+    print(f"{summary.images:,} images in {terminal.plain(folder / MAPS)} and {terminal.plain(folder / MANIFEST)}")
     if summary.failed:
         for source, reason in failures(folder, NAMED):
-            err.print(f"failed: {_plain(source)}: {_plain(reason)}", style="red")
-        more = f"; all of them are in {_plain(folder / MANIFEST)}" if summary.failed > NAMED else ""
+            err.print(f"failed: {terminal.plain(source)}: {terminal.plain(reason)}", style="red")
+        more = f"; all of them are in {terminal.plain(folder / MANIFEST)}" if summary.failed > NAMED else ""
         err.print(f"{summary.failed:,} of {summary.images:,} images failed{more}", style="red")
-
-
-def _refuse(error: Exception) -> NoReturn:
-    print(f"error: {_plain(error)}", file=sys.stderr)
-    raise typer.Exit(2) from error
-
-
-def _plain(value: object) -> str:
-    """`value` without what would break a line, steer the terminal or fail to be encoded: file names hold anything."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -17,7 +17,7 @@ class Decoded(NamedTuple):
     Parameters
     ----------
     pixels : (3, S, S) uint8 tensor
-        What :meth:`cfcam_gpu.photographs.photos.Preparation.pixels` makes of it; zeros where there is an error.
+        What :meth:`cfcam_gpu.photographs.Preparation.pixels` makes of it; zeros where there is an error.
     size : (int, int) or None
         Width and height of the image itself, upright.
     error : str or None
@@ -40,7 +40,7 @@ def decode(file: Path | IO[bytes], preparation: Preparation) -> Decoded:
     Parameters
     ----------
     file : Path, or a binary file
-        See :func:`cfcam_gpu.photographs.photos.read` for what can be read, and how.
+        See :func:`cfcam_gpu.photographs.read` for what can be read, and how.
     preparation : Preparation
     """
     try:

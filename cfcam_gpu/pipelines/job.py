@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..explain.cfcam import CFCAM
 from ..photographs import loading, models
+from ..photographs.options import Settings
 from . import ray_session
 from .batches import Found
 from .bulk import Summary, require, run
@@ -21,19 +22,14 @@ class Job:
 
     source: str
     out: Path
-    model: str
-    weights: Path | None
-    layers: Sequence[str]
+    settings: Settings
     target: str | None
-    engine: str
-    preset: str
     batch_size: int
     shard_size: int | None
     workers: int
     dtype: str
     overlays: str | None
     restart: bool
-    device: str
     ray: str | None
 
 
@@ -55,14 +51,10 @@ class Ready:
             return self._run(progress, None)
         from . import ray
 
-        job = self.job
-        options = {
-            "model": job.model,
-            "weights": job.weights and job.weights.absolute(),
-            "layers": list(job.layers),
-            "preset": job.preset,
-            "engine": job.engine,
-            "device": job.device,
+        job, settings = self.job, self.job.settings
+        # The actors work in other folders.
+        options = vars(settings) | {
+            "weights": settings.weights and settings.weights.absolute(),
             "dtype": job.dtype,
             "overlay": job.overlays is not None,
         }
@@ -104,15 +96,16 @@ def check(job: Job) -> Ready:
     require()
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
-    make = loading.cfcam(job.layers, job.preset)
-    loaded = loading.load(job.model, job.weights, make, engine=job.engine, device=job.device)
+    loaded = loading.load_cfcam(job.settings)
     target: int | str | None = job.target
     if target is not None and target != "predicted":
         target = models.class_index(str(target), loaded.class_names)
     photographs = Photographs(
         job.source, loaded.model.preparation, class_names=loaded.class_names, workers=job.workers, skip=job.out
     )
-    lines = [f"{job.model} on {loaded.device}, {loaded.engine} engine; {len(photographs):,} images in {job.source}"]
+    lines = [
+        f"{job.settings.model} on {loaded.device}, {loaded.engine} engine; {len(photographs):,} images in {job.source}"
+    ]
     lines += [f"  {layer.name}: {layer.reason}" for layer in loaded.layers]
     return Ready(
         job=job,

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ..photographs import loading, models
+from ..photographs.options import Settings
 from .batches import BatchExplainer, Found
 from .bulk import DTYPES
 from .decoding import Decoded, decode
@@ -76,8 +77,16 @@ class Explain:
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
-        file = None if weights is None else Path(weights)
-        loaded = loading.load(model, file, loading.cfcam(layers, preset), engine=engine, device=device)
+        loaded = loading.load_cfcam(
+            Settings(
+                model=model,
+                weights=None if weights is None else Path(weights),
+                layers=tuple(layers),
+                engine=engine,
+                preset=preset,
+                device=device,
+            )
+        )
         self.device, self.class_names = loaded.device, loaded.class_names
         self.preparation = loaded.model.preparation
         self.explain = BatchExplainer(
@@ -169,6 +178,11 @@ def explained(
         See :func:`cfcam_gpu.pipelines.run`.
     options : mapping
         For :class:`Explain`.
+
+    Raises
+    ------
+    RuntimeError
+        If a worker fails, with what it raised, or there are no workers any more, in Ray's words.
     """
     import ray.data
 

@@ -49,6 +49,11 @@ def columns(
         Index of the first image: where its map is in the array.
     class_names : sequence of K str, optional
         ``"class 0"``, ... otherwise.
+
+    Raises
+    ------
+    ValueError
+        If a class has no name among `class_names`.
     """
     good = [error is None for error in found.errors]
 

@@ -90,8 +90,17 @@ class Store:
         overlays : sequence of n (H, W, 3) arrays, or None
         digest : str
             Of the images.
+
+        Raises
+        ------
+        ValueError
+            If the last shard has been written: one of less than `shard_size` images ends the array. If `maps` are none
+            or too many, or not as many as the rows. Nothing is written then.
+        OSError
+            If a file can't be written.
         """
         number = len(self.digests)
+        self._check(number, maps, columns, overlays)
         if overlays is not None and self.pictures is not None:
             columns = columns | {"overlay": self._draw(number, columns, overlays)}
         array: dict[str, Any] = {}
@@ -126,6 +135,24 @@ class Store:
         durable.write(self.folder / MANIFEST, _parquet(rows, facts))
         durable.remove(self.folder / PARTS)
         self.complete = True
+
+    def _check(
+        self, number: int, maps: NDArray[Any], columns: Columns, overlays: Sequence[NDArray[np.uint8]] | None
+    ) -> None:
+        """Refuse what would put maps beside other images' rows."""
+        count = len(maps)
+        if self.images != number * self.shard_size:
+            raise ValueError(
+                f"maps: expected no more: after {number} shards of {self.shard_size} images there are {self.images}, "
+                f"so the last one has been written; got {count}"
+            )
+        if not 1 <= count <= self.shard_size:
+            raise ValueError(f"maps: expected 1 to {self.shard_size}, the images of a shard; got {count}")
+        lengths = {name: len(column) for name, column in columns.items()}
+        lengths |= {} if overlays is None else {"overlays": len(overlays)}
+        for name, length in lengths.items():
+            if length != count:
+                raise ValueError(f"{name}: expected {count}, one for each of the maps; got {length}")
 
     def _part(self, number: int) -> Path:
         return self.folder / PARTS / f"{number:08d}.parquet"

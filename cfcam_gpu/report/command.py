@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..photographs import terminal
 
 
 def report(
@@ -45,20 +44,15 @@ def report(
     job = page.Job(
         results=results, out=out, photographs=gallery or (), title=title, trust_models=trust_models, overwrite=overwrite
     )
+    with terminal.refusing():
+        sound = page.check(job)
+    err = terminal.errors()
     try:
-        found = page.check(job)
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=err, redirect_stdout=False, disable=not err.is_terminal) as progress:
-            task = progress.add_task("", total=found.steps)
-            failed = found.write(lambda count: progress.advance(task, count))
+        with terminal.progress(err) as progress:
+            task = progress.add_task("explaining", total=sound.steps)
+            failed = sound.write(lambda count: progress.advance(task, count))
     except (OSError, RuntimeError) as error:
-        err.print(f"error: {error}", style="red")
-        raise typer.Exit(1) from None
+        terminal.stop(error, err)
     print(f"look at {out}")
     for line in failed:
         err.print(f"failed: {line}", style="red")

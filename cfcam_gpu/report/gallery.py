@@ -15,8 +15,10 @@ from PIL import Image
 
 from ..evaluation.candidates import Candidate
 from ..evaluation.candidates import find as find_candidates
+from ..explain.attempts import attempt, reason
 from ..explain.cfcam import CFCAM
 from ..photographs import models, photos
+from ..photographs.loading import device_of
 from ..photographs.models import Model
 from ..results import overlays
 from ..targets.outputs import logits_of
@@ -29,9 +31,6 @@ SIDE = 256
 OURS = "cfcam"
 PARTS = 4
 QUALITY = 80
-
-#: What a map may fail with: not finite, memory that runs out.
-_FAILURES = (TypeError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -102,25 +101,24 @@ class Gallery:
         row = Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles)
         if not any(tile.method == OURS and tile.source for tile in tiles):
             return row
-        try:
-            return replace(row, parts=tuple(self._parts(images, pixels, index)))
-        except _FAILURES as error:
-            return replace(row, parts_error=_reason(error))
+        parts = attempt(lambda: tuple(self._parts(images, pixels, index)), self.device)
+        if isinstance(parts, Exception):
+            return replace(row, parts_error=reason(parts))
+        return replace(row, parts=parts)
 
     def _parts(self, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Iterator[Part]:
         """The strongest groups."""
-        (found,) = CFCAM(self.model.module)(images, index).components(images, top=PARTS)
-        for part in found[:-1]:
-            overlay = overlays.overlay(part.map[None], pixels[None])[0]
-            yield Part(_uri(overlay), 100 * part.share, len(part.channels))
+        (components,) = CFCAM(self.model.module)(images, index).components(images, top=PARTS)
+        for component in components[:-1]:
+            overlay = overlays.overlay(component.map[None], pixels[None])[0]
+            yield Part(_uri(overlay), 100 * component.share, len(component.channels))
 
     def _tile(self, candidate: Candidate, images: torch.Tensor, pixels: torch.Tensor, index: int) -> Tile:
         classes = torch.tensor([[index]], device=self.device)
         size = (images.shape[-2], images.shape[-1])
-        try:
-            maps = candidate.maps(self.model.module, images, classes, size)[:, 0]
-        except _FAILURES as error:
-            return Tile(candidate.name, None, error=_reason(error))
+        maps = attempt(lambda: candidate.maps(self.model.module, images, classes, size)[:, 0], self.device)
+        if isinstance(maps, Exception):
+            return Tile(candidate.name, None, error=reason(maps))
         return Tile(candidate.name, _uri(overlays.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
 
 
@@ -130,7 +128,7 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:
     Parameters
     ----------
     spec : str
-        See :func:`cfcam_gpu.photographs.models.load`.
+        See :func:`cfcam_gpu.photographs.load`.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; others become ``unknown``.
     files : sequence of Path
@@ -141,42 +139,38 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:
     ImportError, TypeError, ValueError, RuntimeError
         If the model can't be had, has no layers to choose, or a photograph can't be read.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of("auto")
     model = models.load(spec)
     model.module.to(device)
     photographs = [(path, _pixels(path, model)) for path in files]
     blank = torch.zeros_like(photographs[0][1], device=device)
-    there: Mapping[str, Candidate] = find_candidates(model.module, model.preparation.normalize(blank[None]))
+    by_name: Mapping[str, Candidate] = find_candidates(model.module, model.preparation.normalize(blank[None]))
     return Gallery(
         model,
         device,
         photographs,
-        [there[name] for name in methods if name in there],
-        [name for name in methods if name not in there],
+        [by_name[name] for name in methods if name in by_name],
+        [name for name in methods if name not in by_name],
     )
 
 
-def find(given: Sequence[Path], *, skip: Path) -> list[Path]:
-    """The photographs of `given`, of the demonstration if none; `skip` is a folder that is not searched.
+def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
+    """The photographs of `paths`, of the demonstration if none; `skip` is a folder that is not searched.
 
     Raises
     ------
     FileNotFoundError, OSError, ValueError
         If there are none, or more than :data:`LIMIT`.
     """
-    if not given:
+    if not paths:
         try:
             return photos.samples()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}, or give --gallery") from None
-    files = photos.find(given, skip=skip)
+    files = photos.find(paths, skip=skip)
     if len(files) > LIMIT:
         raise ValueError(f"gallery: expected at most {LIMIT} photographs; got {len(files)}")
     return files
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _pixels(path: Path, model: Model) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .. import __version__
 from ..evaluation.table import Summary
 from ..photographs import models
-from ..results import saving
+from ..results import durable, saving
 from . import gallery, plots, words
 from .gallery import Gallery
 from .results import Evaluation, Latency, Results, Spread, read
@@ -58,7 +58,7 @@ class Report:
     @property
     def steps(self) -> int:
         """How many photographs there are to explain, over all models."""
-        return sum(one.steps for one in self.galleries)
+        return sum(gallery.steps for gallery in self.galleries)
 
     def write(self, done: Callable[[int], None]) -> list[str]:
         """Draw and write the page; `done` hears of each photograph.
@@ -73,15 +73,15 @@ class Report:
         OSError
             If the page can't be written.
         """
-        models, failed = [], []
-        for i, (model, found) in enumerate(zip(self.results.models, self.galleries)):
-            rows = found.draw(done)
+        pages, failed = [], []
+        for i, (model, of_model) in enumerate(zip(self.results.models, self.galleries)):
+            rows = of_model.draw(done)
             failed += [f"{row.file}: {tile.method}: {tile.error}" for row in rows for tile in row.tiles if tile.error]
             failed += [f"{row.file}: groups of channels: {row.parts_error}" for row in rows if row.parts_error]
-            models.append(_model(f"model-{i + 1}", self.results, model, found, rows))
-        text = _render(self.job.title, self.results, models)
+            pages.append(_model(f"model-{i + 1}", self.results, model, of_model, rows))
+        text = _render(self.job.title, self.results, pages)
         self.job.out.parent.mkdir(parents=True, exist_ok=True)
-        with saving.replacing(self.job.out) as file:
+        with durable.replacing(self.job.out) as file:
             file.write(text.encode())
         return failed
 
@@ -115,7 +115,9 @@ def check(job: Job) -> Report:
     photographs = gallery.find(job.photographs, skip=job.out) if results.models else []
     galleries = (
         gallery.check(
-            model, list(dict.fromkeys(name for one in results.of(model) for name in one.methods)), photographs
+            model,
+            list(dict.fromkeys(name for evaluation in results.of(model) for name in evaluation.methods)),
+            photographs,
         )
         for model in results.models
     )
@@ -160,17 +162,19 @@ def _number(value: float, decimals: int, *, sign: str = "") -> str:
     return f"{value:{sign if value else ''}.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _model(identity: str, results: Results, model: str, found: Gallery, rows: Sequence[gallery.Row]) -> dict[str, Any]:
+def _model(
+    identity: str, results: Results, model: str, model_gallery: Gallery, rows: Sequence[gallery.Row]
+) -> dict[str, Any]:
     evaluations = results.of(model)
     drawn = plots.of_model(results, model)
     return {
         "id": identity,
         "name": words.MODELS.get(model, model),
-        "trained": all(one.trained for one in evaluations),
+        "trained": all(evaluation.trained for evaluation in evaluations),
         "rows": rows,
-        "unknown": found.unknown,
-        "device": str(found.device),
-        "tables": [_table(one) for one in evaluations],
+        "unknown": model_gallery.unknown,
+        "device": str(model_gallery.device),
+        "tables": [_table(evaluation) for evaluation in evaluations],
         "plots": drawn,
         "chosen": plots.chosen(drawn["metrics"]) if drawn["metrics"] else None,
     }
@@ -204,12 +208,12 @@ def _table(evaluation: Evaluation) -> dict[str, Any]:
 def _latency(record: Latency) -> dict[str, Any]:
     rows = []
     for name, timing in record.timings.items():
-        known = words.TIMED.get(name, words.Timed(name))
+        candidate = words.TIMED.get(name, words.Timed(name))
         memory = "" if timing.memory_mib is None else f"{timing.memory_mib:.0f}"
         missing = "its maps failed their check" if timing.failed else "not measured"
         rows.append(
             {
-                "name": known.name,
+                "name": candidate.name,
                 "missing": missing if timing.milliseconds is None else "",
                 "numbers": (_spread(timing.milliseconds, 0), _spread(timing.over_forward, 2), (memory, "")),
             }
@@ -217,10 +221,10 @@ def _latency(record: Latency) -> dict[str, Any]:
     return {"record": record, "network": words.network(record.network), "rows": rows}
 
 
-def _spread(found: Spread | None, decimals: int) -> tuple[str, str]:
-    if found is None:
+def _spread(spread: Spread | None, decimals: int) -> tuple[str, str]:
+    if spread is None:
         return "", ""
-    median, low, high = (_number(value, decimals) for value in found)
+    median, low, high = (_number(value, decimals) for value in spread)
     return median, f"[{low}, {high}]"
 
 

@@ -40,12 +40,12 @@ def of_model(results: Results, model: str) -> Json:
     one of the methods the time over the bare forward with quartiles, and milliseconds.
     """
     evaluations = results.of(model)
-    methods = list(dict.fromkeys(name for one in evaluations for name in one.methods))
+    methods = list(dict.fromkeys(name for record in evaluations for name in record.methods))
     return {
         "styles": _styles(methods),
-        "curves": [curve for one in evaluations for curve in _curves(one)],
-        "metrics": [metric for one in evaluations for metric in _metrics(one)],
-        "latencies": [found for one in results.latencies for found in _latency(one, model, methods)],
+        "curves": [curve for record in evaluations for curve in _curves(record)],
+        "metrics": [metric for record in evaluations for metric in _metrics(record)],
+        "latencies": [latency for record in results.latencies for latency in _latency(record, model, methods)],
     }
 
 
@@ -58,14 +58,14 @@ def chosen(metrics: Sequence[Json]) -> tuple[str, str]:
 
 def _styles(methods: Iterable[str]) -> Json:
     styles: Json = {}
-    others = 0
+    count = 0
     for name in methods:
         if name in _OURS:
             colour, (dash, symbol) = _OUR_COLOUR, _OURS[name]
         else:
-            colour, symbol = _COLOURS[others % len(_COLOURS)], _SYMBOLS[others % len(_SYMBOLS)]
-            dash = _DASHES[others // 3 % len(_DASHES)]
-            others += 1
+            colour, symbol = _COLOURS[count % len(_COLOURS)], _SYMBOLS[count % len(_SYMBOLS)]
+            dash = _DASHES[count // 3 % len(_DASHES)]
+            count += 1
         label = _plain(words.NAMES.get(name, name))
         styles[name] = {"label": label, "color": colour, "dash": dash, "symbol": symbol}
     return styles
@@ -86,7 +86,7 @@ def _curves(evaluation: Evaluation) -> list[Json]:
 
 
 def _metrics(evaluation: Evaluation) -> list[Json]:
-    found: dict[str, Json] = {}
+    by_name: dict[str, Json] = {}
     for line in evaluation.table:
         if line.mean is not None:
             metric = {
@@ -96,22 +96,22 @@ def _metrics(evaluation: Evaluation) -> list[Json]:
                 "better": line.better,
                 "values": {},
             }
-            found.setdefault(line.metric, metric)["values"][line.method] = list(line.mean)
-    return list(found.values())
+            by_name.setdefault(line.metric, metric)["values"][line.method] = list(line.mean)
+    return list(by_name.values())
 
 
 def _latency(record: Latency, model: str, methods: Sequence[str]) -> list[Json]:
     """The record, if it is of the model's network and has one of the methods."""
     points: list[Json] = []
     for name, timing in record.timings.items():
-        known = words.TIMED.get(name)
-        if known and known.method in methods and timing.over_forward and timing.milliseconds:
+        candidate = words.TIMED.get(name)
+        if candidate and candidate.method in methods and timing.over_forward and timing.milliseconds:
             points.append(
                 {
-                    "label": known.name,
-                    "method": known.method,
+                    "label": candidate.name,
+                    "method": candidate.method,
                     # Of two that compute the same method the second is drawn hollow.
-                    "hollow": any(point["method"] == known.method for point in points),
+                    "hollow": any(point["method"] == candidate.method for point in points),
                     "ratio": list(timing.over_forward),
                     "milliseconds": timing.milliseconds.median,
                 }

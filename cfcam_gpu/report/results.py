@@ -82,11 +82,11 @@ class Results:
     @property
     def models(self) -> tuple[str, ...]:
         """Models that were evaluated, in the files' order."""
-        return tuple(dict.fromkeys(one.model for one in self.evaluations))
+        return tuple(dict.fromkeys(evaluation.model for evaluation in self.evaluations))
 
     def of(self, model: str) -> tuple[Evaluation, ...]:
         """The evaluations of a model."""
-        return tuple(one for one in self.evaluations if one.model == model)
+        return tuple(evaluation for evaluation in self.evaluations if evaluation.model == model)
 
 
 def read(paths: Sequence[Path]) -> Results:
@@ -113,10 +113,10 @@ def read(paths: Sequence[Path]) -> Results:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        found = [file for file in _search(path) if _kind(_load(file))] if path.is_dir() else [path]
-        if not found:
+        with_results = [file for file in _search(path) if _kind(_load(file))] if path.is_dir() else [path]
+        if not with_results:
             raise ValueError(f"{path}: no results in this folder; {EXPECTED}")
-        for file in found:
+        for file in with_results:
             files.setdefault(file.resolve(), file)
     for file in files.values():
         content = _load(file)
@@ -141,8 +141,8 @@ def _refuse(file: Path, why: str) -> NoReturn:
 
 
 def _search(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*.json") if path.is_file())
-    return sorted(path for path in found if not any(x.startswith(".") for x in path.relative_to(folder).parts))
+    paths = (path for path in folder.rglob("*.json") if path.is_file())
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _load(file: Path) -> Any:
@@ -159,12 +159,14 @@ def _kind(content: Any) -> str | None:
 
 
 def _check_distinct(evaluations: Sequence[Evaluation]) -> None:
-    seen: dict[tuple[str, str], Path] = {}
-    for one in evaluations:
-        for metric in one.metrics:
-            other = seen.setdefault((one.model, metric), one.path)
-            if other != one.path:
-                raise ValueError(f"{one.path} and {other} both have {metric} of {one.model}; give one of them")
+    paths: dict[tuple[str, str], Path] = {}
+    for evaluation in evaluations:
+        for metric in evaluation.metrics:
+            path = paths.setdefault((evaluation.model, metric), evaluation.path)
+            if path != evaluation.path:
+                raise ValueError(
+                    f"{evaluation.path} and {path} both have {metric} of {evaluation.model}; give one of them"
+                )
 
 
 def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
@@ -173,8 +175,8 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
     if not methods or not table:
         raise ValueError("its methods or its table are empty")
     lines = [(line.metric, line.method) for line in table]
-    wanted = {(line.metric, name) for line in table for name in methods}
-    if len(lines) != len(wanted) or set(lines) != wanted:
+    expected = {(line.metric, name) for line in table for name in methods}
+    if len(lines) != len(expected) or set(lines) != expected:
         raise ValueError("its table has not one line for each metric and method")
     fractions = tuple(map(_number, content.get("fractions", ())))
     curves = {
@@ -215,18 +217,20 @@ def _summary(line: Mapping[str, Any]) -> Summary:
     )
 
 
-def _interval(found: Mapping[str, Any] | None) -> Interval | None:
-    return None if found is None else Interval(*(_number(found[key]) for key in Interval._fields))
+def _interval(numbers: Mapping[str, Any] | None) -> Interval | None:
+    return None if numbers is None else Interval(*(_number(numbers[key]) for key in Interval._fields))
 
 
 def _latencies(path: Path, content: Mapping[str, Any]) -> list[Latency]:
     machine = content["machine"]
-    where = f"{_text(machine['cpu'])}, {int(_number(machine['cores']))} cores"
+    machine_text = f"{_text(machine['cpu'])}, {int(_number(machine['cores']))} cores"
     batch = int(_number(content["settings"]["batch"]))
     version = _text(content["versions"]["cfcam_gpu"])
     return [
-        Latency(path, name, _text(found["layer"]), where, _text(content["date"]), version, batch, _timings(found))
-        for name, found in content["networks"].items()
+        Latency(
+            path, name, _text(network["layer"]), machine_text, _text(content["date"]), version, batch, _timings(network)
+        )
+        for name, network in content["networks"].items()
     ]
 
 
@@ -243,15 +247,15 @@ def _timings(network: Mapping[str, Any]) -> dict[str, Timing]:
     }
 
 
-def _spread(found: Mapping[str, Any] | None) -> Spread | None:
-    if found is None:
+def _spread(numbers: Mapping[str, Any] | None) -> Spread | None:
+    if numbers is None:
         return None
-    low, high = found["quartiles"]
-    return Spread(_number(found["median"]), _number(low), _number(high))
+    low, high = numbers["quartiles"]
+    return Spread(_number(numbers["median"]), _number(low), _number(high))
 
 
-def _median(found: Mapping[str, Any] | None) -> float | None:
-    return None if found is None else _number(found["median"])
+def _median(numbers: Mapping[str, Any] | None) -> float | None:
+    return None if numbers is None else _number(numbers["median"])
 
 
 def _number(value: object) -> float:

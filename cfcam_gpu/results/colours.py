@@ -12,7 +12,7 @@ import torch
 def blend(maps: torch.Tensor, images: torch.Tensor, *, alpha: float, colormap: str) -> torch.Tensor:
     """Maps (B, ..., H, W) or (B, T, ..., H, W) in colour over images (B, C, ..., H, W), which fit: (..., 3) uint8.
 
-    See :func:`cfcam_gpu.results.overlays.overlay`, which checks what it is given.
+    See :func:`cfcam_gpu.results.overlay`, which checks what it is given.
     """
     colors = _colors(colormap, maps.device)[(maps * 255).round().long()]
     weight = alpha * maps[..., None]
@@ -23,10 +23,10 @@ def blend(maps: torch.Tensor, images: torch.Tensor, *, alpha: float, colormap: s
 
 
 def _unit_range(images: torch.Tensor) -> torch.Tensor:
-    whole, images = images.dtype == torch.uint8, images.detach().float()
+    integers, images = images.dtype == torch.uint8, images.detach().float()
     if images.shape[1] not in (1, 3):
         images = images.mean(dim=1, keepdim=True)
-    if whole:
+    if integers:
         return images / 255
     axes = tuple(range(1, images.ndim))
     low = images.amin(dim=axes, keepdim=True).clamp(max=0.0)

@@ -66,7 +66,7 @@ class Component:
 
     @cached_property
     def overlay(self) -> torch.Tensor:
-        """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.overlays.overlay`."""
+        """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.overlay`."""
         return overlays.overlay(self.map[None], self.image[None])[0]
 
 
@@ -123,9 +123,9 @@ def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
     """
     origin, config, labels_of_all = explanation.origin, explanation.config, explanation.labels
     if config is None or labels_of_all is None:
-        what = "another method's" if config is None else "of several looks (augment, smooth, fuse)"
+        kind = "another method's" if config is None else "of several looks (augment, smooth, fuse)"
         raise ValueError(
-            f"components: only one look by CF-CAM knows its channels' labels; this explanation is {what}. Explain the "
+            f"components: only one look by CF-CAM knows its channels' labels; this explanation is {kind}. Explain the "
             "images with CFCAM(model, layer)"
         )
     if origin is None:
@@ -138,21 +138,23 @@ def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
     _check_images(explanation, images)
     request = Request(indices=explanation.target, scores=origin.scores)
     captured = origin.capture(images, request)
-    signed = [
+    of_channels = [
         channel_evidence(activation.double().numpy(), gradient.double().numpy(), labels.numpy(), config, PRIMITIVES)
         for activation, gradient, labels in zip(
             captured.activations.cpu(), captured.gradients[:, 0].cpu(), labels_of_all.cpu()
         )
     ]
-    again = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in signed])).clamp(0, MAX_MAP).float()
+    raw_maps = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in of_channels])).clamp(0, MAX_MAP).float()
     if captured.coarse is not None and config.gate is not None:
-        again = two_level.gate(again[:, None].to(images.device), *captured.coarse, config.gate)[:, 0]
-    if not (_agree(again.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
+        raw_maps = two_level.gate(raw_maps[:, None].to(images.device), *captured.coarse, config.gate)[:, 0]
+    if not (_agree(raw_maps.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
         raise ValueError(
             "images: expected those that were explained, prepared in the same way and under the same autocast; the "
             "model sees other evidence in these, or has changed since"
         )
-    return [_apportioned(channels, raw) for channels, raw in zip(signed, explanation.raw_maps.cpu().double().numpy())]
+    return [
+        _apportioned(channels, raw) for channels, raw in zip(of_channels, explanation.raw_maps.cpu().double().numpy())
+    ]
 
 
 def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArray[np.int64]:
@@ -181,10 +183,10 @@ def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArr
     if config.sigma > 0:
         patterns = cast(Floats, PRIMITIVES.gaussian(patterns, config.sigma, config.boundary))
     patterns = patterns.reshape(members.size, -1)
-    found = _alike(patterns / np.linalg.norm(patterns, axis=1, keepdims=True), likeness)
+    groups = _alike(patterns / np.linalg.norm(patterns, axis=1, keepdims=True), likeness)
     # `minlength` has no say, and sums in the channels' order, so equal shares keep the order of their first channels.
-    order = np.argsort(-np.bincount(found, shares[members]), kind="stable")
-    numbers[members] = np.argsort(order)[found]
+    order = np.argsort(-np.bincount(groups, shares[members]), kind="stable")
+    numbers[members] = np.argsort(order)[groups]
     return numbers
 
 
@@ -196,10 +198,10 @@ def _alike(patterns: Floats, likeness: float) -> NDArray[np.int64]:
     tree = hierarchy.ward(patterns)
     # A merge at height t adds t^2 / 2 to the squared distances from the groups' means. Of unit vectors these are on
     # average 1 minus the cosine similarity within a group, each vector's with itself included.
-    apart = np.cumsum(tree[:, 2] ** 2 / 2) / count
-    merges = np.searchsorted(apart, 1 - likeness, side="right")
-    found = hierarchy.cut_tree(tree, n_clusters=count - merges)[:, 0]
-    return np.unique(found, return_inverse=True)[1]
+    spreads = np.cumsum(tree[:, 2] ** 2 / 2) / count
+    merges = np.searchsorted(spreads, 1 - likeness, side="right")
+    numbers = hierarchy.cut_tree(tree, n_clusters=count - merges)[:, 0]
+    return np.unique(numbers, return_inverse=True)[1]
 
 
 def _apportioned(signed: Floats, raw: Floats) -> Floats:
@@ -215,18 +217,18 @@ def _components(explanation: Record, images: torch.Tensor, b: int, parts: Floats
     assert config is not None
     assert labels is not None
     numbers = group(parts, config)
-    whole = parts.sum()
+    total = parts.sum()
     named = min(top, int(numbers.max()) + 1)
     members = [numbers == k for k in range(named)] + [(numbers < 0) | (numbers >= named)]
     result = []
-    for k, chosen in enumerate(members):
-        own = parts[chosen].sum(axis=0)
-        channels = torch.as_tensor(np.flatnonzero(chosen), device=images.device)
-        raw_map = torch.as_tensor(own, dtype=torch.float32, device=images.device)
+    for k, is_member in enumerate(members):
+        group_map = parts[is_member].sum(axis=0)
+        channels = torch.as_tensor(np.flatnonzero(is_member), device=images.device)
+        raw_map = torch.as_tensor(group_map, dtype=torch.float32, device=images.device)
         result.append(
             Component(
                 name=f"group {k + 1}" if k < named else REST,
-                share=float(own.sum() / whole) if whole > 0 else 0.0,
+                share=float(group_map.sum() / total) if total > 0 else 0.0,
                 channels=channels,
                 labels=labels[b, channels],
                 raw_map=raw_map,

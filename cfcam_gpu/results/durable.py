@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def write(path: Path, data: bytes | memoryview) -> None:
+@contextmanager
+def replacing(path: Path, *, last: bool = True) -> Iterator[IO[bytes]]:
+    """A file in memory, which takes the place of `path` when it is complete, whoever else writes there: :func:`write`.
+
+    Of an exception inside nothing comes.
+    """
+    file = io.BytesIO()
+    yield file
+    write(path, file.getbuffer(), alone=False, last=last)
+
+
+def write(path: Path, data: bytes | memoryview, *, alone: bool = True, last: bool = True) -> None:
     """Put a file in its place at once, replacing what is there; it is on the disk when this returns.
 
-    Its temporary name is always the same, so that what a killed process left is written over by the next.
+    Parameters
+    ----------
+    path : Path
+    data : bytes or memoryview
+    alone : bool
+        Whether no other process writes to the folder. The temporary name is then always the same, so that what a killed
+        process left is written over by the next; otherwise it is one of its own.
+    last : bool
+        False where more files of the same folder follow, the last of which tells of them: its name takes theirs to the
+        disk. Until then a power cut may leave what was there before, but no half of a file.
+
+    Raises
+    ------
+    OSError
+        If it can't be written; what was there is still there.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{secrets.token_hex(4)}.part")
+    how = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if alone else os.O_EXCL) | getattr(os, "O_BINARY", 0)
     try:
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        file = os.open(part, how, 0o666)
         try:
             rest = memoryview(data)
             while len(rest):
@@ -26,7 +58,8 @@ def write(path: Path, data: bytes | memoryview) -> None:
         if os.path.lexists(part):
             os.unlink(part)
         raise
-    sync(path.parent)
+    if last:
+        sync(path.parent)
 
 
 def folder(path: Path) -> Path:
@@ -52,10 +85,13 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a folder's names on the disk. Windows keeps them itself, and opens no folder."""
+    """Have a folder's names on the disk. Windows keeps them itself, and opens no folder; some file servers do, too."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
         finally:
             os.close(descriptor)

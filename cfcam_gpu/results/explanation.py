@@ -25,7 +25,7 @@ class Explanation(Record):
     """Class activation maps of a batch of B images, on the device of the images.
 
     With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B. Of volumes
-    (B, C, D, H, W), read (D, H, W) and (d, h, w) for (H, W) and (h, w); of signals (B, C, T), (T,) and (t,).
+    (B, C, D, H, W), read (D, H, W) and (d, h, w) for (H, W) and (h, w); of signals (B, C, L), (L,) and (l,).
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Explanation(Record):
         """Which groups of channels carry the evidence, and where each sees it, strongest first, for each image.
 
         `images` are those explained; they go through the model once more. See
-        :func:`cfcam_gpu.results.components.decompose`.
+        :func:`cfcam_gpu.results.decompose`.
         """
         from . import components  # SciPy and scikit-learn, which not everyone who holds an explanation has loaded
 
@@ -74,7 +74,7 @@ class Explanation(Record):
         class_names: Sequence[str] | None = None,
         overwrite: bool = False,
     ) -> list[Path]:
-        """Write maps, overlays and a file of JSON lines to a folder. See :func:`cfcam_gpu.results.saving.save`."""
+        """Write maps, overlays and a file of JSON lines to a folder. See :func:`cfcam_gpu.results.save`."""
         return saving.save(self, folder, images=images, names=names, class_names=class_names, overwrite=overwrite)
 
     def numpy(self) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from . import colours
 def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
     """Maps in colour over their images; the more evidence, the less of the image shows.
 
-    Of a volume, (B, C, D, H, W), each slice along D is drawn. Signals, (B, C, T), are drawn as lines over their map by
+    Of a volume, (B, C, D, H, W), each slice along D is drawn. Signals, (B, C, L), are drawn as lines over their map by
     :func:`cfcam_gpu.results.signals.draw`.
 
     Parameters

@@ -78,9 +78,14 @@ class Record:
         return f"<{type(self).__name__} by {self.method} at {layers}: maps {maps} of {raw}, on {self.raw_maps.device}>"
 
     def overlay(self, images: torch.Tensor, *, alpha: float = 0.6, colormap: str = "turbo") -> torch.Tensor:
-        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.results.overlays.overlay`.
+        """The maps in colour over their images, (B, H, W, 3) uint8. See :func:`cfcam_gpu.results.overlay`.
 
         Of volumes a picture for each slice, (B, D, H, W, 3); of signals a drawing of each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `images` have other axes than those explained, or as for :func:`cfcam_gpu.results.overlay`.
         """
         if isinstance(images, torch.Tensor) and images.ndim != len(self.size) + 2:
             raise ValueError(

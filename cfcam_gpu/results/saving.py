@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +17,7 @@ from PIL import Image
 
 from ..core.cluster_filter import DEAD, DOMINANT, NOISE
 from ..targets.outputs import probabilities
+from . import durable
 from .record import Record
 
 JSON_LINES = "explanations.jsonl"
@@ -51,8 +50,8 @@ def save(
         Of B images.
     folder : str or path
         Made if it doesn't exist.
-    images : (B, C, H, W), (B, C, D, H, W) or (B, C, T) tensor, optional
-        As for :meth:`Explanation.overlay`.
+    images : (B, C, H, W), (B, C, D, H, W) or (B, C, L) tensor, optional
+        As for :meth:`cfcam_gpu.Explanation.overlay`.
     names : sequence of B str, optional
         Of the images; ``"0000"``, ``"0001"``, ... otherwise. In file names, what isn't a letter, a digit or one of
         ``-_.`` becomes an underscore, and a name that was there before gets a number.
@@ -80,21 +79,21 @@ def save(
     _check_names("names", names, len(explanation), "image")
     if class_names is not None and explanation.logits is not None and explanation.logits.ndim == 2:
         _check_names("class_names", class_names, explanation.logits.shape[1], "class")
-    given = per_map = list(names)
+    image_names = map_names = list(names)
     if explanation.several:
         count = explanation.raw_maps.shape[1]
         rows = explanation.target.tolist() if explanation.target is not None else [range(count)] * len(names)
-        per_map = [f"{name}-{index}" for name, row in zip(names, rows) for index in row]
-        given = [name for name, row in zip(names, rows) for _ in row]
-    stems = file_names(per_map)
+        map_names = [f"{name}-{index}" for name, row in zip(names, rows) for index in row]
+        image_names = [name for name, row in zip(names, rows) for _ in row]
+    stems = file_names(map_names)
     folder = Path(folder)
-    files = outputs(folder, stems, overlays=images is not None, suffix=_suffix(explanation))
+    files = file_paths(folder, stems, overlays=images is not None, suffix=_suffix(explanation))
     check_free(files, overwrite=overwrite)
     overlays = None
     if images is not None:
         overlays = explanation.overlay(images).flatten(0, int(explanation.several)).cpu().numpy()
     records = write(explanation, folder, stems, overlays=overlays, class_names=class_names)
-    write_lines(folder / JSON_LINES, ({"name": name, **record} for name, record in zip(given, records)))
+    write_lines(folder / JSON_LINES, ({"name": name, **record} for name, record in zip(image_names, records)))
     return files
 
 
@@ -119,7 +118,7 @@ def file_names(names: Iterable[str], *, taken: Iterable[str] = (), endings: Sequ
     return result
 
 
-def outputs(folder: Path, stems: Iterable[str], *, overlays: bool, suffix: str = ".png") -> list[Path]:
+def file_paths(folder: Path, stems: Iterable[str], *, overlays: bool, suffix: str = ".png") -> list[Path]:
     """The files that :func:`write` and :func:`write_lines` will make; overlays with `suffix`."""
     suffixes = (".npy", suffix) if overlays else (".npy",)
     return [*(folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes), folder / JSON_LINES]
@@ -138,12 +137,12 @@ def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
     for folder in {file.parent for file in files}:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file; expected a folder for the results, there or new")
-    there = [] if overwrite else [file for file in files if os.path.lexists(file)]
-    if there:
-        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    existing = [] if overwrite else [file for file in files if os.path.lexists(file)]
+    if existing:
+        more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
         raise FileExistsError(
-            f"{', '.join(map(str, there[:3]))}{more} would be written over; allow it with overwrite (--overwrite), or "
-            "choose another folder"
+            f"{', '.join(map(str, existing[:3]))}{more} would be written over; allow it with overwrite (--overwrite), "
+            "or choose another folder"
         )
 
 
@@ -155,7 +154,7 @@ def write(
     overlays: NDArray[np.uint8] | None,
     class_names: Sequence[str] | None,
 ) -> list[Line]:
-    """Write maps and overlays under their names, and return what JSON says of them.
+    """Write maps and overlays under their names, and return what JSON says of them: for :func:`write_lines`, then.
 
     Parameters
     ----------
@@ -172,11 +171,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for i, stem in enumerate(stems):
         files = {"map": f"{stem}.npy"}
-        with replacing(folder / files["map"]) as file:
+        with durable.replacing(folder / files["map"], last=False) as file:
             np.save(file, maps[i])
         if overlays is not None:
             files["overlay"] = f"{stem}{_suffix(explanation)}"
-            with replacing(folder / files["overlay"]) as file:
+            with durable.replacing(folder / files["overlay"], last=False) as file:
                 _save_picture(overlays[i], file)
         records[i] = {**files, **records[i]}
     return records
@@ -247,21 +246,8 @@ def _save_picture(pixels: NDArray[np.uint8], file: IO[bytes]) -> None:
 def write_lines(path: Path, records: Iterable[Line]) -> None:
     """Write one line of JSON for each record."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with durable.replacing(path) as file:
         file.writelines(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of `path` when it is complete, so that no reader sees half of it."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "x+b") as file:  # a TIFF of several pages is read again as it grows
-            yield file
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _finite(value: float) -> float | None:

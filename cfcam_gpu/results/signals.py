@@ -22,8 +22,8 @@ def draw(maps: torch.Tensor, signals: torch.Tensor, *, alpha: float = 0.6, color
 
     Parameters
     ----------
-    maps : (B, T) or (B, targets, T) float32 in [0, 1]
-    signals : (B, C, T)
+    maps : (B, L) or (B, T, L) float32 in [0, 1]
+    signals : (B, C, L)
         Each channel is stretched to a line's height.
     alpha : float in [0, 1]
         How much of the colour shows where the map is 1.
@@ -32,7 +32,7 @@ def draw(maps: torch.Tensor, signals: torch.Tensor, *, alpha: float = 0.6, color
 
     Returns
     -------
-    (B, height, 1200, 3) or (B, targets, height, 1200, 3) uint8, on the device of the maps
+    (B, height, 1200, 3) or (B, T, height, 1200, 3) uint8, on the device of the maps
     """
     white = torch.ones(1, 1, 1, 1, device=maps.device)
     rows = maps.flatten(0, -2)[:, None]
@@ -45,7 +45,7 @@ def draw(maps: torch.Tensor, signals: torch.Tensor, *, alpha: float = 0.6, color
 
 
 def _picture(strip: NDArray[np.uint8], lines: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A strip (1, T, 3) with lines (C, T) over it, (height, WIDTH, 3)."""
+    """A strip (1, L, 3) with lines (C, L) over it, (height, WIDTH, 3)."""
     channels, length = lines.shape
     height = min(LINE * channels + AXIS, MOST)
     low, high = lines.min(axis=1, keepdims=True), lines.max(axis=1, keepdims=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,20 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from .. import __version__
+from ..explain.attempts import together_or_alone
 from ..photographs import loading, models, photos
+from ..photographs.options import Settings
 from ..results import saving
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Which explainer: see :func:`cfcam_gpu.photographs.loading.load`."""
-
-    model: str = "lite0"
-    weights: Path | None = None
-    layers: tuple[str, ...] = ()
-    engine: str = "auto"
-    preset: str = "default"
-    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +69,9 @@ class Backend:
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.settings, self.limits = settings, limits
-        loaded = loading.load(
-            settings.model,
-            settings.weights,
-            loading.cfcam(settings.layers, settings.preset),
-            engine=settings.engine,
-            device=settings.device,
-        )
+        #: Why the device is out of order, once it is: no question will be answered any more.
+        self.fault: Exception | None = None
+        loaded = loading.load_cfcam(settings)
         self.model, self.device = loaded.model, loaded.device
         self.explainer, self.class_names = loaded.explain, loaded.class_names
         self.about: dict[str, Any] = {
@@ -106,7 +91,7 @@ class Backend:
 
         Raises
         ------
-        cfcam_gpu.photos.UnreadableError
+        cfcam_gpu.photographs.photos.UnreadableError
             If it is no image, or too large a one.
         """
         return self.model.preparation.pixels(photos.read(io.BytesIO(data), max_pixels=self.limits.pixels))
@@ -124,14 +109,28 @@ class Backend:
     def explain(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """The answer to each question, or why there is none; all of them in one batch as far as that goes.
 
-        An image that the model can't take spoils its batch; each is then explained by itself.
+        An image that the model can't take spoils its batch; each is then explained by itself. A device that is out of
+        order is told by ``fault``, too.
         """
+        answers: list[Answer | Exception] = []
         try:
-            return list(self._answers(questions))
-        except (TypeError, ValueError, RuntimeError) as error:
-            if len(questions) == 1:
-                return [error.with_traceback(None)]  # which would keep the batch's tensors alive
-        return [answer for question in questions for answer in self.explain([question])]
+            for some, found in together_or_alone(self._answers, questions, self.device):
+                answers += [found] * len(some) if isinstance(found, Exception) else found
+        except RuntimeError as error:
+            self.fault = error.with_traceback(None)
+            return [self.fault] * len(questions)
+        return answers
+
+    def check(self) -> None:
+        """Whether the device is in order still.
+
+        Raises
+        ------
+        Exception
+            What it is out of order by: ``fault``.
+        """
+        if self.fault is not None:
+            raise self.fault
 
     def _answers(self, questions: Sequence[Question]) -> list[Answer]:
         pixels = torch.stack([question.pixels for question in questions])

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import signal
-import sys
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import replace
 from threading import Event
 from typing import Annotated
 
 import typer
 
-
-class Preset(StrEnum):
-    """Which Config."""
-
-    default = "default"
-    paper = "paper"
-
-
-class Device(StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+from ..photographs import terminal
+from ..photographs.options import (
+    Device,
+    DeviceOption,
+    EngineOption,
+    ModelAsExplained,
+    Preset,
+    PresetOption,
+    Settings,
+    WeightsAsExplained,
+)
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="As for cfcam-gpu explain.")] = "lite0",
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="A state dict for the model.")] = None,
+    model: ModelAsExplained = "lite0",
+    weights: WeightsAsExplained = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Target layer, or two, the finer one first.", show_default="chosen"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")] = "auto",
-    preset: Annotated[Preset, typer.Option(help="paper is the method exactly as published.")] = Preset.default,
-    device: Annotated[Device, typer.Option(help="auto is the GPU where there is one.")] = Device.auto,
+    engine: EngineOption = "auto",
+    preset: PresetOption = Preset.default,
+    device: DeviceOption = Device.auto,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[
@@ -62,20 +57,14 @@ def serve(
     from ..pipelines import ray_session
 
     stop = Event()
-    try:
+    with terminal.refusing():
         ray_session.prepare()
-        from .backend import Limits, Settings
+        from .backend import Limits
         from .deployment import Options, running
 
+        settings = Settings.given(model, weights, layer, engine, preset, device)
         options = Options(
-            settings=Settings(
-                model=model,
-                weights=weights and weights.absolute(),
-                layers=tuple(layer or ()),
-                engine=engine,
-                preset=preset.value,
-                device=device.value,
-            ),
+            settings=replace(settings, weights=weights and weights.absolute()),
             limits=Limits(body=max_body * 2**20, pixels=max_pixels * 10**6, images=max_images),
             replicas=replicas,
             batch_size=batch_size,
@@ -88,6 +77,3 @@ def serve(
                 signal.signal(number, lambda *_: stop.set())
             print(f"look at {url}", flush=True)
             stop.wait()
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error

@@ -15,9 +15,10 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from ..photographs.options import Settings
 from ..pipelines import ray_session
 from . import app
-from .backend import Answer, Backend, Limits, Question, Settings
+from .backend import Answer, Backend, Limits, Question
 
 NAME = "cfcam-gpu"
 #: Seconds after which a client that was refused for a full queue may try again.
@@ -73,6 +74,16 @@ class Replica:
     async def explain(self, questions: list[Question]) -> list[Answer | Exception]:
         """One batch at a time, in a thread: the event loop reads and decodes the next meanwhile."""
         return await asyncio.to_thread(self.backend.explain, questions)
+
+    def check_health(self) -> None:
+        """Ray Serve asks now and then, and puts another replica in the place of one that raises.
+
+        Raises
+        ------
+        Exception
+            As :meth:`cfcam_gpu.service.backend.Backend.check`.
+        """
+        self.backend.check()
 
 
 def _keep_to_loopback() -> None:

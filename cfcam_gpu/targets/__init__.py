@@ -1,29 +1,26 @@
-"""What is explained: class indices, given or predicted, or any score of an image's output.
+"""What is explained: class indices, given or predicted, or any differentiable score of an image's output.
 
-A callable gets the row of logits of one image and returns a scalar tensor that depends on them: one that does not is
-refused, and one whose gradient is zero has an empty map. Where a model has no logits, or the callable says so by an
-attribute ``whole_output = True``, it gets the image's part of the whole output, see
-:func:`cfcam_gpu.targets.outputs.samples`.
-Ready ones are here, too: :class:`Probability`, :class:`Contrast`, :class:`Binary`,
-:class:`Label`, :class:`Value`, :class:`Toward`, :class:`Segment`, :class:`Detection`, :class:`Similarity`,
-:class:`ImageText`, and :class:`WholeOutput` around a function of one's own. ``Config.contrast``, which compares a class
-with its rivals in the two-level default, is for class indices alone: callables are taken as they are.
+A callable target gets the logits of one image and returns a scalar tensor that depends on them. One that does not
+depend on them is refused; one whose gradient is zero has an empty map. If the model has no logits, or the callable has
+an attribute ``whole_output = True``, it gets the image's part of the model's whole output.
+
+The classes here are ready-made targets, and :class:`WholeOutput` is for a function of your own. ``Config.contrast``,
+which compares a class with all others in the two-level default, applies to class indices only.
 """
 
 from .references import Detection, ImageText, Similarity
-from .request import (
-    Objective,
-    Request,
-    Score,
-    Target,
-    check_range,
-    class_indices,
-    logits_for,
-    name_of,
-    pinned,
-    read,
-    resolve,
-)
+
+# Those that are imported under their own names are for this package, and not public.
+from .request import Objective as Objective
+from .request import Request as Request
+from .request import Score, Target
+from .request import check_range as check_range
+from .request import class_indices as class_indices
+from .request import logits_for as logits_for
+from .request import name_of as name_of
+from .request import pinned as pinned
+from .request import read as read
+from .request import resolve as resolve
 from .scores import Binary, Contrast, Label, Probability, Segment, Toward, Value, WholeOutput
 
 __all__ = [
@@ -32,9 +29,7 @@ __all__ = [
     "Detection",
     "ImageText",
     "Label",
-    "Objective",
     "Probability",
-    "Request",
     "Score",
     "Segment",
     "Similarity",
@@ -42,11 +37,4 @@ __all__ = [
     "Toward",
     "Value",
     "WholeOutput",
-    "check_range",
-    "class_indices",
-    "logits_for",
-    "name_of",
-    "pinned",
-    "read",
-    "resolve",
 ]

@@ -106,20 +106,20 @@ def logits_of(output: Any) -> torch.Tensor:
     TypeError
         If no scores can be found, or they are no floating tensor.
     """
-    found: Any = output
+    logits: Any = output
     if isinstance(output, Mapping):
-        found = next((output[key] for key in ("logits", "out") if key in output), None)
-        seen = f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'no keys'}"
+        logits = next((output[key] for key in ("logits", "out") if key in output), None)
+        got = f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'no keys'}"
     elif not isinstance(output, torch.Tensor):
-        found = next((found for key in ("logits", "out") if (found := getattr(output, key, None)) is not None), None)
-        if found is None and isinstance(output, (tuple, list)) and output:
-            found = output[0]
-        seen = f"a {type(output).__name__}"
-    if not isinstance(found, torch.Tensor):
+        logits = next((logits for key in ("logits", "out") if (logits := getattr(output, key, None)) is not None), None)
+        if logits is None and isinstance(output, (tuple, list)) and output:
+            logits = output[0]
+        got = f"a {type(output).__name__}"
+    if not isinstance(logits, torch.Tensor):
         raise TypeError(
             "model: expected a tensor of logits, alone, first of a tuple, or called 'logits' or 'out'; got "
-            f"{seen}. Of any other output, a callable as the target makes a score"
+            f"{got}. Of any other output, a callable as the target makes a score"
         )
-    if not found.is_floating_point():
-        raise TypeError(f"model: expected floating logits; got {found.dtype}")
-    return found
+    if not logits.is_floating_point():
+        raise TypeError(f"model: expected floating logits; got {logits.dtype}")
+    return logits

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional
 
-from .scores import Contrast, beside, check_index, checked, copied, seen
+from .scores import Contrast, beside, check_index, checked, copied, what_came
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,11 @@ class Detection:
     label : int
     iou : float in [0, 1]
         The least intersection over union.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these; the message names it.
     """
 
     box: Any
@@ -45,7 +50,13 @@ class Detection:
         object.__setattr__(self, "box", box)
 
     def __call__(self, detections: Any) -> torch.Tensor:
-        """From an image's ``boxes`` (N, 4), ``labels`` (N,) and ``scores`` (N,), as torchvision's detectors give."""
+        """From an image's ``boxes`` (N, 4), ``labels`` (N,) and ``scores`` (N,), as torchvision's detectors give.
+
+        Raises
+        ------
+        TypeError
+            If one of them is missing.
+        """
         boxes, labels, scores = (_part(self, detections, key) for key in ("boxes", "labels", "scores"))
         overlap = _iou(boxes.float(), beside(self.box, boxes))
         matched = (labels == self.label) & (overlap >= self.iou)
@@ -63,6 +74,11 @@ class Similarity:
         The embedding of another image, say.
     key : str or None
         What the embedding is called in the model's output, such as ``"image_embeds"``; None: it is the output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `reference` is no tensor or array (D,).
     """
 
     reference: Any
@@ -77,7 +93,13 @@ class Similarity:
         return self.key is not None
 
     def __call__(self, sample: Any) -> torch.Tensor:
-        """From an embedding (D,), or an output that has it by name."""
+        """From an embedding (D,), or an output that has it by name.
+
+        Raises
+        ------
+        TypeError
+            If it is neither.
+        """
         embedding = _embedding(self, sample, self.key, len(self.reference))
         return functional.cosine_similarity(embedding, beside(self.reference, embedding), dim=0)
 
@@ -100,6 +122,11 @@ class ImageText:
         What the image's embedding is called in the model's output, such as ``"image_embeds"``; None: it is the output.
     scale : float
         The model's, ``logit_scale.exp()``: about 100 for CLIP.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `texts` are no tensor or array (N, D), or `index` is none of them.
     """
 
     texts: Any
@@ -119,7 +146,13 @@ class ImageText:
         return self.key is not None
 
     def __call__(self, sample: Any) -> torch.Tensor:
-        """From an embedding (D,), or an output that has it by name."""
+        """From an embedding (D,), or an output that has it by name.
+
+        Raises
+        ------
+        TypeError
+            If it is neither.
+        """
         embedding = _embedding(self, sample, self.key, self.texts.shape[1])
         texts = beside(self.texts, embedding)
         logits = self.scale * functional.cosine_similarity(embedding[None], texts, dim=1)
@@ -136,11 +169,11 @@ def _iou(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
 
 def _part(target: object, sample: Any, key: str) -> torch.Tensor:
     """What is called `key` in an image's part of the output."""
-    found = sample.get(key) if isinstance(sample, Mapping) else getattr(sample, key, None)
-    if not isinstance(found, torch.Tensor):
+    tensor = sample.get(key) if isinstance(sample, Mapping) else getattr(sample, key, None)
+    if not isinstance(tensor, torch.Tensor):
         name = type(target).__name__
-        raise TypeError(f"target: {name} expected an output with a tensor called {key!r}; got {seen(sample)}")
-    return found
+        raise TypeError(f"target: {name} expected an output with a tensor called {key!r}; got {what_came(sample)}")
+    return tensor
 
 
 def _embeddings(argument: str, value: Any, ndim: int) -> torch.Tensor:

@@ -200,13 +200,13 @@ def resolve(
     if request.objective is not None:
         return indices, [request.objective(logits, column) for column in classes.unbind(dim=1)]
     # All classes at once: in a backward of many targets, each would else fill logits of its own.
-    chosen = logits.gather(1, classes)
+    of_classes = logits.gather(1, classes)
     # Of one a view: behind `unbind`, a backward stacks.
-    scores = [chosen.squeeze(1)] if chosen.shape[1] == 1 else list(chosen.unbind(dim=1))
+    scores = [of_classes.squeeze(1)] if of_classes.shape[1] == 1 else list(of_classes.unbind(dim=1))
     if contrast and logits.shape[1] > 1:
-        wide = logits.float()
+        in_float32 = logits.float()
         scores = [
-            score.sub(wide.scatter(1, column[:, None], -torch.inf).logsumexp(dim=1), alpha=contrast)
+            score.sub(in_float32.scatter(1, column[:, None], -torch.inf).logsumexp(dim=1), alpha=contrast)
             for score, column in zip(scores, classes.unbind(dim=1))
         ]
     return indices, scores
@@ -257,32 +257,34 @@ def check_range(indices: torch.Tensor, classes: int) -> None:
     ValueError
         That names the first one.
     """
-    wrong = indices[(indices < 0) | (indices >= classes)]
-    if wrong.numel():
-        raise ValueError(f"target: class {int(wrong[0])} is out of range for {classes} classes (0 to {classes - 1})")
+    out_of_range = indices[(indices < 0) | (indices >= classes)]
+    if out_of_range.numel():
+        raise ValueError(
+            f"target: class {int(out_of_range[0])} is out of range for {classes} classes (0 to {classes - 1})"
+        )
 
 
 def _of_callables(
-    given: tuple[Score | tuple[Score, ...], ...], logits: torch.Tensor | None, output: Any
+    callables: tuple[Score | tuple[Score, ...], ...], logits: torch.Tensor | None, output: Any
 ) -> list[torch.Tensor]:
-    rows = [row if isinstance(row, tuple) else (row,) for row in given]
+    rows = [row if isinstance(row, tuple) else (row,) for row in callables]
     per_logits = None if logits is None else logits.unbind()
-    whole: list[Any] | None = None
-    values: list[list[torch.Tensor]] = [[] for _ in rows[0]]
+    parts_of_output: list[Any] | None = None
+    by_target: list[list[torch.Tensor]] = [[] for _ in rows[0]]
     for b, row in enumerate(rows):
-        for of_target, score in zip(values, row):
+        for of_target, score in zip(by_target, row):
             if per_logits is not None and not getattr(score, "whole_output", False):
                 of_target.append(_scalar(score, per_logits[b], b))
                 continue
-            if whole is None:
+            if parts_of_output is None:
                 if output is None:
                     raise TypeError(
                         f"target: {name_of(score)} looks at the model's whole output; there are only logits here"
                     )
-                whole = samples(output, len(rows))
-            of_target.append(_scalar(score, whole[b], b))
+                parts_of_output = samples(output, len(rows))
+            of_target.append(_scalar(score, parts_of_output[b], b))
     # Each target apart, so that its backward goes through its own callables alone.
-    return [torch.stack(of_target) for of_target in values]
+    return [torch.stack(of_target) for of_target in by_target]
 
 
 def name_of(score: Score) -> str:

@@ -23,6 +23,11 @@ class WholeOutput:
     ----------
     score : callable
         Gets what :func:`cfcam_gpu.targets.outputs.samples` makes of the model's output, and returns a scalar tensor.
+
+    Raises
+    ------
+    TypeError
+        If `score` can't be called.
     """
 
     score: Callable[[Any], torch.Tensor]
@@ -48,6 +53,11 @@ class Probability:
     ----------
     index : int
         The class.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `index` is no int of at least 0.
     """
 
     index: int
@@ -56,7 +66,13 @@ class Probability:
         check_index("index", self.index)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """From logits (K,)."""
+        """From logits (K,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are of another shape, or have no such class.
+        """
         return _row(self, logits, self.index).softmax(dim=0)[self.index]
 
 
@@ -70,6 +86,11 @@ class Contrast:
         The class.
     against : int, sequence of int, or None
         Against one class it is the difference of the two logits. None: all other classes, as ``Config(contrast=1)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a class is no int of at least 0, or `against` are none, or have `index` among them.
     """
 
     index: int
@@ -87,7 +108,13 @@ class Contrast:
         object.__setattr__(self, "against", rivals)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """From logits (K,)."""
+        """From logits (K,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are of another shape, or have no such class, or no other to set it against.
+        """
         if self.against is None:
             row = _row(self, logits, self.index)
             rivals = [row[: self.index], row[self.index + 1 :]]
@@ -112,7 +139,13 @@ class Binary:
     positive: bool = True
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """From logits () or (1,)."""
+        """From logits () or (1,).
+
+        Raises
+        ------
+        TypeError
+            If they are of another shape.
+        """
         checked(self, logits, "one logit, () or (1,)", lambda shape: shape.numel() == 1)
         return logits.float().sum() * (1 if self.positive else -1)
 
@@ -127,6 +160,11 @@ class Label:
         The label.
     present : bool
         Evidence that the label applies, or that it does not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `index` is no int of at least 0.
     """
 
     index: int
@@ -136,7 +174,13 @@ class Label:
         check_index("index", self.index)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """From logits (K,)."""
+        """From logits (K,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are of another shape, or have no such class.
+        """
         return _row(self, logits, self.index)[self.index] * (1 if self.present else -1)
 
 
@@ -149,6 +193,11 @@ class Value:
     index : int
         Of several outputs.
     larger : bool
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `index` is no int of at least 0.
     """
 
     index: int = 0
@@ -158,7 +207,13 @@ class Value:
         check_index("index", self.index)
 
     def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
-        """From outputs () or (K,)."""
+        """From outputs () or (K,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are of another shape, or there is no such output.
+        """
         return _row(self, outputs, self.index, least=0)[self.index] * (1 if self.larger else -1)
 
 
@@ -171,6 +226,11 @@ class Toward:
     value : float
     index : int
         Of several outputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `value` is no number, or `index` no int of at least 0.
     """
 
     value: float
@@ -182,7 +242,13 @@ class Toward:
             raise TypeError(f"value: expected a number; got {type(self.value).__name__}")
 
     def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
-        """From outputs () or (K,)."""
+        """From outputs () or (K,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are of another shape, or there is no such output.
+        """
         return -(_row(self, outputs, self.index, least=0)[self.index] - self.value).abs()
 
 
@@ -198,6 +264,11 @@ class Segment:
         Its pixels, not 0 or True; at another size than the logits it is averaged over the pixels of theirs. None: the
         pixels at which the class is predicted, or where a single logit is positive; if there are none, the map is
         empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `index` is no int of at least 0, or `mask` no tensor or array with a pixel.
     """
 
     index: int
@@ -217,23 +288,37 @@ class Segment:
         return self.mask is not None
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """From logits (K, h, w)."""
+        """From logits (K, h, w).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are of another shape, or have no such class, or not as many axes as the mask.
+        """
         checked(self, logits, "logits (K, h, w)", lambda shape: len(shape) > 1)
         _check_class(self, self.index, len(logits))
-        own = logits[self.index].float()
+        class_logits = logits[self.index].float()
         if self.mask is None:
-            inside = (own > 0 if len(logits) == 1 else logits.detach().argmax(dim=0) == self.index).float()
-        elif self.mask.ndim != own.ndim:
-            raise ValueError(f"mask: expected {own.ndim} axes, as the logits have; got shape {tuple(self.mask.shape)}")
+            inside = (class_logits > 0 if len(logits) == 1 else logits.detach().argmax(dim=0) == self.index).float()
+        elif self.mask.ndim != class_logits.ndim:
+            raise ValueError(
+                f"mask: expected {class_logits.ndim} axes, as the logits have; got shape {tuple(self.mask.shape)}"
+            )
         else:
-            inside = beside(self.mask, own)
-            if inside.shape != own.shape:
-                inside = functional.interpolate(inside[None, None], size=own.shape, mode="area")[0, 0]
-        return (own * inside).sum() / inside.sum().clamp_min(torch.finfo(torch.float32).tiny)
+            inside = beside(self.mask, class_logits)
+            if inside.shape != class_logits.shape:
+                inside = functional.interpolate(inside[None, None], size=class_logits.shape, mode="area")[0, 0]
+        return (class_logits * inside).sum() / inside.sum().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def check_index(argument: str, index: object) -> None:
-    """Refuse what is no int of at least 0."""
+    """Refuse what is no int of at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names `argument`.
+    """
     if isinstance(index, bool) or not isinstance(index, int):
         raise TypeError(f"{argument}: expected an int; got {type(index).__name__}")
     if index < 0:
@@ -241,7 +326,13 @@ def check_index(argument: str, index: object) -> None:
 
 
 def copied(argument: str, value: Any) -> torch.Tensor:
-    """A copy: the caller's own may change later."""
+    """A copy: the caller's own may change later.
+
+    Raises
+    ------
+    TypeError
+        If it is no tensor or array.
+    """
     try:
         return torch.as_tensor(value).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -255,14 +346,20 @@ def beside(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def checked(target: object, value: Any, wanted: str, fits: Callable[[torch.Size], bool]) -> torch.Tensor:
-    """`value`, if it is a tensor of a shape that fits."""
+    """`value`, if it is a tensor of a shape that fits.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
     if isinstance(value, torch.Tensor) and fits(value.shape):
         return value
     name = type(target).__name__
-    raise TypeError(f"target: {name} expected {wanted} of one image; got {seen(value)}")
+    raise TypeError(f"target: {name} expected {wanted} of one image; got {what_came(value)}")
 
 
-def seen(value: Any) -> str:
+def what_came(value: Any) -> str:
     """What came, for an error."""
     if isinstance(value, torch.Tensor):
         return f"shape {tuple(value.shape)}"

@@ -27,7 +27,7 @@ CONFIGS = {
         boundary="zero",
         combine="elementwise",
     ),
-    "nearest boundary, no dominance": Config(dominant_percentile=100, boundary="nearest", sigma=1.7, eps_percentile=5),
+    "zero boundary, no dominance": Config(dominant_percentile=100, boundary="zero", sigma=1.7, eps_percentile=5),
     "two-level": Config.two_level(),
     "own gradients, pooled": Config(gradient="own", boundary="zero", sigma=0.8),
     "positive, no floor": Config(combine="positive", eps_percentile=60),
@@ -92,6 +92,16 @@ def test_several_clusters_and_their_borders():
     assert set(labels) >= {-2, -1, 0, 1, 2}
 
 
+@pytest.mark.parametrize(("min_samples", "label"), [(1, 0), (2, -1), (0.05, -1)])
+@pytest.mark.parametrize("eps_rule", ["pair_percentile", "neighbor_median"])
+def test_a_channel_that_is_clustered_alone_is_a_cluster_where_one_sample_makes_one(min_samples, label, eps_rule):
+    rng = np.random.default_rng(0)
+    activations, gradients = rng.random((2, 2, 3, 3)) + 1
+    activations[1] *= 5  # dominant: the other one is left
+    config = Config(min_samples=min_samples, eps_rule=eps_rule)
+    assert assert_derived(activations, gradients, config).tolist() == [label, -2]
+
+
 @pytest.mark.parametrize("ties", ["all equal", "few values", "pairs"])
 def test_ties_are_decided_as_in_the_derivation(ties):
     rng = np.random.default_rng(3)
@@ -146,10 +156,10 @@ def test_order_statistics_are_those_of_a_full_sort(kind):
 def test_a_reflecting_filter_leaves_pooled_weights_alone_and_a_zero_boundary_does_not():
     activations, gradients = captured()
     rng = np.random.default_rng(0)
-    slope = gradients[0] + rng.normal(scale=gradients[0].std(), size=gradients[0].shape)
-    clusters = cluster_channels(activations[0], slope.mean(axis=(1, 2)), Config(), cpu.PRIMITIVES)
+    noisy = gradients[0] + rng.normal(scale=gradients[0].std(), size=gradients[0].shape)
+    clusters = cluster_channels(activations[0], noisy.mean(axis=(1, 2)), Config(), cpu.PRIMITIVES)
     plain, reflect, zero = (
-        weigh(activations[0], slope, clusters.labels, config, cpu.PRIMITIVES).weights
+        weigh(activations[0], noisy, clusters.labels, config, cpu.PRIMITIVES).weights
         for config in (Config(sigma=0), Config(), Config(boundary="zero"))
     )
     np.testing.assert_allclose(reflect, plain, atol=1e-12)

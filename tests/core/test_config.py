@@ -32,6 +32,7 @@ def test_the_paper_preset_differs_in_dead_channels_and_softmax_only():
         ("sigma", -1),
         ("sigma", float("inf")),
         ("boundary", "constant"),
+        ("boundary", "nearest"),
         ("combine", "sum"),
         ("weighting", "relu"),
         ("gradient", "mean"),

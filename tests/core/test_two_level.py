@@ -50,13 +50,13 @@ def by_whole_backward(images, target):
 
 def test_the_map_is_the_derived_one(images):
     result = CFCAM(lite0(), [FINE, COARSE])(images[:1], 282)
-    (fine, slopes), (coarse, coarse_slopes) = by_whole_backward(images[:1], 282)
-    labels, eps, weights, evidence = cf_cam(fine[0].numpy(), slopes[0].numpy(), Config.two_level())
+    (fine, gradients), (coarse, coarse_gradients) = by_whole_backward(images[:1], 282)
+    labels, eps, weights, evidence = cf_cam(fine[0].numpy(), gradients[0].numpy(), Config.two_level())
     np.testing.assert_array_equal(result.labels[0], labels)
     np.testing.assert_allclose(result.eps[0], eps, atol=1e-5)
     np.testing.assert_allclose(result.weights[0], weights, atol=1e-5)
 
-    gradcam = np.maximum((coarse_slopes[0].mean((1, 2))[:, None, None] * coarse[0]).sum(0).numpy(), 0)
+    gradcam = np.maximum((coarse_gradients[0].mean((1, 2))[:, None, None] * coarse[0]).sum(0).numpy(), 0)
     larger = functional.interpolate(torch.tensor(gradcam)[None, None], size=(14, 14), mode="bilinear")[0, 0].numpy()
     c = larger / larger.max()
     raw = evidence * c**2 / (c**2 + 0.07)
@@ -163,6 +163,26 @@ def test_no_coarse_evidence_is_an_empty_map():
     gated = two_level.gate(torch.rand(1, 1, 4, 4), activations, gradients, 0.05)
     assert not gated.any()
     assert bool(torch.isfinite(gated).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_the_gate_of_a_half_precision_layer_is_that_of_its_numbers_in_float32(dtype, size):
+    # At 100 the sums over channels, some 10^5, are beyond float16's 65504.
+    generator = torch.Generator().manual_seed(0)
+    raw, activations = torch.rand(2, 3, 9, 7, generator=generator), torch.rand(2, 64, 5, 4, generator=generator)
+    gradients = torch.randn(2, 3, 64, 5, 4, generator=generator) + 0.3
+    activations, gradients = (activations * size).to(dtype), (gradients * size).to(dtype)
+    exact = two_level.gate(raw, activations.double().float(), gradients.double().float(), 0.07)
+    gated = two_level.gate(raw, activations, gradients, 0.07)
+    assert gated.dtype == torch.float32
+    torch.testing.assert_close(gated, exact, rtol=1e-6, atol=1e-7)
+    # Against an own sum in float64: what is left of it is float32's rounding.
+    coarse = torch.einsum("btc,bchw->bthw", gradients.double().mean((3, 4)), activations.double()).relu()
+    larger = functional.interpolate(coarse, size=(9, 7), mode="bilinear")
+    c = larger / larger.amax((2, 3), keepdim=True)
+    torch.testing.assert_close(gated.double(), raw.double() * c**2 / (c**2 + 0.07), rtol=1e-4, atol=1e-5)
+    assert 0.1 < (gated / raw).median() < 0.99  # or else it would tell little
 
 
 def test_layers_and_configuration_have_to_fit(images):

@@ -20,8 +20,9 @@ from cfcam_gpu import Config, engines
 from cfcam_gpu.core.cluster_filter import cluster_channels, weigh
 from cfcam_gpu.engines import cpu, dlpack, rapids
 
-from ..cases import CASES, CONFIGS, draw
+from ..cases import CASES, COMBINATIONS, CONFIGS, draw
 from ..needs import lacking
+from ..pairwise import in_pairs
 
 CALLS = []
 NDIMAGE = rapids.of_ndimage(scipy.ndimage.gaussian_filter)
@@ -62,12 +63,11 @@ def assert_same(found, expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12 * max(1.0, np.abs(theirs).max()))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "config"), COMBINATIONS.values(), ids=COMBINATIONS)
 def test_labels_eps_weights_and_map_are_the_cpu_engines(case, config):
     activations, gradients = draw(case)
-    expected = explain(activations, gradients, CONFIGS[config], cpu.PRIMITIVES)
-    assert_same(explain(activations, gradients, CONFIGS[config], on_numpy()), expected)
+    expected = explain(activations, gradients, config, cpu.PRIMITIVES)
+    assert_same(explain(activations, gradients, config, on_numpy()), expected)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -86,6 +86,12 @@ def test_cases_cover_clusters_noise_dominant_and_dead_channels():
     labels = {name: explain(*draw(name), Config(), on_numpy())[0] for name in CASES}
     assert {value for found in labels.values() for value in found} >= {-3, -2, -1, 0, 1}
     assert set(explain(*draw("a layer"), CONFIGS["all noise"], on_numpy())[0]) == {-1, -2}
+
+
+@pytest.mark.parametrize(("min_samples", "label"), [(1, 0), (2, -1), (0.05, -1)])
+def test_a_channel_that_is_clustered_alone(min_samples, label):
+    labels = explain(*draw("two channels"), Config(min_samples=min_samples), on_numpy())[0]
+    assert sorted(labels.tolist()) == [-2, label]
 
 
 def test_border_points_join_the_lowest_numbered_cluster():
@@ -116,16 +122,13 @@ def test_squareform(n, dtype):
     np.testing.assert_array_equal(square, distance.squareform(pairs))
 
 
-@pytest.mark.parametrize("boundary", ["reflect", "zero", "nearest"])
-@pytest.mark.parametrize("sigma", [0.1, 0.7, 1.0, 3.3, 20.0])
-@pytest.mark.parametrize(
-    "gaussian",
-    [NDIMAGE, rapids.of_skimage(skimage.filters.gaussian)],
-    ids=["as cupyx", "as cucim"],
-)
+GAUSSIANS = {"as cupyx": NDIMAGE, "as cucim": rapids.of_skimage(skimage.filters.gaussian)}
+
+
+@in_pairs(gaussian=GAUSSIANS, sigma=[1.0, 0.1, 0.7, 3.3, 20.0], boundary=["reflect", "zero"])
 def test_each_map_is_smoothed_on_its_own(gaussian, sigma, boundary):
     maps = np.random.default_rng(0).normal(size=(4, 7, 5)) * 100
-    found = gaussian(maps, sigma, boundary)
+    found = GAUSSIANS[gaussian](maps, sigma, boundary)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, cpu.gaussian(maps, sigma, boundary), rtol=1e-12, atol=1e-12)
 

@@ -37,9 +37,11 @@ def result(explain, images):
 
 
 def test_the_public_names():
-    public = {"CAM", "CFCAM", "Config", "Explanation", "cluster_filter_cam", "methods", "__version__"}
-    assert set(cfcam_gpu.__all__) == public
-    assert all(hasattr(cfcam_gpu, name) for name in public)
+    classes = {"CAM", "CFCAM", "Config", "Explanation", "cluster_filter_cam", "__version__"}
+    folders = {"engines", "hooks", "methods", "metrics", "photographs", "pipelines", "results", "targets"}
+    assert set(cfcam_gpu.__all__) == classes | folders | {"environment", "layers"}
+    assert all(hasattr(cfcam_gpu, name) for name in cfcam_gpu.__all__)
+    assert cfcam_gpu.layers.find is cfcam_gpu.hooks.find
 
 
 @pytest.mark.parametrize("config", [Config(), Config.paper()], ids=["default", "paper"])

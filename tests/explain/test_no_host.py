@@ -10,7 +10,7 @@ from cfcam_gpu import CAM, CFCAM, Config, engines, targets
 from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.core.two_level import gate
 from cfcam_gpu.engines import cpu, execution, fused
-from cfcam_gpu.explain import graph
+from cfcam_gpu.explain.cuda_graph import explain_within_graph
 from cfcam_gpu.hooks import capture, layers
 from cfcam_gpu.methods import METHODS, forwards
 
@@ -44,7 +44,7 @@ def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
         request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
 
     def work():
-        return graph._explain(model, plan, engine, images, request, overlay=True)
+        return explain_within_graph(model, plan, engine, images, request, overlay=True)
 
     work()  # as the warm-up does: tables that are brought once
     with OnDevice():

@@ -252,9 +252,9 @@ def test_transforms_that_go_wrong_are_named(model, images):
         Views.read("rotate90", 0, 0.1, 0).explain(model, [], torch.zeros(2, 3, 8), None)
 
 
-def test_no_graph_is_captured_of_several_looks(model, images):
-    with pytest.raises(ValueError, match="capture: a graph holds one look at the images"):
-        CFCAM(model, "late", augment="flip").capture(images)
+def test_no_graph_holds_several_looks(model, images):
+    with pytest.raises(ValueError, match="cuda_graph: a graph holds one look at the images"):
+        CFCAM(model, "late", augment="flip").cuda_graph(images)
 
 
 def test_pipelines_which_count_channels_take_one_look(model):

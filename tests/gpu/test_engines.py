@@ -6,7 +6,8 @@ import torch
 from cfcam_gpu import Config
 from cfcam_gpu.engines import cpu
 
-from ..cases import CASES, CONFIGS, draw
+from ..cases import COMBINATIONS, CONFIGS, draw
+from ..pairwise import in_pairs
 from ..small import CONFIGS as PRESETS
 from ..threads import on_streams
 from .layers import assert_equal, assert_right, random
@@ -14,32 +15,37 @@ from .layers import assert_equal, assert_right, random
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(params=["rapids", "fused"])
+ENGINES = ("rapids", "fused")
+
+
+@pytest.fixture(params=ENGINES)
 def either(request):
     return request.getfixturevalue({"rapids": "engine", "fused": "fused"}[request.param])
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "config"), COMBINATIONS.values(), ids=COMBINATIONS)
 def test_labels_eps_and_map_are_the_cpu_engines(either, case, config):
     activations, gradients = (torch.from_numpy(array)[None].cuda() for array in draw(case))
-    if either.__name__.endswith("fused") and config == "far neighbor":
+    if either.__name__.endswith("fused") and config == CONFIGS["far neighbor"]:
         with pytest.raises(ValueError, match="takes an eps_neighbor of at most"):
-            either.run(activations, gradients[:, None], CONFIGS[config])
+            either.run(activations, gradients[:, None], config)
     else:
-        assert_right(either, activations, gradients[:, None], CONFIGS[config])
+        assert_right(either, activations, gradients[:, None], config)
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("config", PRESETS)
+@in_pairs(seed=range(20), config=PRESETS, either=ENGINES, indirect=["either"])
 def test_random_activations_of_random_shapes(either, seed, config):
     generator = torch.Generator().manual_seed(seed)
     shape = (int(torch.randint(1, high, (), generator=generator)) for high in (600, 15, 15))
     assert_right(either, *random(seed, 2, 1, *shape), PRESETS[config])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@in_pairs(
+    dtype=[torch.float16, torch.bfloat16, torch.float32, torch.float64],
+    memory_format=[torch.contiguous_format, torch.channels_last],
+    either=ENGINES,
+    indirect=["either"],
+)
 def test_dtypes_layouts_and_targets(layer, either, dtype, memory_format):
     activations, gradients = layer[0].to(dtype).contiguous(memory_format=memory_format), layer[1].to(dtype)
     found = either.run(activations, gradients, Config())

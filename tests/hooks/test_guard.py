@@ -107,16 +107,16 @@ def test_a_call_walks_over_the_model_once(model, images, config, target):
 
 def test_a_walk_meets_every_module_once(model):
     model.again, model.lacking = model.early, None
-    found = guard.survey(model)
+    found = guard.survey_of(model)
     assert found.modules == set(model.modules())
     assert (found.training, found.compiled, found.watched()) == ([], False, False)
     norm = model.early[1].train()
-    assert guard.survey(model).training == [norm]
+    assert guard.survey_of(model).training == [norm]
     norm.track_running_stats = False
-    assert guard.survey(model).training == []
+    assert guard.survey_of(model).training == []
     for register in (model.head.register_full_backward_hook, model.head.register_full_backward_pre_hook):
         handle = register(lambda *given: None)
-        assert guard.survey(model).watched()
+        assert guard.survey_of(model).watched()
         handle.remove()
 
 

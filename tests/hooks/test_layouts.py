@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CAM, CFCAM, Config, targets
-from cfcam_gpu.explain import graph
-from cfcam_gpu.explain.graph import CapturedCFCAM
+from cfcam_gpu.explain.cuda_graph import GraphedCFCAM, explain_within_graph
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.hooks.layouts import Evidence, Layout
-from cfcam_gpu.methods.substitute import substituted
+from cfcam_gpu.methods.substituted_activations import substituted
 
 from .. import recorder
 from ..explain.test_no_host import OnDevice, launches_nothing
@@ -340,7 +339,7 @@ def test_a_replay_gives_the_calls_bytes(monkeypatch, layer):
     model = VisionTransformer()
     explain = CFCAM(model, layer)
     plan = explain._laid_out(images(), targets.Request())
-    replay = CapturedCFCAM(model, plan, recorder.FUSED, images(), targets.read([1, 2], 2), overlay=False)
+    replay = GraphedCFCAM(model, plan, recorder.FUSED, images(), targets.read([1, 2], 2), overlay=False)
     pictures = images().flip(-1)
     assert_same(replay(pictures), explain(pictures, [1, 2]))
 
@@ -353,7 +352,7 @@ def test_nothing_is_read_by_the_host_or_copied_from_it():
     request = targets.Request(indices=torch.zeros(2, dtype=torch.int64, device="meta"), checked=True)
 
     def work():
-        return graph._explain(
+        return explain_within_graph(
             model, plan, SimpleNamespace(run_checked=launches_nothing), pictures, request, overlay=True
         )
 

@@ -8,14 +8,13 @@ from scipy.spatial import distance
 
 from cfcam_gpu.engines import cpu, fused
 
+from ..pairwise import in_pairs
 from .emulator import launch
 
-SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant", "nearest": "nearest"}
+SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant"}
 
 
-@pytest.mark.parametrize("boundary", fused._BOUNDARY)
-@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.7, 1.5, 9.0, 64.0])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (7, 7), (14, 3)])
+@in_pairs(shape=[(7, 7), (1, 1), (1, 5), (14, 3)], sigma=[1.5, 0.0, 0.1, 0.7, 9.0, 64.0], boundary=fused._BOUNDARY)
 def test_filter_matrix_is_scipys_gaussian(shape, sigma, boundary):
     height, width = shape
     sizes = ((height, height), (width, width), shape, shape)
@@ -105,9 +104,7 @@ SPREADS = {
 }
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.77, 1.0])
-@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 4096])
-@pytest.mark.parametrize("spread", SPREADS)
+@in_pairs(spread=SPREADS, size=[4096, 1, 2, 255, 256, 257], fraction=[0.5, 0.0, 0.25, 0.77, 1.0])
 def test_order_statistics_by_radix(spread, size, fraction):
     values = torch.as_tensor(SPREADS[spread](np.random.default_rng(size), size))
     counts = torch.tensor([size, max(1, size // 2)], dtype=torch.int32)
@@ -118,9 +115,7 @@ def test_order_statistics_by_radix(spread, size, fraction):
         assert order[p].tolist() == [ordered[low], ordered[min(low + 1, n - 1)]]
 
 
-@pytest.mark.parametrize("each", [4, 8])
-@pytest.mark.parametrize("positions", [1, 49, 196, 4096])
-@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-9])
+@in_pairs(positions=[49, 1, 196, 4096], spread=[1.0, 1e-3, 1e-9], each=[4, 8])
 def test_approximate_distances_are_within_half_of_the_error_allowed_for(positions, spread, each):
     """common.cuh allows for twice what it derives; points far apart, close together and as good as equal."""
     rng, count, stride = np.random.default_rng(0), 70, 128
@@ -157,9 +152,9 @@ def test_norms_and_means_are_numpys_to_the_last_bit(shape):
     given = torch.as_tensor(activations), torch.as_tensor(gradients), torch.ones(positions, dtype=torch.float64)
     launch("channel_statistics", (2, 1), (256, 1), *given, channels, positions, 1, *found, INPUT="float")
     norms, pooled, smoothed, importance = (values.numpy() for values in found)
-    points, slopes = activations.astype(np.float64).reshape(channels, -1), gradients.astype(np.float64)
-    np.testing.assert_array_equal(norms, np.sqrt((points * points).sum(axis=1)))
-    np.testing.assert_array_equal(pooled, slopes.mean(axis=(1, 2)))
+    exact = activations.astype(np.float64).reshape(channels, -1)
+    np.testing.assert_array_equal(norms, np.sqrt((exact * exact).sum(axis=1)))
+    np.testing.assert_array_equal(pooled, gradients.astype(np.float64).mean(axis=(1, 2)))
     np.testing.assert_array_equal(importance, norms * np.abs(pooled))
     np.testing.assert_allclose(smoothed, pooled, rtol=1e-12, atol=1e-15)
 

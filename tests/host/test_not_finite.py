@@ -1,33 +1,31 @@
 """Values that are not finite: a captured graph can't refuse them, and a call refuses them behind the launch."""
 
-import pytest
 import torch
 
 from cfcam_gpu import Config
 from cfcam_gpu.engines import fused
 
+from ..pairwise import in_pairs
 from ..small import CONFIGS
 from .emulator import launch
 
-ELEMENTWISE = Config(combine="elementwise", importance="contribution")
+ALL = {**CONFIGS, "elementwise": Config(combine="elementwise", importance="contribution")}
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("where", ["activations", "gradients", "everywhere"])
-@pytest.mark.parametrize("config", [*CONFIGS.values(), ELEMENTWISE], ids=[*CONFIGS, "elementwise"])
+@in_pairs(config=ALL, where=["activations", "gradients", "everywhere"], bad=[torch.nan, torch.inf])
 def test_the_kernels_end_and_the_other_images_are_as_alone(config, where, bad):
     generator = torch.Generator().manual_seed(0)
     activations = torch.randn(3, 75, 4, 5, generator=generator).relu()
     gradients = torch.randn(3, 2, 75, 4, 5, generator=generator)
-    expected, _ = fused.compute(activations, gradients, config, launch)
-    spoiled, slopes = activations.clone(), gradients.clone()
+    expected, _ = fused.compute(activations, gradients, ALL[config], launch)
+    bad_activations, bad_gradients = activations.clone(), gradients.clone()
     if where == "gradients":
-        slopes[1, 0, 7, 2, 2] = bad
+        bad_gradients[1, 0, 7, 2, 2] = bad
     elif where == "activations":
-        spoiled[1, 7, 2, 2] = bad
+        bad_activations[1, 7, 2, 2] = bad
     else:
-        spoiled[1] = bad
-    found, finite = fused.compute(spoiled, slopes, config, launch)
+        bad_activations[1] = bad
+    found, finite = fused.compute(bad_activations, bad_gradients, ALL[config], launch)
     assert finite[1].tolist() == [where == "gradients", where != "gradients"]
     assert bool(finite[[0, 2]].all())
     for name, ours, theirs in zip(found._fields, found, expected):

@@ -43,23 +43,33 @@ def compiled(name, text, flags):
 def flags_of(name, macros, architecture):
     # CuPy adds the last two; the log tells registers and spills.
     added = (f"-arch=sm_{architecture}", "-ftz=true")
-    return [*kernels.OPTIONS, *kernels.definitions(name, macros), "--ptxas-options=-v", *added]
+    return (*kernels.OPTIONS, *kernels.definitions(name, macros), "--ptxas-options=-v", *added)
+
+
+def programs(name):
+    """The flags of each that differs, in order."""
+    return list(dict.fromkeys(flags_of(name, macros, sm) for sm in ARCHITECTURES for macros in MACROS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_compiles_without_a_warning_or_a_spill(name):
-    for macros in MACROS:
-        for architecture in ARCHITECTURES:
-            good, log = compiled(name, kernels.source(name), flags_of(name, macros, architecture))
-            assert good, log
-            assert "warning" not in log, log
-            (registers,) = re.findall(r"Used (\d+) registers", log)
-            shared = re.findall(r"(\d+) bytes smem", log)
-            print(f"{name} {macros} sm_{architecture}: {registers} registers, {shared or 0} bytes shared")
-            local = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", log)
-            assert len(local) == 3, log
-            assert all(count == "0" for count, _ in local), log
+    for flags in programs(name):
+        good, log = compiled(name, kernels.source(name), flags)
+        assert good, log
+        assert "warning" not in log, log
+        (registers,) = re.findall(r"Used (\d+) registers", log)
+        shared = re.findall(r"(\d+) bytes smem", log)
+        print(f"{name} {' '.join(flags)}: {registers} registers, {shared or 0} bytes shared")
+        local = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", log)
+        assert len(local) == 3, log
+        assert all(count == "0" for count, _ in local), log
+
+
+def test_a_kernel_is_compiled_once_for_each_setting_of_the_macros_it_knows():
+    counts = {name: len(programs(name)) for name in ("components", "gather_points", "neighbor_distances")}
+    assert counts == {"components": 4, "gather_points": 8, "neighbor_distances": 8}
+    assert all(len(programs(name)) in (4, 8) for name in NAMES)
 
 
 def test_errors_name_the_file_and_the_line():

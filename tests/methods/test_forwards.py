@@ -15,7 +15,7 @@ from cfcam_gpu import CAM, targets
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.methods import forwards
-from cfcam_gpu.methods.substitute import first_copy_only, substituted
+from cfcam_gpu.methods.substituted_activations import first_copy_only, substituted
 
 from ..cams import Densely, Derivation, Net, Remembering, Reshaping, batch, bilinear, made
 

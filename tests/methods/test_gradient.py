@@ -91,10 +91,10 @@ def test_gradcam_plusplus_of_small_gradients_is_the_limit_of_its_equation():
 
 
 def test_gradcam_plusplus_has_no_weight_where_its_denominator_is_zero():
-    # 2 + S G = 0 at G = -1, where ReLU(G) is 0, too; a smoothed ratio can be -1 beside a slope of 3.
-    activations, slopes = torch.ones(1, 2, 1, 2), torch.tensor([[[[[-1.0, 1.0]], [[1.0, 1.0]]]]])
-    torch.testing.assert_close(gradient.gradcam_plusplus(activations, slopes), torch.full((1, 1, 1, 2), 0.75))
-    weights = gradient.plusplus_weights(activations, torch.full((1, 1, 2, 1, 2), 3.0), slopes)
+    # 2 + S G = 0 at G = -1, where ReLU(G) is 0, too; a smoothed ratio can be -1 beside a gradient of 3.
+    activations, gradients = torch.ones(1, 2, 1, 2), torch.tensor([[[[[-1.0, 1.0]], [[1.0, 1.0]]]]])
+    torch.testing.assert_close(gradient.gradcam_plusplus(activations, gradients), torch.full((1, 1, 1, 2), 0.75))
+    weights = gradient.plusplus_weights(activations, torch.full((1, 1, 2, 1, 2), 3.0), gradients)
     torch.testing.assert_close(weights, torch.tensor([[[0.75, 1.5]]]))
 
 

@@ -22,7 +22,8 @@ def test_the_interval_is_that_of_a_bootstrap_in_plain_loops(values):
     found = mean_interval(values)
     np.testing.assert_allclose(found.mean, sum(listed) / 40, rtol=1e-6)
     np.testing.assert_allclose([found.low, found.high], [means[500], means[19_500]], rtol=0.02)
-    scipys = stats.bootstrap((values.numpy(),), np.mean, method="percentile", rng=np.random.default_rng(0))
+    # `rng` only since SciPy 1.15
+    scipys = stats.bootstrap((values.numpy(),), np.mean, method="percentile", random_state=np.random.default_rng(0))
     np.testing.assert_allclose([found.low, found.high], scipys.confidence_interval, rtol=0.02)
 
 

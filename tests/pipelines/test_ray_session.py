@@ -26,7 +26,7 @@ def test_a_missing_extra_is_named(monkeypatch, args):
 @pytest.mark.parametrize("address", ["", "192.0.2.1:6379"])
 def test_only_a_cluster_of_our_own_is_set_to_loopback(address):
     code = (
-        "import os; from cfcam_gpu import ray_session; ray_session.prepare(); "
+        "import os; from cfcam_gpu.pipelines import ray_session; ray_session.prepare(); "
         "print(os.environ.get('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'), os.environ.get('RAY_USAGE_STATS_ENABLED'))"
     )
     names = ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED")

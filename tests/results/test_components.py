@@ -178,6 +178,25 @@ def test_groups_are_the_fewest_that_are_alike(images, explained):
         assert 0.7 <= alike < 0.8
 
 
+def test_groups_that_are_as_alike_as_asked_are_one():
+    # Unit vectors of halves, which share two of four: the pairs' mean similarity, each with itself, is exactly 3 / 4.
+    parts = np.array([[1.0, 1, 1, 1, 0, 0], [1.0, 1, 0, 0, 1, 1]])[:, None]
+    config = Config(sigma=0)
+    assert components.group(parts, config, likeness=0.75).tolist() == [0, 0]
+    assert components.group(parts, config, likeness=float(np.nextafter(0.75, 1))).tolist() == [0, 1]
+    assert components.group(np.repeat(parts, 2, axis=0), config, likeness=1.0).tolist() == [0, 0, 1, 1]
+
+
+def test_groups_of_equal_shares_are_in_the_order_of_their_first_channels():
+    places = np.tile(np.random.default_rng(0).permutation(40), 2)
+    parts = np.eye(40)[places].reshape(80, 5, 8)
+    numbers = components.group(np.insert(parts, 0, 0, axis=0), Config(sigma=0), likeness=1.0)
+    assert numbers.tolist() == [-1, *range(40), *range(40)]
+    parts[7] *= 2  # now one is ahead of all
+    numbers = components.group(parts, Config(sigma=0), likeness=1.0)
+    assert numbers.tolist() == [*range(1, 8), 0, *range(8, 40)] * 2
+
+
 def test_an_empty_map_is_all_rest():
     model = Linear([[1.0, 0, 0], [0, 1.0, 0]], [-1.0, -1.0]).eval()
     result = CFCAM(model, "relu")(blobs())
@@ -247,6 +266,19 @@ def test_another_model_state_is_noticed():
     result.components(blobs())
     with torch.no_grad():
         model.head.weight[0, 0] = 1.5
+    with pytest.raises(ValueError, match="or has changed since"):
+        result.components(blobs())
+
+
+def test_another_bias_of_the_head_is_noticed():
+    """No gradient and no activation is another one: only the logits tell."""
+    model = Linear([[1.0, 0, 0], [0, 1.0, 0]], [1.0, 2.0]).eval()
+    model.head.bias = nn.Parameter(torch.zeros(1))
+    result = CFCAM(model, "relu")(blobs())
+    result.components(blobs())
+    with torch.no_grad():
+        model.head.bias += 1.0
+    assert torch.equal(CFCAM(model, "relu")(blobs()).raw_maps, result.raw_maps)
     with pytest.raises(ValueError, match="or has changed since"):
         result.components(blobs())
 

@@ -193,22 +193,3 @@ def test_names_stay_in_the_folder_and_apart(tmp_path):
         assert len(f".{stem}.npy.00000000.part".encode()) < 255
     explanation().save(tmp_path / "in" / "out", names=HOSTILE[:2])
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path.name, "out"}
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.npy"
-    path.write_text("before")
-
-    def write_half():
-        with saving.replacing(path) as file:
-            file.write(b"half")
-            file.flush()
-            assert path.read_text() == "before"
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert contents(tmp_path) == {"a.npy": b"before"}
-    with saving.replacing(path) as file:
-        file.write(b"after")
-    assert contents(tmp_path) == {"a.npy": b"after"}

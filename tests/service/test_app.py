@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.service import app
-from cfcam_gpu.service.backend import Answer, Question, Settings
+from cfcam_gpu.service.backend import Answer, Question
 
 from ..services import LIMITS, application, backend, encoded, expected, picture, values
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 
-from cfcam_gpu.service.backend import Settings
+from cfcam_gpu.photographs.options import Settings
 
 from ..services import SMALL, backend, expected, picture, values
 

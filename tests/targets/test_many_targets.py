@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, targets
+from cfcam_gpu import CFCAM, Config, targets
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import AT_ONCE, capture
 
@@ -87,6 +87,35 @@ def test_each_target_has_the_gradients_that_it_has_alone(net, images, how, contr
         alone = take(net, images, classes[:, t], **options)
         torch.testing.assert_close(several.gradients[:, t], alone.gradients[:, 0])
         torch.testing.assert_close(several.coarse[1][:, t], alone.coarse[1][:, 0])
+
+
+@pytest.mark.parametrize("name", ["coarse", "head"])
+@pytest.mark.parametrize("before", [False, True], ids=["hook", "pre-hook"])
+def test_a_backward_hook_behind_the_layer_sees_plain_tensors_once_a_target(net, images, name, before):
+    """Not the batch of them that vmap makes, which has the shape of one and no values to read."""
+    classes = torch.randint(20, (2, AT_ONCE + 3), generator=torch.Generator().manual_seed(2))
+    explain = CFCAM(net, "fine", config=Config(importance="contribution"))
+    expected = explain(images, classes)
+    plain, given = [], []
+
+    def watch(module, *gradients):
+        plain.append(not any(torch._C._functorch.is_batchedtensor(each) for part in gradients for each in part))
+        given.append(gradients[-1][0].clone())
+
+    module = getattr(net, name)
+    register = module.register_full_backward_pre_hook if before else module.register_full_backward_hook
+    handle = register(watch)
+    found = explain(images, classes)
+    handle.remove()
+    assert plain == [True] * classes.shape[1]
+    # Of the score of one class in each image the gradient is 1 there.
+    if name == "head":
+        for t, gradient in enumerate(given):
+            assert torch.equal(gradient, torch.nn.functional.one_hot(classes[:, t], 20).float())
+    for field in ("raw_maps", "weights", "eps"):
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field))
+    for field in ("target", "logits", "labels"):
+        assert torch.equal(getattr(found, field), getattr(expected, field))
 
 
 def test_where_memory_does_not_suffice_for_many_one_is_taken_at_a_time(net, images, monkeypatch):

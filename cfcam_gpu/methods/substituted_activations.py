@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..hooks import own_thread
 from ..hooks.target_layer import TargetLayer
 from ..targets.outputs import first_tensor, with_first_tensor
 
@@ -35,11 +35,8 @@ def substituted(layer: TargetLayer, activation: torch.Tensor) -> Iterator[None]:
         assert own is not None
         return with_first_tensor(value, layout.from_maps(activation, own))
 
-    handle = layer.hook(replace)
-    try:
+    with own_thread.hooked([layer.hook(replace)]):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -55,19 +52,15 @@ def first_copy_only(model: nn.Module, copies: torch.Tensor) -> Iterator[None]:
     copies : (N, ...) tensor
         One image, expanded: all copies are the same memory.
     """
-    owner, memory = get_ident(), copies.untyped_storage().data_ptr()
+    memory = copies.untyped_storage().data_ptr()
 
     def first(value: Any) -> Any:
         same = isinstance(value, torch.Tensor) and value.ndim > 0 and value.untyped_storage().data_ptr() == memory
         return value[:1] if same and value.stride(0) == 0 else value
 
-    def before(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-        return tuple(first(value) for value in args) if get_ident() == owner else None
+    def thin(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(first(value) for value in args)
 
     innermost = [module for module in model.modules() if next(module.children(), None) is None]
-    handles = [module.register_forward_pre_hook(before) for module in innermost]
-    try:
+    with own_thread.hooked(own_thread.before(module, thin) for module in innermost):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

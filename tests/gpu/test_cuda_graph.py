@@ -1,4 +1,4 @@
-"""Captured explanations on a GPU: the eager path's bytes, and no host."""
+"""Explanations from a CUDA graph on a GPU: the eager path's bytes, and no host."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def assert_all_same(found, expected):
 @pytest.mark.parametrize("target", [None, 4, [0, 4, 1], [[0, 1], [2, 3], [4, 0]]], ids=str)
 def test_a_replay_gives_the_calls_bytes(model, config, target):
     explain = CFCAM(model, LAYERS[config], config=CONFIGS[config], engine="fused")
-    replay = explain.capture(images(0), target, overlay=True)
+    replay = explain.cuda_graph(images(0), target, overlay=True)
     for seed in (0, 1, 2):
         found, expected = replay(images(seed)), explain(images(seed), target)
         assert_same(found, expected)
@@ -69,7 +69,7 @@ def test_on_resnet50(fused, batch, config):
     network = resnet50().cuda().to(memory_format=torch.channels_last)
     explain = CFCAM(network, "layer4" if config is None else None, config=config, engine="fused")
     pictures = [torch.randn(batch, 3, 224, 224, device="cuda").to(memory_format=torch.channels_last) for _ in range(2)]
-    replay = explain.capture(pictures[0])
+    replay = explain.cuda_graph(pictures[0])
     for one in pictures:
         assert_same(replay(one), explain(one))
 
@@ -78,7 +78,7 @@ def test_on_resnet50(fused, batch, config):
 def test_under_autocast(model, explain, dtype):
     with torch.autocast("cuda", dtype=dtype):
         explain(images(0))  # leaves cast weights in the cache, which the block's end frees
-        replay = explain.capture(images(0))
+        replay = explain.cuda_graph(images(0))
         expected = explain(images(1))
     torch.cuda.empty_cache()
     crowd = [torch.full((n,), torch.nan, device="cuda") for n in (64, 1024, 4096) for _ in range(50)]
@@ -89,7 +89,7 @@ def test_under_autocast(model, explain, dtype):
 
 
 def test_other_classes_from_host_and_device(explain):
-    replay = explain.capture(images(0), [0, 1, 2])
+    replay = explain.cuda_graph(images(0), [0, 1, 2])
     for target in ([4, 3, 2], torch.tensor([1, 1, 0]), torch.tensor([2, 0, 4], device="cuda"), 3):
         assert_same(replay(images(1), target), explain(images(1), target))
     with pytest.raises(ValueError, match="class 5 is out of range"):
@@ -100,12 +100,12 @@ def test_a_callable(explain):
     def margin(logits):
         return logits[1] - logits[2]
 
-    replay = explain.capture(images(0), margin)
+    replay = explain.cuda_graph(images(0), margin)
     assert torch.equal(replay(images(1)).maps, explain(images(1), margin).maps)
 
 
 def test_not_finite(explain):
-    replay = explain.capture(images(0), 4, overlay=True)
+    replay = explain.cuda_graph(images(0), 4, overlay=True)
     batch = images(1)
     batch[1, 0, 5, 5] = torch.nan
     found = replay(batch)
@@ -120,7 +120,7 @@ def test_not_finite(explain):
 
 
 def test_weights_changed_in_place_are_seen_and_replaced_ones_stay(model, explain):
-    replay = explain.capture(images(0))
+    replay = explain.cuda_graph(images(0))
     with torch.no_grad():
         model.head.weight.mul_(-1)
     before = replay(images(1))
@@ -135,7 +135,7 @@ def test_weights_changed_in_place_are_seen_and_replaced_ones_stay(model, explain
 
 def test_the_model_is_untouched(model, explain):
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    explain.capture(images(0))(images(1))
+    explain.cuda_graph(images(0))(images(1))
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -145,7 +145,7 @@ def test_the_model_is_untouched(model, explain):
 
 
 def test_on_a_side_stream(explain):
-    replay = explain.capture(images(0))
+    replay = explain.cuda_graph(images(0))
     expected, late = replay(images(1)), torch.zeros_like(images(1))
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
@@ -158,7 +158,7 @@ def test_on_a_side_stream(explain):
 
 
 def test_threads_with_streams_of_their_own_take_turns_on_the_device(explain):
-    replay = explain.capture(images(0))
+    replay = explain.cuda_graph(images(0))
     expected = [replay(images(seed)) for seed in range(4)]
     batches = [images(seed) for seed in range(4)]
     torch.cuda.synchronize()
@@ -184,7 +184,7 @@ def test_other_threads_may_work_while_one_captures(explain):
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        replays = [explain.capture(images(0)) for _ in range(5)]
+        replays = [explain.cuda_graph(images(0)) for _ in range(5)]
     finally:
         stop.set()
         thread.join()
@@ -194,7 +194,7 @@ def test_other_threads_may_work_while_one_captures(explain):
 
 
 def test_a_replay_allocates_nothing_and_copies_nothing_to_the_host(explain, record_property):
-    replay = explain.capture(images(0), [0, 1, 2], overlay=True)
+    replay = explain.cuda_graph(images(0), [0, 1, 2], overlay=True)
     batch = images(1)
     replay(batch, [1, 2, 3], out=replay.static)
     copies = copies_to_host(lambda: replay(batch, [1, 2, 3]))
@@ -207,7 +207,7 @@ def test_a_replay_allocates_nothing_and_copies_nothing_to_the_host(explain, reco
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_host_does_not_wait(explain):
-    replay = explain.capture(images(0), [0, 1, 2])
+    replay = explain.cuda_graph(images(0), [0, 1, 2])
     batch, done = images(1), torch.cuda.Event()
     replay(batch, [3, 3, 3])  # memory is allocated, kernels are loaded
     torch.cuda.synchronize()
@@ -223,10 +223,10 @@ def test_the_host_does_not_wait(explain):
 
 
 def test_memory_of_a_dropped_graph_comes_back(explain):
-    explain.capture(images(0))
+    explain.cuda_graph(images(0))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    replay = explain.capture(images(0))
+    replay = explain.cuda_graph(images(0))
     assert torch.cuda.memory_allocated() > before
     del replay
     assert torch.cuda.memory_allocated() == before
@@ -244,16 +244,16 @@ class Reads(nn.Module):
         return self.network(batch) * (1.0 if batch.sum().item() > 0 else 2.0)
 
 
-def capture_what_reads():
+def graph_what_reads():
     explain = CFCAM(Reads().eval().cuda(), "network.late", engine="fused")
-    with pytest.raises(RuntimeError, match="capture: the model or the target does what a CUDA graph can't hold"):
-        explain.capture(images(0))
+    with pytest.raises(RuntimeError, match="cuda_graph: the model or the target does what a CUDA graph can't hold"):
+        explain.cuda_graph(images(0))
     print("refused", flush=True)
 
 
 def test_a_model_that_reads_on_the_host_is_refused(fused):
     """In a process of its own: several releases of torch leave a device broken behind a capture that failed."""
-    command = [sys.executable, "-c", f"from {__name__} import capture_what_reads; capture_what_reads()"]
+    command = [sys.executable, "-c", f"from {__name__} import graph_what_reads; graph_what_reads()"]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert "refused" in done.stdout.splitlines(), done.stderr
@@ -262,4 +262,4 @@ def test_a_model_that_reads_on_the_host_is_refused(fused):
 def test_what_fused_does_not_cover_is_refused(model):
     explain = CFCAM(model, "late", config=Config(eps_rule="neighbor_median", eps_neighbor=1000), engine="fused")
     with pytest.raises(ValueError, match="eps_neighbor"):
-        explain.capture(images(0))
+        explain.cuda_graph(images(0))

@@ -17,7 +17,7 @@ from ..results.explanation import Explanation
 from ..targets.request import Request, Target
 from .plan import Plan
 
-T = TypeVar("T")
+Written = TypeVar("Written")
 
 #: As torch's own documentation has it.
 WARM_UPS = 3
@@ -27,7 +27,7 @@ _capturing = Lock()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class CapturedExplanation(Explanation):
+class GraphedExplanation(Explanation):
     """An explanation from a graph, which can't raise for what it finds in the data.
 
     Parameters
@@ -36,7 +36,7 @@ class CapturedExplanation(Explanation):
         Whether an image's activations and gradients are finite in float32, which a call would refuse. Where they are
         not, the maps are zero, and labels, weights and eps mean nothing.
     overlays : (B, H, W, 3) uint8 tensor or None
-        The maps over the images, where `capture` was asked for them.
+        The maps over the images, where `cuda_graph` was asked for them.
     """
 
     finite: torch.Tensor
@@ -44,10 +44,10 @@ class CapturedExplanation(Explanation):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that a replay writes, by name; `maps`, too."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)} | {"maps": self.maps}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)} | {"maps": self.maps}
 
-    def copy(self) -> CapturedExplanation:
+    def copy(self) -> GraphedExplanation:
         """The same in memory of its own."""
         copies: dict[str, Any] = {name: tensor.clone() for name, tensor in self.tensors().items()}
         maps = copies.pop("maps")
@@ -56,14 +56,14 @@ class CapturedExplanation(Explanation):
         return copied
 
 
-class CapturedCFCAM:
-    """A CUDA graph that explains batches of one shape. :meth:`cfcam_gpu.CFCAM.capture` makes it.
+class GraphedCFCAM:
+    """A CUDA graph that explains batches of one shape. :meth:`cfcam_gpu.CFCAM.cuda_graph` makes it.
 
     Attributes
     ----------
     images : (B, 3, H, W) tensor
         What the graph reads. Who fills it directly, on the stream of the call, passes it on and saves a copy.
-    static : CapturedExplanation
+    static : GraphedExplanation
         What the graph writes; overwritten by each replay.
 
     Notes
@@ -87,8 +87,8 @@ class CapturedCFCAM:
         self._kept = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
         device = images.device
 
-        def work(request: Request) -> CapturedExplanation:
-            return _explain(model, plan, engine, self.images, request, overlay=overlay)
+        def work(request: Request) -> GraphedExplanation:
+            return explain_within_graph(model, plan, engine, self.images, request, overlay=overlay)
 
         def warm_up() -> None:
             logits = work(request).logits
@@ -96,18 +96,18 @@ class CapturedCFCAM:
 
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
             self.images = torch.empty_like(images).copy_(images)
-            self._given = None if request.indices is None else request.indices.to(device, copy=True)
-            self._indices = None if self._given is None else self._given.clone()
+            self._first_indices = None if request.indices is None else request.indices.to(device, copy=True)
+            self._indices = None if self._first_indices is None else self._first_indices.clone()
             still = replace(request, indices=self._indices, checked=True)
-            self._graph, self.static = record(device, warm_up, lambda: work(still))
+            self._graph, self.static = graph_of(device, warm_up, lambda: work(still))
             self._written = self.static.tensors()
             self._stream = torch.cuda.current_stream()
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
     def __call__(
-        self, images: torch.Tensor, target: Target = None, *, out: CapturedExplanation | None = None
-    ) -> CapturedExplanation:
+        self, images: torch.Tensor, target: Target = None, *, out: GraphedExplanation | None = None
+    ) -> GraphedExplanation:
         """Explain a batch, on torch's current stream; the host waits for nothing.
 
         Parameters
@@ -118,13 +118,13 @@ class CapturedCFCAM:
             Class indices of the shape, (B,) or (B, T), that the graph was captured with; None are the ones that it was
             captured with. A graph of the predicted class or of callables takes None alone. Indices on the device are
             checked there, which makes the host wait; those on the host cost nothing.
-        out : CapturedExplanation, optional
+        out : GraphedExplanation, optional
             An earlier result of this graph, which is overwritten; ``static`` saves all copies. By default the result
             has memory of its own.
 
         Returns
         -------
-        CapturedExplanation
+        GraphedExplanation
             `out`, where it is given.
 
         Raises
@@ -139,7 +139,7 @@ class CapturedCFCAM:
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)
             if stream != self._stream:  # whose memory these are: it would hand them out while `stream` reads them
-                for tensor in (self.images, self._given, self._indices):
+                for tensor in (self.images, self._first_indices, self._indices):
                     if tensor is not None:
                         tensor.record_stream(stream)
             self.images.copy_(images)
@@ -159,13 +159,15 @@ class CapturedCFCAM:
         if not isinstance(images, torch.Tensor):
             raise TypeError(f"images: expected a torch tensor; got {type(images).__name__}")
         if not _alike(images, self.images):
-            wanted, got = (f"{tuple(one.shape)} {one.dtype} on '{one.device}'" for one in (self.images, images))
-            raise ValueError(f"images: this graph was captured for {wanted}; got {got}. Capture one for these")
+            expected, got = (
+                f"{tuple(tensor.shape)} {tensor.dtype} on '{tensor.device}'" for tensor in (self.images, images)
+            )
+            raise ValueError(f"images: this graph was captured for {expected}; got {got}. Capture one for these")
 
     def _read(self, target: Target) -> torch.Tensor | None:
         """The class indices of a replay; None where the graph takes none."""
         if target is None:
-            return self._given
+            return self._first_indices
         if self._indices is None:
             raise ValueError(
                 "target: this graph explains the predicted class, or callables; capture one with class indices to name "
@@ -183,21 +185,23 @@ class CapturedCFCAM:
 
     def _tensors_of(self, out: object) -> dict[str, torch.Tensor]:
         """What a replay is to write to, by name."""
-        if not isinstance(out, CapturedExplanation):
+        if not isinstance(out, GraphedExplanation):
             raise TypeError(f"out: expected a result of this graph, or its `static`; got {type(out).__name__}")
-        found, own = out.tensors(), self._written
-        if found.keys() != own.keys() or not all(_alike(tensor, own[name]) for name, tensor in found.items()):
+        tensors, written = out.tensors(), self._written
+        if tensors.keys() != written.keys() or not all(
+            _alike(tensor, written[name]) for name, tensor in tensors.items()
+        ):
             raise ValueError("out: expected a result of this graph; got one of another")
-        return found
+        return tensors
 
 
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+def _alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    return tensor.shape == other.shape and tensor.dtype == other.dtype and tensor.device == other.device
 
 
-def record(
-    device: torch.device, warm_up: Callable[[], object], work: Callable[[], T]
-) -> tuple[torch.cuda.CUDAGraph, T]:
+def graph_of(
+    device: torch.device, warm_up: Callable[[], object], work: Callable[[], Written]
+) -> tuple[torch.cuda.CUDAGraph, Written]:
     """A CUDA graph of `work` on the current device, and what `work` returned: the memory that a replay writes.
 
     Parameters
@@ -216,9 +220,9 @@ def record(
         If `work` does what no CUDA graph can hold.
     """
     # Autocast as the caller has it, without its cache: that frees the weights it has cast, and the graph reads them.
-    kind = device.type
-    lower = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-    with _capturing, torch.autocast(kind, *lower, cache_enabled=False):
+    device_type = device.type
+    autocast = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+    with _capturing, torch.autocast(device_type, *autocast, cache_enabled=False):
         caller, stream = torch.cuda.current_stream(), _capture_stream(device)
         stream.wait_stream(caller)
         with torch.cuda.stream(stream):
@@ -230,7 +234,7 @@ def record(
             # Of other threads' work nothing is asked: they may allocate memory while this one captures.
             # And torch leaves its stream current where a capture fails: the caller's comes back by the outer block.
             with torch.cuda.stream(caller), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                found = work()
+                written = work()
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -238,13 +242,13 @@ def record(
             if isinstance(cause, torch.cuda.OutOfMemoryError):
                 raise cause from None
             raise RuntimeError(
-                "capture: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
+                "cuda_graph: the model or the target does what a CUDA graph can't hold, such as reading a value on the "
                 f"host or copying from it ({' '.join(str(cause).split())[:300]})"
             ) from error
-    return graph, found
+    return graph, written
 
 
-def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.CheckedEngine:
+def fused_engine(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.CheckedEngine:
     """The fused engine, if a graph of `model` on `device` can be captured.
 
     Raises
@@ -257,25 +261,26 @@ def check(model: nn.Module, device: torch.device, engine: str, spatial_dims: int
     """
     if spatial_dims != 2:
         raise ValueError(
-            f"capture: takes images (B, 3, H, W), as the fused engine does; got {spatial_dims} spatial axes. Call the "
-            "explainer itself on volumes and signals"
+            f"cuda_graph: takes images (B, 3, H, W), as the fused engine does; got {spatial_dims} spatial axes. Call "
+            "the explainer itself on volumes and signals"
         )
     if device.type != "cuda":
-        raise ValueError(f"capture: needs a CUDA device; got {device}")
+        raise ValueError(f"cuda_graph: needs a CUDA device; got {device}")
     if engine not in ("auto", "fused"):
         raise ValueError(
-            f"capture: needs engine='fused'; this explainer's is {engine!r}, whose run makes the host wait, so that no "
-            "CUDA graph can hold it"
+            f"cuda_graph: needs engine='fused'; this explainer's is {engine!r}, whose run makes the host wait, so that "
+            "no CUDA graph can hold it"
         )
     training = next((name for name, module in model.named_modules() if module.training), None)
     if training is not None:
         raise ValueError(
-            f"capture: expected a model in eval mode; {training or 'it'} is in training mode; call model.eval() first"
+            f"cuda_graph: expected a model in eval mode; {training or 'it'} is in training mode; call model.eval() "
+            "first"
         )
     return cast(engines.CheckedEngine, engines.choose("fused", device))
 
 
-def _explain(
+def explain_within_graph(
     model: nn.Module,
     plan: Plan,
     engine: engines.CheckedEngine,
@@ -283,20 +288,20 @@ def _explain(
     request: Request,
     *,
     overlay: bool,
-) -> CapturedExplanation:
+) -> GraphedExplanation:
     """What the graph does: the explainer's steps, with the check of the values left to who reads `finite`."""
     captured = plan.capture(model, images, request)
-    given = captured.activations, captured.gradients, plan.config
-    found, flags = execution.launch_checked(engine, *given, coarse=captured.coarse)
-    finite = torch.stack(list(flags.values())).all(dim=0)
-    found = found._replace(raw_maps=found.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))
-    result = plan.explanation(model, captured, found, images, request)
-    overlays = result.overlay(images) if overlay else None
-    whole = CapturedExplanation(
-        **{field.name: getattr(result, field.name) for field in fields(Explanation)}, finite=finite, overlays=overlays
+    result, flags = execution.launch_checked(
+        engine, captured.activations, captured.gradients, plan.config, coarse=captured.coarse
     )
-    vars(whole)["maps"] = result.maps
-    return whole
+    finite = torch.stack(list(flags.values())).all(dim=0)
+    result = result._replace(raw_maps=result.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))
+    explanation = plan.explanation(model, captured, result, images, request)
+    overlays = explanation.overlay(images) if overlay else None
+    shared = {field.name: getattr(explanation, field.name) for field in fields(Explanation)}
+    graphed = GraphedExplanation(**shared, finite=finite, overlays=overlays)
+    vars(graphed)["maps"] = explanation.maps
+    return graphed
 
 
 @cache

@@ -1,0 +1,88 @@
+"""What commands ask of a model, by options of one name, type and help each; importable without torch.
+
+Commands declare their parameters by these types. What is one command's alone, or has another text there, stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+
+class Preset(StrEnum):
+    """Which Config."""
+
+    default = "default"
+    paper = "paper"
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+#: The model where the help of ``cfcam-gpu explain``, which says what it may be, can be pointed to.
+ModelAsExplained: TypeAlias = Annotated[str, typer.Option(help="As for cfcam-gpu explain.")]
+WeightsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A state dict for the model: .safetensors, or a .pth of tensors only."),
+]
+#: The same beside :data:`ModelAsExplained`.
+WeightsAsExplained: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="A state dict for the model.")]
+EngineOption: TypeAlias = Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")]
+PresetOption: TypeAlias = Annotated[Preset, typer.Option(help="paper is the form of the authors' code.")]
+DeviceOption: TypeAlias = Annotated[Device, typer.Option(help="auto is the GPU where there is one.")]
+OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What names a model and how it is explained; see :func:`cfcam_gpu.photographs.loading.load`.
+
+    Parameters
+    ----------
+    model : str
+        See :func:`cfcam_gpu.photographs.load`.
+    weights : Path or None
+    layers : sequence of str
+        One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
+    engine : str
+    preset : {"default", "paper"}
+        Of the method ``"cfcam"``.
+    device : {"auto", "cpu", "cuda"}
+    """
+
+    model: str = "lite0"
+    weights: Path | None = None
+    layers: tuple[str, ...] = ()
+    engine: str = "auto"
+    preset: str = "default"
+    device: str = "auto"
+
+    @classmethod
+    def given(
+        cls,
+        model: str,
+        weights: Path | None,
+        layer: Sequence[str] | None,
+        engine: str,
+        preset: Preset,
+        device: Device,
+    ) -> Settings:
+        """Those of a command's options."""
+        return cls(
+            model=model,
+            weights=weights,
+            layers=tuple(layer or ()),
+            engine=engine,
+            preset=preset.value,
+            device=device.value,
+        )

@@ -1,0 +1,100 @@
+"""Options that several commands share: one name, one type, one help; and what they become in a job."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_type_hints
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cfcam_gpu import cli
+from cfcam_gpu.cli import app
+from cfcam_gpu.photographs import job, options
+from cfcam_gpu.photographs.options import Device, Preset, Settings
+from cfcam_gpu.pipelines import job as pipelines_job
+from cfcam_gpu.pipelines import ray_session
+from cfcam_gpu.pipelines.command import run
+from cfcam_gpu.service.command import serve
+
+#: Arguments of each command that asks for a model, but for those of the model.
+COMMANDS = {"explain": ("a.png",), "run": ("a", "--out", "out"), "serve": ()}
+GIVEN = {
+    "model": "timm:some",
+    "weights": Path("weights.pth"),
+    "layers": ("fine", "coarse"),
+    "engine": "cpu",
+    "preset": "paper",
+    "device": "cpu",
+}
+
+
+def settings_of(command, args, monkeypatch):
+    """Those of the job that a command makes."""
+    seen = []
+
+    def keep(given, **rest):
+        seen.append(given)
+        raise ValueError("enough")
+
+    if command == "serve":
+        # Ray's own settings are read from the environment when it is imported, which is other tests' affair.
+        monkeypatch.setattr(ray_session, "prepare", lambda: None)
+        deployment = SimpleNamespace(Options=lambda **options: SimpleNamespace(**options), running=keep)
+        monkeypatch.setitem(sys.modules, "cfcam_gpu.service.deployment", deployment)
+    else:
+        monkeypatch.setattr(job if command == "explain" else pipelines_job, "check", keep)
+    result = CliRunner().invoke(app, [command, *COMMANDS[command], *args])
+    assert (result.exit_code, result.stderr) == (2, "error: enough\n")
+    return seen[0].settings
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(command, [], monkeypatch) == Settings()
+    given = [f"--{name}={value}" for name, value in GIVEN.items() if name != "layers"]
+    given += [f"--layer={name}" for name in GIVEN["layers"]]
+    found = settings_of(command, given, monkeypatch)
+    # What other processes read is named from the root.
+    weights = tmp_path / "weights.pth" if command == "serve" else GIVEN["weights"]
+    assert found == Settings(**GIVEN | {"weights": weights})
+    assert type(found.preset) is type(found.device) is str
+    assert GIVEN.keys() == {field.name for field in fields(Settings)}
+
+
+SHARED = {"engine": options.EngineOption, "preset": options.PresetOption, "device": options.DeviceOption}
+
+
+@pytest.mark.parametrize("command", [cli.explain, run, serve])
+def test_commands_declare_what_they_share_in_one_place(command):
+    found = get_type_hints(command, include_extras=True)
+    assert {name: found[name] for name in SHARED} == SHARED
+    assert found["weights"] in (options.WeightsOption, options.WeightsAsExplained)
+
+
+def test_no_job_repeats_what_names_a_model():
+    names = {field.name for field in fields(Settings)} | {"layer"}
+    for kind in (job.Job, pipelines_job.Job):
+        found = {field.name for field in fields(kind)}
+        assert "settings" in found
+        assert not found & names
+
+
+def test_choices_are_those_of_the_settings():
+    assert (Settings().preset, Settings().device) == (Preset.default, Device.auto)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in typer.main.get_command(app).commands)], ids=" ".join)
+def test_help_waits_for_no_torch(command):
+    code = (
+        "import sys\nfrom cfcam_gpu.cli import app\n"
+        "try:\n    app(sys.argv[1:] + ['--help'])\n"
+        "finally:\n    assert not {'torch', 'ray', 'numpy', 'PIL'} & set(sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "Usage:" in process.stdout
