@@ -39,8 +39,9 @@ test: $(VENV)/ready-to-test lint docs
 test-all: $(VENV)/ready-to-test lint docs
 	$(PYTEST) -m ""
 
-# A part of the tests where every library is the oldest that pyproject.toml admits. On Linux a package index may have
-# torch's oldest for CUDA alone, gigabytes of it: OLDEST_TORCH="torch==2.13.0+cpu", say, takes another.
+# A part of the tests where every library is the oldest that pyproject.toml admits, with Python 3.11, which all of them
+# have wheels for. On Linux a package index may have torch's oldest for CUDA alone, gigabytes of it:
+# OLDEST_TORCH="torch==2.13.0+cpu", say, takes another.
 OLDEST_VENV ?= .venv-oldest
 OLDEST_TORCH ?= torch==2.6.0
 OLDEST_PIP := $(OLDEST_VENV)/bin/python -m pip install -q

@@ -18,7 +18,7 @@ from . import children
 
 #: The files of tests/gpu.
 FILES = (
-    "test_bridge",
+    "test_dlpack",
     "test_engines",
     "test_fused",
     "test_cuda_graph",

@@ -6,7 +6,7 @@ from ._lazy import lazily
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import engines, hooks, methods, metrics, photographs, pipelines, results, targets
+    from . import core, engines, explain, hooks, methods, metrics, photographs, pipelines, results, targets
     from .core import Config
     from .engines.execution import cluster_filter_cam
     from .explain import CAM, CFCAM
@@ -20,8 +20,10 @@ __all__ = [
     "Explanation",
     "__version__",
     "cluster_filter_cam",
+    "core",
     "engines",
     "environment",
+    "explain",
     "hooks",
     "layers",
     "methods",

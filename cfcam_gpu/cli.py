@@ -46,7 +46,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="CF-CAM: which places of a photograph speak for a class, in the eyes of an image model.",
+    help="CF-CAM: which places of a photograph a model reads as evidence for a class.",
 )
 
 

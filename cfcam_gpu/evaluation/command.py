@@ -123,18 +123,24 @@ def bench(
         err.print(f"  {candidate.name}: {' and '.join(candidate.layers)}")
     if not run.model.trained:
         err.print("WARNING: the weights are random, so these numbers mean nothing", style="bold red")
+    fault: RuntimeError | None = None
     try:
         with terminal.progress(err) as progress:
             task = progress.add_task("measuring", total=run.steps)
-            rows = run.execute(lambda count: progress.advance(task, count))
-        summaries = evaluate.write(run, rows)
-    except (OSError, RuntimeError) as error:  # a full disk, a device that is out of order
+            run.execute(lambda count: progress.advance(task, count))
+    except RuntimeError as error:  # the device is out of order: what was measured before is written all the same
+        fault = error
+    try:
+        summaries = evaluate.write(run, run.rows) if run.rows else []
+    except OSError as error:  # a full disk
         terminal.stop(error, err)
+    if fault is not None:
+        terminal.stop(fault, err)
     told = Console(markup=False, highlight=False)
     # What a file or a narrow terminal wraps can be read; what is cut off can't.
     told.width = max(told.width, WIDTH)
     told.print(*table.draw(summaries, reference), sep="\n\n")
-    _tell_failures(rows, err)
+    _tell_failures(run.rows, err)
 
 
 def _tell_failures(rows: list[Row], err: Console) -> None:

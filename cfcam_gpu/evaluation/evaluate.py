@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from itertools import groupby
@@ -78,41 +78,40 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A job that was found sound, ready to go."""
+    """A job that was found sound, ready to go. ``rows`` has what is measured: all of it, or what was before a fault."""
 
     job: Job
     model: Model
     device: torch.device
     candidates: tuple[Candidate, ...]
     plan: tuple[tuple[Measure, tuple[Subject, ...]], ...]
+    rows: list[Row] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         """How many measurements there are."""
         return sum(len(subjects) for c in self.candidates for measure, subjects in self.plan if _fits(measure, c))
 
-    def execute(self, done: Callable[[int], None]) -> list[Row]:
-        """Measure everything; `done` hears how many more measurements are behind us.
+    def execute(self, done: Callable[[int], None]) -> None:
+        """Measure everything into `rows`: one for each candidate, image and metric, whether it succeeded or not.
 
-        Returns
-        -------
-        list of Row
-            One for each candidate, image and metric, whether it succeeded or not.
+        Parameters
+        ----------
+        done : callable
+            Gets the number of measurements that were finished since its last call.
 
         Raises
         ------
         RuntimeError
             If the device is out of order.
         """
-        rows: list[Row] = []
         with torch.no_grad():
             for batch in self._batches():
                 samples = [self._load(subject) for subject, _ in batch]
                 for candidate in self.candidates:
                     for row in self._measure(candidate, batch, samples):
-                        rows.extend(row)
+                        self.rows.extend(row)
                         done(1)
-        return rows
 
     def _batches(self) -> Iterator[list[tuple[Subject, list[Measure]]]]:
         """Images with what is measured on them; those in a batch have the same number of classes."""

@@ -26,7 +26,7 @@ WARM_UPS = 3
 _capturing = Lock()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class GraphedExplanation(Explanation):
     """An explanation from a graph, which can't raise for what it finds in the data.
 
@@ -62,7 +62,7 @@ class GraphedCFCAM:
     Attributes
     ----------
     images : (B, 3, H, W) tensor
-        What the graph reads. Who fills it directly, on the stream of the call, passes it on and saves a copy.
+        What the graph reads. Fill it on the stream of the call and pass it to the call itself: that saves a copy.
     static : GraphedExplanation
         What the graph writes; overwritten by each replay.
 
@@ -113,10 +113,10 @@ class GraphedCFCAM:
         Parameters
         ----------
         images : (B, 3, H, W) tensor
-            Of the shape, dtype and device that the graph was captured for; copied into `images` of the graph.
+            Of the shape, dtype and device that the graph was made for; copied into `images` of the graph.
         target : None, int, sequence or tensor
-            Class indices of the shape, (B,) or (B, T), that the graph was captured with; None are the ones that it was
-            captured with. A graph of the predicted class or of callables takes None alone. Indices on the device are
+            Class indices of the shape, (B,) or (B, T), that the graph was made with; None are the ones that it was
+            made with. A graph of the predicted class or of callables takes None alone. Indices on the device are
             checked there, which makes the host wait; those on the host cost nothing.
         out : GraphedExplanation, optional
             An earlier result of this graph, which is overwritten; ``static`` saves all copies. By default the result
@@ -130,7 +130,7 @@ class GraphedCFCAM:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not what the graph was captured for; nothing has run then.
+            If an argument is not what the graph was made for; nothing has run then.
         """
         self._check_images(images)
         indices = self._read(target)
@@ -162,7 +162,7 @@ class GraphedCFCAM:
             expected, got = (
                 f"{tuple(tensor.shape)} {tensor.dtype} on '{tensor.device}'" for tensor in (self.images, images)
             )
-            raise ValueError(f"images: this graph was captured for {expected}; got {got}. Capture one for these")
+            raise ValueError(f"images: this graph was made for {expected}; got {got}. Make one for these")
 
     def _read(self, target: Target) -> torch.Tensor | None:
         """The class indices of a replay; None where the graph takes none."""
@@ -170,7 +170,7 @@ class GraphedCFCAM:
             return self._first_indices
         if self._indices is None:
             raise ValueError(
-                "target: this graph explains the predicted class, or callables; capture one with class indices to name "
+                "target: this graph explains the predicted class, or callables; make one with class indices to name "
                 "them at a replay"
             )
         request = targets.read(target, len(self.images))
@@ -178,7 +178,7 @@ class GraphedCFCAM:
         if indices is None or indices.shape != self._indices.shape:
             got = "other targets" if indices is None else f"shape {tuple(indices.shape)}"
             raise ValueError(
-                f"target: this graph was captured with class indices of shape {tuple(self._indices.shape)}; got {got}"
+                f"target: this graph was made with class indices of shape {tuple(self._indices.shape)}; got {got}"
             )
         targets.check_range(indices, self._classes)
         return indices

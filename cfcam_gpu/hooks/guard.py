@@ -194,11 +194,6 @@ def guarded(model: nn.Module, survey: Survey | None = None) -> Iterator[Survey]:
     model : torch.nn.Module
     survey : Survey, optional
         Of the model, by a caller that has one already. It is what comes out, too.
-
-    Raises
-    ------
-    ValueError
-        If parts of the model are compiled, by a release of torch that can't run them otherwise.
     """
     if survey is None:
         survey = survey_of(model)
@@ -206,10 +201,6 @@ def guarded(model: nn.Module, survey: Survey | None = None) -> Iterator[Survey]:
         for module in survey.training:
             kept.enter_context(_statistics(module))
         if survey.compiled:
-            if not hasattr(torch.compiler, "set_stance"):
-                raise ValueError(
-                    "model: it is compiled, or a part of it, which needs torch 2.6 or later to be explained"
-                )
             kept.enter_context(_eager())
         with torch.inference_mode(False), torch.no_grad():
             yield survey

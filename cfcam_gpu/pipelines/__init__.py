@@ -8,9 +8,20 @@ if TYPE_CHECKING:
     from .batches import BatchExplainer
     from .bulk import Summary, run
     from .sources import Photographs
+    from .store import ChangedError
 
-__all__ = ["BatchExplainer", "Photographs", "Summary", "run"]
+__all__ = ["BatchExplainer", "ChangedError", "Photographs", "Summary", "run"]
 
-__getattr__ = lazily(
-    __name__, {"BatchExplainer": "batches", "Photographs": "sources", "Summary": "bulk", "run": "bulk"}
-)
+_HOMES = {
+    "BatchExplainer": "batches",
+    "ChangedError": "store",
+    "Photographs": "sources",
+    "Summary": "bulk",
+    "run": "bulk",
+}
+
+__getattr__ = lazily(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return __all__

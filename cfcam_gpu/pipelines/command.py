@@ -78,7 +78,7 @@ def run(
             metavar="DIR",
             show_default=False,
             help="For maps.zarr (an array of N x H x W, NaN where an image failed), manifest.parquet (a row for each "
-            "image, in the order of SOURCE) and overlays/. What a stopped run left there goes on.",
+            "image, in the order of SOURCE) and overlays/. A run that was stopped there is continued.",
         ),
     ],
     model: ModelAsExplained = "lite0",
@@ -139,7 +139,7 @@ def run(
         typer.Option(metavar="ADDRESS", help="Of a Ray cluster, host:port.", show_default="RAY_ADDRESS, or a new one"),
     ] = None,
 ) -> None:
-    """Explain a whole data set: maps as one Zarr array, a Parquet manifest; killed, it goes on where it was."""
+    """Explain a whole data set: maps as one Zarr array, a Parquet manifest. A killed run continues where it was."""
     from . import job
 
     err = terminal.errors()

@@ -14,3 +14,7 @@ __all__ = ["Component", "Explanation", "decompose", "overlay", "save"]
 
 # These import SciPy and scikit-learn.
 __getattr__ = lazily(__name__, {"Component": "components", "decompose": "components"})
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,7 +16,7 @@ from typing import IO
 def replacing(path: Path, *, last: bool = True) -> Iterator[IO[bytes]]:
     """A file in memory, which takes the place of `path` when it is complete, whoever else writes there: :func:`write`.
 
-    Of an exception inside nothing comes.
+    If the block raises, nothing is written.
     """
     file = io.BytesIO()
     yield file

@@ -20,6 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from ..explain.attempts import reason
 from ..photographs import photos
 from .backend import Answer, Backend, Question
 
@@ -210,7 +211,7 @@ def _answered(answer: Answer | Exception, uploads: Sequence[_Upload], i: int) ->
         return answer
     refused = isinstance(answer, (TypeError, ValueError))
     status = 422 if refused else 500
-    raise HTTPException(status, f"{_called(uploads, i)}: {answer}")
+    raise HTTPException(status, f"{_called(uploads, i)}: {reason(answer)}")
 
 
 def _called(uploads: Sequence[_Upload], i: int) -> str:

@@ -109,8 +109,8 @@ class Backend:
     def explain(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """The answer to each question, or why there is none; all of them in one batch as far as that goes.
 
-        An image that the model can't take spoils its batch; each is then explained by itself. A device that is out of
-        order is told by ``fault``, too.
+        An image that the model can't take spoils its batch; each is then explained by itself. If the device is
+        out of order, ``fault`` says so, too.
         """
         answers: list[Answer | Exception] = []
         try:

@@ -331,11 +331,11 @@ def test_an_unknown_part_is_refused(command, capsys):
 
 def test_gpu_tests_fail_without_a_gpu_where_one_is_required(monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = gpu_tests.run(True, nothing, files=["test_bridge"])
+    found = gpu_tests.run(True, nothing, files=["test_dlpack"])
     assert not found["passed"]
-    assert found["files"]["test_bridge"].keys() == {"passed", "seconds"}
+    assert found["files"]["test_dlpack"].keys() == {"passed", "seconds"}
     assert len(found["failed"]) > 10
-    assert set(found["outcomes"]["tests.gpu.test_bridge"]["test_inside_memory_is_torchs"]) <= {"failure", "error"}
+    assert set(found["outcomes"]["tests.gpu.test_dlpack"]["test_inside_memory_is_torchs"]) <= {"failure", "error"}
     assert "CFCAM_REQUIRE_GPU=1, but torch finds no CUDA device" in capfd.readouterr().out
 
 

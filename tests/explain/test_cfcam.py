@@ -1,6 +1,7 @@
 """The public face: CFCAM, Explanation and cluster_filter_cam."""
 
 import copy
+import dataclasses
 import io
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 import cfcam_gpu
 from cfcam_gpu import CFCAM, Config, cluster_filter_cam
+from cfcam_gpu.explain import GraphedExplanation
 
 from ..derivation import cf_cam
 from ..networks import captured, lite0, photographs
@@ -36,9 +38,27 @@ def result(explain, images):
     return explain(images)
 
 
+def test_a_graphs_explanation_prints_one_line_too(images):
+    result = CFCAM(lite0(), "_avg_pooling.input")(images[:1])
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    graphed = GraphedExplanation(**fields, finite=torch.ones(1, dtype=torch.bool), overlays=None)
+    assert repr(graphed) == repr(result).replace("<Explanation", "<GraphedExplanation")
+
+
 def test_the_public_names():
     classes = {"CAM", "CFCAM", "Config", "Explanation", "cluster_filter_cam", "__version__"}
-    folders = {"engines", "hooks", "methods", "metrics", "photographs", "pipelines", "results", "targets"}
+    folders = {
+        "core",
+        "engines",
+        "explain",
+        "hooks",
+        "methods",
+        "metrics",
+        "photographs",
+        "pipelines",
+        "results",
+        "targets",
+    }
     assert set(cfcam_gpu.__all__) == classes | folders | {"environment", "layers"}
     assert all(hasattr(cfcam_gpu, name) for name in cfcam_gpu.__all__)
     assert cfcam_gpu.layers.find is cfcam_gpu.hooks.find

@@ -333,9 +333,9 @@ def test_running_out_of_memory_is_not_blamed_on_the_model(graphed, monkeypatch):
 
 
 WRONG_IMAGES = {
-    "shape": (draw(0, batch=2), r"captured for \(3, 3, 12, 10\).*got \(2, 3, 12, 10\)"),
-    "dtype": (draw(0).half(), "captured for .*float32.*got .*float16"),
-    "device": (draw(0).to("meta"), "captured for .* on 'cpu'; got .*on 'meta'"),
+    "shape": (draw(0, batch=2), r"made for \(3, 3, 12, 10\).*got \(2, 3, 12, 10\)"),
+    "dtype": (draw(0).half(), "made for .*float32.*got .*float16"),
+    "device": (draw(0).to("meta"), "made for .* on 'cpu'; got .*on 'meta'"),
 }
 
 
@@ -355,9 +355,9 @@ def test_other_images_are_refused(graphed, wrong):
         (5, r"class 5 is out of range for 5 classes"),
         ([0, -1, 0], r"class -1 is out of range"),
         ([0, 1], r"one for each of the 3 images; got 2"),
-        ([[0], [1], [2]], r"captured with class indices of shape \(3,\); got shape \(3, 1\)"),
-        (lambda logits: logits[0], r"captured with class indices of shape \(3,\); got other targets"),
-        ([None, 1, 2], r"captured with class indices of shape \(3,\); got other targets"),
+        ([[0], [1], [2]], r"made with class indices of shape \(3,\); got shape \(3, 1\)"),
+        (lambda logits: logits[0], r"made with class indices of shape \(3,\); got other targets"),
+        ([None, 1, 2], r"made with class indices of shape \(3,\); got other targets"),
     ],
 )
 def test_other_targets_are_refused(graphed, target, message):

@@ -1,4 +1,4 @@
-"""The bridge on a GPU: one memory for torch and CuPy, torch's stream and allocator inside, the user's outside."""
+"""Arrays by DLPack on a GPU: one memory for torch and CuPy, torch's stream and allocator inside, the user's outside."""
 
 import threading
 
