@@ -142,7 +142,11 @@ class BatchExplainer:
             _log.warning("a batch of %d does not fit: going on with %d", step, self.limit)
 
     def _whole(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found | None:
-        """A batch in one go, or None where it is too large."""
+        """A batch in one go, or None where it is too large.
+
+        Images of a batch that fails are tried alone, and then the good ones together again: the batch keeps its size,
+        so that no map depends on which other images failed.
+        """
         found = attempt(lambda: self._explain(images, targets, errors), images.device)
         if not isinstance(found, Exception):
             return found

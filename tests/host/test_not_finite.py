@@ -1,4 +1,4 @@
-"""Values that are not finite: a captured graph can't refuse them, and a call refuses them behind the launch."""
+"""Values that are not finite: a CUDA graph can't refuse them, and a call refuses them behind the launch."""
 
 import torch
 
