@@ -87,7 +87,8 @@ def maps(folder: Path, out: Path, model: str, limit: int | None) -> tuple[list[R
     whole = replace(runs[0], plan=tuple(part for run in runs for part in run.plan))
     with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=whole.steps)
-        rows = whole.execute(lambda count: progress.advance(task, count))
+        whole.execute(lambda count: progress.advance(task, count))
+    rows = whole.rows
     summaries = []
     for suite in dict.fromkeys(run.job.suite for run in runs):
         own = [run for run in runs if run.job.suite == suite]

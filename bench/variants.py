@@ -74,10 +74,10 @@ def measure(folder: Path, out: Path, tried: list[Variant], limit: int | None) ->
     run = replace(run, plan=tuple(plan), candidates=(*run.candidates, *tried))
     with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=run.steps)
-        rows = run.execute(lambda count: progress.advance(task, count))
+        run.execute(lambda count: progress.advance(task, count))
     measured = {name: better for one, _ in plan for name, better in one.metrics.items()}
     names = [candidate.name for candidate in run.candidates]
-    first, second = (summarise(rows, measured, names, reference) for reference in REFERENCES)
+    first, second = (summarise(run.rows, measured, names, reference) for reference in REFERENCES)
     return first, second
 
 

@@ -71,7 +71,9 @@ def test_maps_are_measured_as_by_the_command(tmp_path, capsys):
         job = evaluate.Job(
             suite=suite, data=data, out=tmp_path, model=MODEL, methods=["scorecam"], metrics=metrics, limit=2, step=6272
         )
-        rows = [row for row in evaluate.check(job).execute(lambda count: None) if row.method == "scorecam"]
+        run = evaluate.check(job)
+        run.execute(lambda count: None)
+        rows = [row for row in run.rows if row.method == "scorecam"]
         for metric in {row.metric for row in rows}:
             expected = np.mean([row.value for row in rows if row.metric == metric])
             assert found[metric, "scorecam"] == pytest.approx(expected, abs=1e-3)
