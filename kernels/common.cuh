@@ -76,6 +76,15 @@ __device__ inline unsigned coarse_edge(int bin) {
 
 __device__ inline int fine_bin(float distance) { return (int)(__float_as_uint(distance) >> 5 & (FINE_BINS - 1)); }
 
+// The sum of the values of the warp's lanes up to this one. Every lane must call it.
+__device__ inline int sum_upto(int value) {
+    for (int step = 1; step < 32; step *= 2) {
+        const int lower = __shfl_up_sync(~0u, value, step);
+        if ((int)threadIdx.x % 32 >= step) value += lower;
+    }
+    return value;
+}
+
 // The bin of the rank-th of what `bins` counts, and the rank within it. All 256 threads of the block must call it, with
 // room for ten numbers.
 __device__ inline int find_bin(const unsigned *bins, int size, int &rank, int *sums) {
@@ -83,11 +92,7 @@ __device__ inline int find_bin(const unsigned *bins, int size, int &rank, int *s
     int sum = 0;
 #pragma unroll 4
     for (int i = 0; i < each; ++i) sum += bins[first + i];
-    int upto = sum;  // of the warp's lanes up to this one
-    for (int step = 1; step < 32; step *= 2) {
-        const int lower = __shfl_up_sync(~0u, upto, step);
-        if (lane >= step) upto += lower;
-    }
+    const int upto = sum_upto(sum);
     __syncthreads();
     if (lane == 31) sums[warp] = upto;
     if (threadIdx.x == 0) sums[8] = size - 1, sums[9] = 0;  // where NaN leave nothing to find
@@ -162,11 +167,7 @@ __device__ void select(KeyAt key_at, int size, int rank, Selection &shared, Key 
         if (warp == 0) {
             int sum = 0;
             for (int i = 0; i < 8; ++i) sum += shared.bins[8 * lane + i];
-            int upto = sum;
-            for (int step = 1; step < 32; step *= 2) {
-                const int lower = __shfl_up_sync(~0u, upto, step);
-                if (lane >= step) upto += lower;
-            }
+            const int upto = sum_upto(sum);
             int before = upto - sum;
             if (before <= rank && rank < upto) {
                 int i = 8 * lane;
