@@ -43,8 +43,4 @@ _HOMES = {name: name for name in __all__} | {
     "layers": "hooks.layers",
 }
 
-__getattr__ = lazily(__name__, _HOMES)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOMES)

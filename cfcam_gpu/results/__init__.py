@@ -13,8 +13,4 @@ if TYPE_CHECKING:
 __all__ = ["Component", "Explanation", "decompose", "overlay", "save"]
 
 # These import SciPy and scikit-learn.
-__getattr__ = lazily(__name__, {"Component": "components", "decompose": "components"})
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, {"Component": "components", "decompose": "components"})
