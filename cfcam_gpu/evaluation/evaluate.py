@@ -85,7 +85,7 @@ class Run:
     device: torch.device
     candidates: tuple[Candidate, ...]
     plan: tuple[tuple[Measure, tuple[Subject, ...]], ...]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list, init=False)
 
     @property
     def steps(self) -> int:
