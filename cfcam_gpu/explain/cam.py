@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -15,7 +16,7 @@ from ..core.chunks import DEFAULT_MEMORY, Progress, chunk_size
 from ..engines.execution import are_finite
 from ..hooks import layers
 from ..hooks.capture import capture
-from ..hooks.guard import check_model, warn_of_training
+from ..hooks.guard import Survey, check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..methods.forwards import Work
 from ..results.explanation import Explanation
@@ -140,8 +141,8 @@ class CAM:
             raise ValueError(f"target: {self.method} compares classes: expected class indices or None; got a callable")
         for part in self._parts:
             part._prepare(images)
-        warn_of_training(self.model)
-        looks = [part._look for part in self._parts]
+        survey = warn_of_training(self.model)
+        looks = [partial(part._look, survey=survey) for part in self._parts]
         explanation = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
         return explanation if explanation.method == self.method else replace(explanation, method=self.method)
 
@@ -170,12 +171,25 @@ class _MethodAtLayer:
             self.layer = layers.choose(self.model, images)
             _log.info("target layer: %s (%s)", self.layer.name, self.layer.reason)
 
-    def _look(self, images: torch.Tensor, request: Request, progress: Progress | None = None) -> Explanation:
+    def _look(
+        self,
+        images: torch.Tensor,
+        request: Request,
+        progress: Progress | None = None,
+        *,
+        survey: Survey | None = None,
+    ) -> Explanation:
         assert self.layer is not None
         method = methods.METHODS[self.method]
         request = replace(request, objective=method.objective)
         captured = capture(
-            self.model, self.layer, images, request, gradients=method.gradients, curvature=method.curvature
+            self.model,
+            self.layer,
+            images,
+            request,
+            gradients=method.gradients,
+            curvature=method.curvature,
+            survey=survey,
         )
         (layer,) = captured.layers
         self.layer = layer  # with its layout: a later call looks for it only in images of another size

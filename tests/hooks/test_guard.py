@@ -105,6 +105,16 @@ def test_a_call_walks_over_the_model_once(model, images, config, target):
     assert model.last.asked == before + 1
 
 
+@pytest.mark.parametrize("method", ["gradcam", "cfcam"])
+def test_a_call_of_any_method_walks_over_the_model_once(model, images, method):
+    model.last = Counted()
+    explain = cfcam_gpu.CAM(model, "late", method=method)
+    explain(images)
+    before = model.last.asked
+    explain(images)
+    assert model.last.asked == before + 1
+
+
 def test_a_walk_meets_every_module_once(model):
     model.again, model.lacking = model.early, None
     found = guard.survey_of(model)
