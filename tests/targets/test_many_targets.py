@@ -6,7 +6,8 @@ from torch import nn
 
 from cfcam_gpu import CFCAM, Config, targets
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.hooks.capture import AT_ONCE, capture
+from cfcam_gpu.hooks.capture import capture
+from cfcam_gpu.hooks.gradients import AT_ONCE
 
 
 class Counted(torch.autograd.Function):
