@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Literal, get_args, get_type_hints
 
 Importance = Literal["activation", "contribution"]
@@ -21,7 +22,7 @@ class Config:
 
     The defaults keep the paper's steps with two repairs: dead channels are set aside before anything else, and the
     weights stay linear. :meth:`paper` is the authors' form, exactly, :meth:`two_level` what `CFCAM` does where it
-    is given two layers or none.
+    is given two layers or none. Numbers of other types, such as NumPy's scalars, are kept as Python's int and float.
 
     Parameters
     ----------
@@ -135,6 +136,7 @@ class Config:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
             choices = get_args(hints[field.name])
             if choices and isinstance(choices[0], str):
                 _check(field.name, getattr(self, field.name) in choices, f"one of {', '.join(choices)}", self)
@@ -164,6 +166,13 @@ class Config:
         if isinstance(self.min_samples, float):
             return max(2, int(self.min_samples * channels))
         return self.min_samples
+
+
+def _plain(value: object) -> object:
+    """Any number as Python's own, which compares, prints and goes into JSON as one; what is no number as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _is_int(value: object) -> bool:

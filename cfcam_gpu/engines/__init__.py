@@ -6,6 +6,9 @@ An engine takes torch tensors and returns torch tensors on the same device.
 from __future__ import annotations
 
 import importlib
+import logging
+from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -14,12 +17,16 @@ from ..core.config import Config
 
 __all__ = ["ENGINES", "Engine", "EngineResult", "choose", "resolve"]
 
+_log = logging.getLogger(__name__)
+
 #: The names of all engines.
 ENGINES = ("cpu", "rapids", "fused")
 
-
-#: Engines that this machine was found to have. What is missing is looked for again: it may have been installed.
+#: Engines that this machine was found to have.
 _available: dict[str, Engine] = {}
+#: Why it lacks the others. Who names one has it looked for again: it may have been installed. "auto" does not look
+#: twice: a library that fails to be imported takes its time.
+_missing: dict[str, str] = {}
 
 
 class EngineResult(NamedTuple):
@@ -50,6 +57,10 @@ class Engine(Protocol):
 class CheckedEngine(Engine, Protocol):
     """One whose work the host only starts, and which finds on its way what is not finite."""
 
+    def why_not(self, config: Config, shape: Sequence[int]) -> str | None:
+        """What of a configuration, or of the gradients' shape, it does not cover, or None."""
+        ...
+
     def run_checked(
         self, activations: torch.Tensor, gradients: torch.Tensor, config: Config
     ) -> tuple[EngineResult, torch.Tensor]:
@@ -65,17 +76,28 @@ def load(name: str) -> Engine:
     return cast(Engine, importlib.import_module(f".{name}", __name__))
 
 
-def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
+def choose(
+    name: str,
+    device: torch.device,
+    spatial_dims: int = 2,
+    *,
+    config: Config | None = None,
+    shape: Sequence[int] | None = None,
+) -> Engine:
     """The engine to use for tensors on `device`.
 
     Parameters
     ----------
     name : {"auto", "cpu", "rapids", "fused"}
-        ``"auto"`` is ``cpu`` for tensors on the host and ``rapids`` for tensors on a CUDA device.
+        What ``"auto"`` stands for, :func:`resolve` tells.
     device : torch.device
         Where the activations are.
     spatial_dims : int
         How many axes a map has: of a volume 3, of a signal 1.
+    config : Config, optional
+        What is to be computed, where that is known.
+    shape : sequence of int, optional
+        (B, T, C, *spatial), of the gradients, where they are known.
 
     Returns
     -------
@@ -88,25 +110,38 @@ def choose(name: str, device: torch.device, spatial_dims: int = 2) -> Engine:
     RuntimeError
         If this machine lacks the engine; the message says what to do.
     """
-    name = resolve(name, device)
+    name = resolve(name, device, spatial_dims, config=config, shape=shape)
     if name == "fused" and spatial_dims != 2:
-        raise ValueError(f"engine: 'fused' takes maps of 2 axes; got {spatial_dims}; use engine='rapids' or 'cpu'")
+        raise ValueError(f"engine: 'fused' {_of_axes(spatial_dims)}; use engine='rapids' or 'cpu'")
     if name != "cpu" and device.type != "cuda":
         raise ValueError(
             f"engine: '{name}' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "
             "or use engine='cpu'"
         )
-    engine = load(name)
-    if _available.get(name) is not engine:
-        reason = engine.why_missing()
-        if reason is not None:
-            raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
-        _available[name] = engine
-    return engine
+    reason = _why_missing(name)
+    if reason is not None:
+        raise RuntimeError(f"engine: '{name}' is not available here: {reason}")
+    return _available[name]
 
 
-def resolve(name: str, device: torch.device) -> str:
+def resolve(
+    name: str,
+    device: torch.device,
+    spatial_dims: int = 2,
+    *,
+    config: Config | None = None,
+    shape: Sequence[int] | None = None,
+) -> str:
     """The name of the engine that `name` means for tensors on `device`: what ``"auto"`` stands for, or `name` itself.
+
+    ``"auto"`` is ``cpu`` for tensors on the host. For those on a CUDA device it is ``rapids`` where this machine has
+    it; else ``fused``, where it has that, and that covers what is to be computed; else ``cpu``, which takes them to the
+    host and its results back. Which one it is in the place of ``rapids``, and why, is logged once in a process.
+
+    Parameters
+    ----------
+    name, device, spatial_dims, config, shape
+        As for :func:`choose`.
 
     Raises
     ------
@@ -116,7 +151,56 @@ def resolve(name: str, device: torch.device) -> str:
     check_name(name)
     if name != "auto":
         return name
-    return "rapids" if device.type == "cuda" else "cpu"
+    if device.type != "cuda":
+        return "cpu"
+    no_rapids = _missing.get("rapids") or _why_missing("rapids")
+    if no_rapids is None:
+        return "rapids"
+    no_fused = _why_not_fused(spatial_dims, config, shape)
+    if no_fused is None:
+        _tell(logging.INFO, f"engine: 'auto' is 'fused' here: 'rapids' is not available: {no_rapids}")
+        return "fused"
+    _tell(
+        logging.WARNING,
+        "engine: 'auto' is 'cpu' here, so that tensors on a CUDA device go to the host and back: 'rapids' is not "
+        f"available: {no_rapids}; 'fused' {no_fused}",
+    )
+    return "cpu"
+
+
+def _why_not_fused(spatial_dims: int, config: Config | None, shape: Sequence[int] | None) -> str | None:
+    """Why the fused engine does not serve, or None."""
+    if spatial_dims != 2:
+        return _of_axes(spatial_dims)
+    reason = _missing.get("fused") or _why_missing("fused")
+    if reason is not None:
+        return f"is not available: {reason}"
+    if config is None or shape is None:
+        return None
+    return cast(CheckedEngine, load("fused")).why_not(config, shape)
+
+
+def _of_axes(spatial_dims: int) -> str:
+    return f"takes maps of 2 axes; got {spatial_dims}"
+
+
+def _why_missing(name: str) -> str | None:
+    """None where this machine has the engine, else the reason and the remedy."""
+    engine = load(name)
+    if _available.get(name) is not engine:
+        reason = engine.why_missing()
+        if reason is not None:
+            _missing[name] = reason
+            return reason
+        _available[name] = engine
+        _missing.pop(name, None)
+    return None
+
+
+@cache
+def _tell(level: int, message: str) -> None:
+    """Log a message that has not been logged before."""
+    _log.log(level, message)
 
 
 def check_name(name: str) -> None:

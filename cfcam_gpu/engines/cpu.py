@@ -28,7 +28,8 @@ def why_missing() -> None:
 def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> EngineResult:
     """CF-CAM on the host; images and targets side by side on the cores. See :class:`cfcam_gpu.engines.Engine`."""
     device = activations.device
-    activations, gradients = activations.detach().cpu(), gradients.detach().cpu()
+    # NumPy knows no tensor that is the negative of its memory, such as the imaginary part of a conjugate.
+    activations, gradients = (tensor.detach().cpu().resolve_neg() for tensor in (activations, gradients))
 
     def job(b: int, chosen: range) -> list[tuple[Clusters, Weighted]]:
         # float64 a worker's image at a time: a whole batch of it would be a second copy of twice the size.

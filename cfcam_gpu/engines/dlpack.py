@@ -14,39 +14,41 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
+
+#: DLPack's numbers of memory that NumPy reads: the host's, and what CUDA and ROCm have pinned of it.
+_HOST = (1, 3, 11)
 
 _importing = Lock()
 
 
 def as_torch(array: Any, name: str) -> torch.Tensor:
-    """`array` as a torch tensor on the same device, sharing its memory wherever its library allows.
+    """`array` as a torch tensor on the same device, sharing its memory wherever its library and torch allow.
 
     Parameters
     ----------
     array : torch, CuPy or NumPy array, or anything with ``__dlpack__``
+        On the host, what torch can't read where it is, or what must not be written, is copied.
     name : str
         The argument's name, for the error.
 
     Raises
     ------
     TypeError
-        If `array` is none of these, or has no floating dtype.
+        If `array` is none of these, has no floating dtype, or is of a library that does not hand it out.
+    ValueError
+        If it has negative strides, and is on a GPU, or of a dtype that NumPy lacks.
     """
     if isinstance(array, np.ndarray):
-        # torch takes neither negative strides, foreign byte orders nor read-only memory.
-        native = array.dtype.newbyteorder("=")
-        plain = np.ascontiguousarray(array, dtype=native) if array.dtype.kind == "f" else array
-        if plain.dtype.kind != "f" or plain.dtype.itemsize > 8:
-            raise TypeError(f"{name}: expected a floating dtype of at most 64 bits; got {array.dtype}")
-        # An axis of length 1 may keep a negative stride in what NumPy calls contiguous.
-        if not plain.flags.writeable or min(plain.strides, default=0) < 0:
-            plain = plain.copy()
-        tensor = torch.from_numpy(plain)
+        tensor = _from_numpy(array, name)
     elif isinstance(array, torch.Tensor):
-        tensor = array.detach()
+        tensor = array.detach().resolve_neg()  # other libraries see the memory, not the sign that goes with it
     elif hasattr(array, "__dlpack__"):
-        tensor = from_dlpack(array)
+        try:
+            tensor = _from_dlpack(array, name)
+        except BufferError as error:  # a foreign byte order, say
+            raise TypeError(f"{name}: expected an array that DLPack can describe; got one with: {error}") from error
     else:
         raise TypeError(
             f"{name}: expected a torch, CuPy or NumPy array, or an object with __dlpack__; got {type(array).__name__}"
@@ -54,6 +56,34 @@ def as_torch(array: Any, name: str) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: expected a floating dtype; got {tensor.dtype}")
     return tensor
+
+
+def _from_numpy(array: NDArray[Any], name: str) -> torch.Tensor:
+    # torch takes neither negative strides, foreign byte orders nor read-only memory.
+    native = array.dtype.newbyteorder("=")
+    plain = np.ascontiguousarray(array, dtype=native) if array.dtype.kind == "f" else array
+    if plain.dtype.kind != "f" or plain.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected a floating dtype of at most 64 bits; got {array.dtype}")
+    # An axis of length 1 may keep a negative stride in what NumPy calls contiguous.
+    if not plain.flags.writeable or min(plain.strides, default=0) < 0:
+        plain = plain.copy()
+    return torch.from_numpy(plain)
+
+
+def _from_dlpack(array: Any, name: str) -> torch.Tensor:
+    # By NumPy where it can: a negative stride makes torch 2.13 end the process, and read-only memory it lets one write.
+    if array.__dlpack_device__()[0] in _HOST:
+        try:
+            return _from_numpy(np.from_dlpack(array), name)
+        except RuntimeError:
+            pass  # a dtype that NumPy lacks: bfloat16, say
+    strides = getattr(array, "strides", None)
+    if isinstance(strides, (tuple, list)) and min(strides, default=0) < 0:
+        raise ValueError(
+            f"{name}: expected strides of at least 0; got {tuple(strides)}; give a copy, such as "
+            "cupy.ascontiguousarray makes"
+        )
+    return from_dlpack(array)
 
 
 def like(tensor: torch.Tensor, original: Any) -> Any:
@@ -86,7 +116,7 @@ def to_cupy(tensor: torch.Tensor) -> Any:
         raise RuntimeError(
             "cupy: CuPy is not installed; pip install 'cfcam-gpu[cuda12]' or 'cfcam-gpu[cuda13]'"
         ) from None
-    return cupy.from_dlpack(tensor.detach())
+    return cupy.from_dlpack(tensor.detach().resolve_neg())
 
 
 @contextmanager

@@ -101,7 +101,8 @@ def compute(
         raise ValueError(f"engine: 'fused' {reason}; use engine='rapids' or 'cpu'")
     wide = torch.float64 in (activations.dtype, gradients.dtype)
     dtype = torch.float64 if wide else torch.float32
-    activations, gradients = (tensor.detach().to(dtype).contiguous() for tensor in (activations, gradients))
+    given = (activations, gradients)
+    activations, gradients = (tensor.detach().resolve_neg().to(dtype).contiguous() for tensor in given)
 
     launch = partial(launch, INPUT="double" if wide else "float")
 

@@ -44,11 +44,11 @@ class Launch(Protocol):
 
 
 def folder() -> Path:
-    """The folder of the sources: at the top of a checkout, inside the package where that is installed."""
+    """The folder of the sources: inside the package where that is installed, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    # An editable installation leaves a copy in site-packages, which ages; the checkout is where this file is.
-    checkout = package.parent
-    return checkout / "kernels" if (checkout / "pyproject.toml").is_file() else package / "kernels"
+    inside, beside = package / "kernels", package.parent / "kernels"
+    # By a file of ours: beside an installed package there may be a folder of this name, which is another package's.
+    return inside if (inside / "common.cuh").is_file() or not (beside / "common.cuh").is_file() else beside
 
 
 @cache

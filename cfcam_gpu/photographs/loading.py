@@ -53,7 +53,7 @@ def load(settings: Settings, make: Callable[[nn.Module, str], Explainer]) -> Loa
     chosen = engines.resolve(settings.engine, where)
     found = models.load(settings.model, settings.weights)
     found.module.to(where)
-    explain = make(found.module, chosen)
+    explain = make(found.module, settings.engine)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
     size = found.preparation.size
     try:

@@ -10,9 +10,13 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -85,9 +89,9 @@ def load(spec: str, weights: Path | None = None) -> Model:
     TypeError
         If a factory gives no torch module.
     RuntimeError
-        If a factory raises anything.
+        If a factory, or the import of its module, raises anything; the message says what and where.
     ImportError
-        If the model's package is not installed; the message says what to install.
+        If the model's package is not installed, or can't be imported; the message says what to install.
     FileNotFoundError
         If there are no such weights.
     """
@@ -199,29 +203,54 @@ def _timm(name: str) -> tuple[nn.Module, Preparation]:
 
 
 def _from_factory(where: str, name: str) -> nn.Module:
-    here = str(Path.cwd())
-    # Last, so that nothing in the current folder stands in for an installed package.
-    sys.path.append(here)
-    try:
+    with _current_folder_searched_last():
         try:
             package = importlib.import_module(where)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"model: {where}:{name} needs the module {error.name}, which is not there"
             ) from error
+        except (Exception, SystemExit) as error:  # a script that was not made to be imported may end itself
+            raise RuntimeError(f"model: the import of {where} raised {_described(error)}") from error
         factory: Callable[[], object] | None = getattr(package, name, None)
         if not callable(factory):
             offered = [key for key, value in vars(package).items() if callable(value) and not key.startswith("_")]
             raise ValueError(f"model: {where} has no function {name!r}{_near(name, offered)}")
         try:
             module = factory()
-        except Exception as error:
-            raise RuntimeError(f"model: {where}:{name}() raised {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(here)
+        except (Exception, SystemExit) as error:
+            raise RuntimeError(f"model: {where}:{name}() raised {_described(error)}") from error
     if not isinstance(module, nn.Module):
         raise TypeError(f"model: expected {where}:{name}() to return a torch.nn.Module; got {type(module).__name__}")
     return module
+
+
+@contextmanager
+def _current_folder_searched_last() -> Iterator[None]:
+    """Last, so that nothing in the current folder stands in for an installed package."""
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        # The last one, since the folder may have had a place of its own before.
+        last = max((place for place, folder in enumerate(sys.path) if folder == here), default=None)
+        if last is not None:
+            del sys.path[last]
+
+
+def _described(error: BaseException) -> str:
+    """An error of the user's code, with the last line of theirs on the way to it."""
+    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    ours = __name__.partition(".")[0]
+    lines = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in (ours, "importlib")
+    ]
+    lines = [line for line in lines if not line[0].startswith(libraries)] or lines
+    place = f" ({lines[-1][0]}, line {lines[-1][1]})" if lines else ""  # a syntax error has its own in its message
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _package(name: str, distribution: str, install: str = "") -> ModuleType:
@@ -235,6 +264,20 @@ def _package(name: str, distribution: str, install: str = "") -> ModuleType:
         raise ModuleNotFoundError(
             f"model: the package {distribution} is not installed; pip install {install or distribution}", name=name
         ) from None
+    except Exception as error:  # compiled libraries raise all kinds where they do not fit
+        if "torchvision::" in str(error):  # its operators, which its compiled part declares
+            raise ImportError(
+                f"model: {name} needs torchvision, and the installed one, {metadata.version('torchvision')}, was not "
+                f"built for the installed torch, {torch.__version__} ({error}); install both from one index: "
+                f"pip install --force-reinstall torch torchvision --index-url {_index()}"
+            ) from error
+        raise ImportError(f"model: the package {distribution} can't be imported: {_described(error)}") from error
+
+
+def _index() -> str:
+    """Where torch's builds for what this one is built for are."""
+    cuda = torch.version.cuda
+    return f"https://download.pytorch.org/whl/{'cpu' if cuda is None else 'cu' + cuda.replace('.', '')}"
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

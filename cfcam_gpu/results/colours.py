@@ -28,10 +28,12 @@ def _unit_range(images: torch.Tensor) -> torch.Tensor:
         images = images.mean(dim=1, keepdim=True)
     if integers:
         return images / 255
+    unknown = ~images.isfinite().all(dim=1, keepdim=True)
+    images = images.masked_fill(unknown, 0.0)
     axes = tuple(range(1, images.ndim))
     low = images.amin(dim=axes, keepdim=True).clamp(max=0.0)
     high = images.amax(dim=axes, keepdim=True).clamp(min=1.0)
-    return (images - low) / (high - low)
+    return ((images - low) / (high - low)).masked_fill(unknown, 0.0)
 
 
 @cache

@@ -21,7 +21,7 @@ def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, col
     images : (B, C, H, W) or (B, C, D, H, W)
         uint8, or floating: values in [0, 1] are taken as they are, an image that goes beyond (after normalisation, say)
         is stretched to [0, 1]. Three channels are colours; of any other number the mean is shown in gray:
-        ``images[:, :1]`` shows the first.
+        ``images[:, :1]`` shows the first. A pixel that is NaN or infinite is black; in a signal's line it is a gap.
     alpha : float in [0, 1]
         How much of the colour shows where the map is 1.
     colormap : str

@@ -24,7 +24,7 @@ def draw(maps: torch.Tensor, signals: torch.Tensor, *, alpha: float = 0.6, color
     ----------
     maps : (B, L) or (B, T, L) float32 in [0, 1]
     signals : (B, C, L)
-        Each channel is stretched to a line's height.
+        Each channel is stretched to a line's height. Where it is NaN or infinite, its line has a gap.
     alpha : float in [0, 1]
         How much of the colour shows where the map is 1.
     colormap : str
@@ -48,7 +48,10 @@ def _picture(strip: NDArray[np.uint8], lines: NDArray[np.float64]) -> NDArray[np
     """A strip (1, L, 3) with lines (C, L) over it, (height, WIDTH, 3)."""
     channels, length = lines.shape
     height = min(LINE * channels + AXIS, MOST)
-    low, high = lines.min(axis=1, keepdims=True), lines.max(axis=1, keepdims=True)
+    known = np.isfinite(lines)
+    lines = np.where(known, lines, np.nan)
+    low = lines.min(axis=1, keepdims=True, where=known, initial=np.inf)
+    high = lines.max(axis=1, keepdims=True, where=known, initial=-np.inf)
     middle = np.arange(channels)[:, None]
     # A constant channel is a straight line; the first one is at the top.
     places = middle - 0.8 * ((lines - low) / np.where(high > low, high - low, 1.0) - 0.5 * (high > low))

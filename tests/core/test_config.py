@@ -1,7 +1,10 @@
 """Config: every choice is named and checked."""
 
 import dataclasses
+import json
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from cfcam_gpu import Config
@@ -57,11 +60,43 @@ def test_a_value_out_of_range_is_refused_by_name(option, value):
         ("min_samples", True),
         ("dead_threshold", True),
         ("boundary", None),
+        ("sigma", np.True_),
+        ("sigma", np.array(0.5)),
+        ("sigma", 1j),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_by_name(option, value):
     with pytest.raises(TypeError, match=f"Config: {option} must be"):
         Config(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "plain"),
+    [
+        ("sigma", np.float32(0.5), 0.5),
+        ("sigma", np.float64(0.5), 0.5),
+        ("sigma", np.int8(2), 2),
+        ("sigma", Fraction(1, 2), 0.5),
+        ("eps_neighbor", np.int64(3), 3),
+        ("min_samples", np.uint16(4), 4),
+        ("min_samples", np.float16(0.25), 0.25),
+        ("dead_threshold", np.float32(0.25), 0.25),
+        ("gate", np.float32(0.5), 0.5),
+        ("saturation", np.int32(1), 1),
+    ],
+)
+def test_numbers_of_other_types_are_kept_as_pythons(option, value, plain):
+    found, expected = Config(**{option: value}), Config(**{option: plain})
+    assert type(getattr(found, option)) is type(plain)
+    assert (found, hash(found), repr(found)) == (expected, hash(expected), repr(expected))
+    assert json.loads(json.dumps(dataclasses.asdict(found))) == dataclasses.asdict(expected)
+    assert found.min_samples_for(100) == expected.min_samples_for(100)
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), np.float64("inf"), np.int64(-1)])
+def test_numbers_of_other_types_out_of_range_are_refused_as_pythons(value):
+    with pytest.raises(ValueError, match=rf"Config: sigma must be a number in \[0, 64\]; got {value.item()!r}"):
+        Config(sigma=value)
 
 
 def test_softmax_does_not_go_with_elementwise_weights():

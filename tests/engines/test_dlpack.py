@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from cfcam_gpu import cluster_filter_cam
-from cfcam_gpu.engines import dlpack
+from cfcam_gpu import Config, cluster_filter_cam
+from cfcam_gpu.engines import cpu, dlpack
 
 VALUES = np.arange(24.0).reshape(2, 3, 4)
 
@@ -79,9 +79,104 @@ class OfAnArrayAPI(OnlyDLPack):
         return SimpleNamespace(from_dlpack=lambda other: OfAnArrayAPI(torch.from_dlpack(other)))
 
 
+class OfNumPy:
+    """An array of a library unknown to us, with NumPy's memory."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.fixture
+def torchs_reader(monkeypatch):
+    """What torch's reader of DLPack was given: a negative stride ends the process there, so nothing gets to it."""
+    seen = []
+    monkeypatch.setattr(dlpack, "from_dlpack", seen.append)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[::-1, :, ::-1],
+        lambda a: a[:1][::-1],
+        lambda a: a.transpose(2, 0, 1)[::2],
+        lambda a: np.lib.stride_tricks.as_strided(a, (2, 3, 4), (0, 32, 8)),
+        lambda a: a[:, :, :0],
+        lambda a: np.asarray(a[0, 0, 0]),
+    ],
+)
+def test_other_libraries_arrays_of_any_strides(torchs_reader, view):
+    array = view(VALUES.copy())
+    tensor = dlpack.as_torch(OfNumPy(array), "activations")
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    assert not torchs_reader
+
+
+def test_other_libraries_read_only_memory_is_copied():
+    array = VALUES.copy()
+    array.setflags(write=False)
+    tensor = dlpack.as_torch(OfNumPy(array), "activations")
+    tensor += 1
+    np.testing.assert_array_equal(array, VALUES)
+
+
+class OnAGPU:
+    """What CuPy says of an array, without the array."""
+
+    def __init__(self, *strides):
+        self.strides = strides
+
+    def __dlpack__(self, **options):
+        raise AssertionError("nobody may have asked")
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+def test_negative_strides_on_a_gpu_are_refused_before_torch_sees_them(torchs_reader):
+    with pytest.raises(ValueError, match=r"gradients: expected strides of at least 0; got \(-24, 4\); give a copy"):
+        dlpack.as_torch(OnAGPU(-24, 4), "gradients")
+    assert not torchs_reader
+
+
+@pytest.mark.parametrize("strides", [(24, 4), (0, 4), ()])
+def test_other_arrays_on_a_gpu_are_torchs_to_read(monkeypatch, strides):
+    monkeypatch.setattr(dlpack, "from_dlpack", lambda array: torch.ones(3))
+    assert dlpack.as_torch(OnAGPU(*strides), "gradients").shape == (3,)
+
+
+def test_dtypes_that_numpy_lacks():
+    array = OnlyDLPack(torch.arange(3.0, dtype=torch.bfloat16))
+    assert dlpack.as_torch(array, "activations").data_ptr() == array.tensor.data_ptr()
+
+
+def negative():
+    """Minus what is in its memory."""
+    tensor = torch.randn(2, 5, 3, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)).conj().imag
+    assert tensor.is_neg()
+    return tensor
+
+
+def test_a_negative_bit_is_resolved_where_memory_is_handed_on(monkeypatch):
+    tensor = negative()
+    assert not dlpack.as_torch(tensor, "activations").is_neg()
+    expected = cluster_filter_cam(tensor.clone().resolve_neg().abs(), tensor.resolve_neg())
+    torch.testing.assert_close(cluster_filter_cam(tensor.abs(), tensor), expected, rtol=0, atol=0)
+    found = cpu.run(tensor.abs(), tensor[:, None], Config())
+    torch.testing.assert_close(found.raw_maps[:, 0], expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", [OnlyDLPack, OfAnArrayAPI])
 def test_dlpack_objects_are_read_where_they_are(kind):
     array = kind(torch.arange(6.0))
+    if not np.from_dlpack(array).flags.writeable:
+        pytest.skip("here, libraries do not say what may be written")
     assert dlpack.as_torch(array, "activations").data_ptr() == array.tensor.data_ptr()
 
 
@@ -93,7 +188,15 @@ def test_dlpack_objects_are_read_where_they_are(kind):
         (np.ones(3, np.complex64), "gradients: expected a floating dtype of at most 64 bits; got complex64"),
         (np.array(["a"]), "gradients: expected a floating dtype of at most 64 bits; got <U1"),
         (torch.ones(3, dtype=torch.int64), "gradients: expected a floating dtype; got torch.int64"),
-        (OnlyDLPack(torch.ones(3, dtype=torch.bool)), "gradients: expected a floating dtype; got torch.bool"),
+        (
+            OnlyDLPack(torch.ones(3, dtype=torch.bool)),
+            "gradients: expected a floating dtype of at most 64 bits; got bool",
+        ),
+        (OfNumPy(np.ones(3, np.int64)), "gradients: expected a floating dtype of at most 64 bits; got int64"),
+        (
+            OfNumPy(np.ones(3, ">f4")),
+            "gradients: expected an array that DLPack can describe; got one with: DLPack only",
+        ),
         ([1.0, 2.0], "gradients: expected a torch, CuPy or NumPy array, or an object with __dlpack__; got list"),
     ],
 )
@@ -108,10 +211,10 @@ def test_what_is_refused_is_named(array, message):
 def test_answers_in_kind():
     tensor = torch.arange(6.0)
     assert dlpack.like(tensor, torch.ones(1)) is tensor
-    for original in (np.ones(1), OfAnArrayAPI(torch.ones(1))):
-        answer = dlpack.like(tensor, original)
-        assert type(answer) is type(original)
-        assert dlpack.as_torch(answer, "maps").data_ptr() == tensor.data_ptr()
+    assert dlpack.like(tensor, np.ones(1)).ctypes.data == tensor.data_ptr()
+    answer = dlpack.like(tensor, OfAnArrayAPI(torch.ones(1)))
+    assert isinstance(answer, OfAnArrayAPI)
+    assert answer.tensor.data_ptr() == tensor.data_ptr()
     assert dlpack.like(tensor, OnlyDLPack(torch.ones(1))) is tensor  # it offers no way back
 
 
@@ -122,6 +225,13 @@ def test_the_functional_face_answers_in_kind():
     maps = cluster_filter_cam(OfAnArrayAPI(values), OnlyDLPack(values))
     assert isinstance(maps, OfAnArrayAPI)
     torch.testing.assert_close(maps.tensor, expected, rtol=0, atol=0)
+
+
+def test_cupy_gets_no_tensor_with_a_negative_bit(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(from_dlpack=lambda tensor: tensor))
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda", 0))
+    tensor = dlpack.to_cupy(negative())
+    assert not tensor.is_neg()
 
 
 def test_cupy_takes_no_tensor_of_the_host():

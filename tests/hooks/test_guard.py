@@ -1,7 +1,6 @@
 """The guard: models in any mode and wrapping are explained, or refused by name, and come out as they went in."""
 
 import copy
-import threading
 import warnings
 
 import pytest
@@ -13,7 +12,6 @@ from cfcam_gpu import metrics
 from cfcam_gpu.hooks import guard
 
 from ..small import CONFIGS, LAYERS, Network, draw
-from ..threads import in_threads
 
 
 @pytest.fixture
@@ -57,25 +55,67 @@ def test_training_mode_is_warned_about_and_running_statistics_stay(images):
         cfcam_gpu.CFCAM(model.eval(), "1")(images)
 
 
-def test_calls_that_overlap_leave_running_statistics_as_they_were(images):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
-    before = copy.deepcopy(model.state_dict())
-    step = threading.Barrier(2)
+# Results that are not the image's alone
 
-    def call(second):
-        if second:
-            step.wait()  # for the other's forward
-        with guard.guarded(model):
-            model(images)
-            step.wait()
-            step.wait()  # the second one's forward is done, or the first one's call
-        if not second:
-            step.wait()
 
-    in_threads(call, 2)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not guard._statistics._held
-    assert not guard._statistics._users
+class Functional(nn.Module):
+    """Drops by the function."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.attention_dropout = dropout
+
+
+RANDOM = {
+    "dropout": lambda p: nn.Dropout(p),
+    "dropout of channels": lambda p: nn.Dropout2d(p),
+    "alpha dropout": lambda p: nn.AlphaDropout(p),
+    "a slope": lambda p: nn.RReLU(0.1, 0.1 + p),
+    "attention": lambda p: nn.MultiheadAttention(4, 2, dropout=p),
+    "layers of an LSTM": lambda p: nn.LSTM(4, 4, num_layers=2, dropout=p),
+    "by the function": Functional,
+}
+OF_LIBRARIES = {
+    "DropPath": lambda peer, p: peer("timm").layers.DropPath(p),
+    "DropBlock2d": lambda peer, p: peer("timm").layers.DropBlock2d(p),
+    "PatchDropout": lambda peer, p: peer("timm").layers.PatchDropout(p),
+    "StochasticDepth": lambda peer, p: peer("torchvision").ops.StochasticDepth(p, "row"),
+    "torchvision's DropBlock": lambda peer, p: peer("torchvision").ops.DropBlock2d(p, 3),
+    "transformers' attention": lambda peer, p: vit(peer("transformers"), p),
+}
+
+
+def vit(transformers, p):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ViTConfig(
+        image_size=8, patch_size=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=p, **sizes
+    )
+    return next(module for module in transformers.ViTModel(config).modules() if "Attention" in type(module).__name__)
+
+
+@pytest.mark.parametrize("kind", [*RANDOM, *OF_LIBRARIES])
+def test_what_drops_at_random_is_warned_about(peer, kind):
+    def model(p):
+        module = RANDOM[kind](p) if kind in RANDOM else OF_LIBRARIES[kind](peer, p)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), module)
+
+    with pytest.warns(UserWarning, match=r"model: 1 modules in training mode drop at random .*; call model.eval\(\)"):
+        guard.warn_of_training(model(0.25).train())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guard.warn_of_training(model(0.0).train())
+        guard.warn_of_training(model(0.25).eval())
+
+
+def test_both_causes_are_told_in_one_warning_where_the_user_called(images):
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Dropout(0.0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *head).train()
+    with pytest.warns(UserWarning, match=r"1 normalisation layers .*; 1 modules .*Dropout.*; call model.eval") as told:
+        cfcam_gpu.CFCAM(model, "1")(images)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+# What a call asks of the modules
 
 
 class Counted(nn.Identity):
@@ -121,7 +161,7 @@ def test_a_walk_meets_every_module_once(model):
     assert found.modules == set(model.modules())
     assert (found.training, found.compiled, found.watched()) == ([], False, False)
     norm = model.early[1].train()
-    assert guard.survey_of(model).training == [norm]
+    assert guard.survey_of(model).training == guard.survey_of(model).writable == [norm]
     norm.track_running_stats = False
     assert guard.survey_of(model).training == []
     for register in (model.head.register_full_backward_hook, model.head.register_full_backward_pre_hook):
@@ -152,14 +192,57 @@ def test_compiled_parts_of_a_model(model, images, compiled):
     assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
-def test_calls_that_overlap_leave_the_compilers_stance_as_it_was():
-    one, other = guard._eager(), guard._eager()
-    one.__enter__()
-    other.__enter__()
-    one.__exit__(None, None, None)
-    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
-    other.__exit__(None, None, None)
-    assert torch._dynamo.eval_frame._stance.stance == "default"
+def stance():
+    return torch._dynamo.eval_frame._stance.stance
+
+
+@pytest.fixture(params=["default", "eager_on_recompile"])
+def users(request):
+    """The stance that the user has set."""
+    torch.compiler.set_stance(request.param)
+    yield request.param
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_calls_that_overlap_leave_the_compilers_stance_as_it_was(users, last):
+    calls = [guard._eager(), guard._eager()]
+    for call in calls:
+        call.__enter__()
+    calls[1 - last].__exit__(None, None, None)
+    assert stance() == "force_eager"
+    calls[last].__exit__(None, None, None)
+    assert stance() == users
+
+
+def test_a_stance_that_the_user_sets_during_a_call_stays(users):
+    with guard._eager():
+        torch.compiler.set_stance("fail_on_recompile")
+    assert stance() == "fail_on_recompile"
+
+
+@pytest.mark.parametrize("ends", ["in the call", "after it", "after another call"])
+@pytest.mark.parametrize("begins", ["before the call", "in it"])
+def test_a_block_of_the_users_in_another_thread_leaves_what_it_found(users, begins, ends):
+    call = guard._eager()
+    if begins == "in it":
+        call.__enter__()
+    block = torch.compiler.set_stance("fail_on_recompile")
+    block.__enter__()
+    if begins == "before the call":
+        call.__enter__()
+    if ends == "in the call":
+        block.__exit__(None, None, None)
+        call.__exit__(None, None, None)
+    else:
+        call.__exit__(None, None, None)
+        assert stance() == "fail_on_recompile"
+        if ends == "after another call":
+            with guard._eager():
+                assert stance() == "force_eager"
+            assert stance() == "fail_on_recompile"
+        block.__exit__(None, None, None)
+    assert stance() == users
 
 
 @pytest.fixture

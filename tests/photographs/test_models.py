@@ -3,6 +3,7 @@
 import pickle
 import socket
 import sys
+from contextlib import nullcontext
 
 import pytest
 import safetensors.torch
@@ -84,6 +85,34 @@ def test_what_a_missing_package_needs_is_named(tmp_path, monkeypatch):
         models.load("timm:resnet10t")
 
 
+@pytest.mark.parametrize("spec", ["torchvision:resnet50", "timm:resnet10t"])
+@pytest.mark.parametrize(("cuda", "index"), [(None, "cpu"), ("12.8", "cu128")])
+def test_a_torchvision_for_another_torch_names_the_remedy(tmp_path, monkeypatch, spec, cuda, index):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "timm.py").write_text("import torchvision")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("timm", "torchvision"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(models.metadata, "version", {"torchvision": "0.1.2"}.__getitem__)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(ImportError) as told:
+        models.load(spec)
+    message = str(told.value)
+    assert message.startswith(f"model: {spec.partition(':')[0]} needs torchvision, and the installed one, 0.1.2, was ")
+    assert f"the installed torch, {torch.__version__} (operator torchvision::nms does not exist); " in message
+    assert message.endswith(f"torch torchvision --index-url https://download.pytorch.org/whl/{index}")
+
+
+def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text("\nraise OSError('libsomething.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(
+        ImportError, match=r"^model: the package timm can't be imported: OSError: libsomething.so \(.*2\)"
+    ):
+        models.load("timm:resnet10t")
+
+
 def test_torchvision(peer, tmp_path):
     peer("torchvision")
     model = models.load("torchvision:resnet18")
@@ -133,6 +162,70 @@ def test_a_factory_is_imported_when_named_and_the_current_folder_comes_last(tmp_
     assert model.trained
     assert not model.module.training
     assert (model.preparation.size, model.preparation.resize) == (224, 256)
+
+
+BROKEN = {
+    "its own line": ("one = 1\none / 0", "ZeroDivisionError: division by zero", "cfcam_test_broken.py, line 2"),
+    "a library's": ("import torch\n\ntorch.load('absent.pt')", "FileNotFoundError: .*absent.pt", "broken.py, line 3"),
+    "another module's": ("import cfcam_test_other", "KeyError: 'a'", "cfcam_test_other.py, line 1"),
+    "an import": ("from torch import cfcam_absent", "ImportError: cannot import name", "cfcam_test_broken.py, line 1"),
+    "syntax": ("\none = (", "SyntaxError: .*", "cfcam_test_broken.py, line 2"),
+    "it ends itself": ("import sys\nsys.exit(3)", "SystemExit: 3", "cfcam_test_broken.py, line 2"),
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, whose modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("cfcam_test_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_factorys_module_that_raises_is_one_error_with_the_place(here, kind):
+    source, error, place = BROKEN[kind]
+    (here / "cfcam_test_broken.py").write_text(source)
+    (here / "cfcam_test_other.py").write_text("{}['a']")
+    before = list(sys.path)
+    with pytest.raises(RuntimeError, match=rf"^model: the import of cfcam_test_broken raised {error}.*\(.*{place}\)$"):
+        models.load("cfcam_test_broken:make")
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("line", "error"), [("1 / 0", "ZeroDivisionError: division by zero"), ("exit(3)", "SystemExit: 3")]
+)
+def test_a_factory_that_raises_is_one_error_with_the_place(here, line, error):
+    (here / "cfcam_test_broken.py").write_text(f"from sys import exit\ndef make():\n {line}")
+    before = list(sys.path)
+    with pytest.raises(
+        RuntimeError, match=rf"^model: cfcam_test_broken:make\(\) raised {error} \(.*cfcam_test_broken.py, line 3\)$"
+    ):
+        models.load("cfcam_test_broken:make")
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_current_folder_keeps_the_place_it_had(here, monkeypatch, fails):
+    source = "raise ValueError" if fails else "import torch\nmake = torch.nn.Identity"
+    (here / "cfcam_test_places.py").write_text(source)
+    monkeypatch.setattr(sys, "path", [str(here), *sys.path, str(here), "elsewhere"])
+    before = list(sys.path)
+    with pytest.raises(RuntimeError) if fails else nullcontext():
+        models.load("cfcam_test_places:make")
+    assert sys.path == before
+
+
+def test_what_a_factorys_module_adds_to_the_path_stays(here, monkeypatch):
+    """It may import more when its model is called."""
+    source = "import os, sys, torch\nsys.path.insert(0, os.getcwd())\nmake = torch.nn.Identity"
+    (here / "cfcam_test_adds.py").write_text(source)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    models.load("cfcam_test_adds:make")
+    assert sys.path == [str(here), *before]
 
 
 def test_a_factory_that_is_none(monkeypatch):

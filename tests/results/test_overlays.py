@@ -57,6 +57,39 @@ def test_maps_of_several_targets_are_each_drawn_over_their_image(maps):
     assert torch.equal(found[:, 1], overlays.overlay(1 - maps, images))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(3, 4), (2, 3, 4)], ids=["image", "volume"])
+def test_a_pixel_without_a_finite_value_is_black_and_changes_no_other(value, channels, size):
+    generator = torch.Generator().manual_seed(3)
+    maps, images = torch.rand(2, *size, generator=generator), 4 * torch.randn(2, channels, *size, generator=generator)
+    at = (0, *(0 for _ in size))
+    maps[at] = 0  # the image alone shows
+    images[(slice(None), slice(None), *at[1:])] = 0.5  # on no end of the range
+    expected = overlays.overlay(maps, images)
+    assert expected[at].any()
+    images[(0, channels - 1, *at[1:])] = value
+    found = overlays.overlay(maps, images)
+    expected[at] = 0
+    assert torch.equal(found, expected)
+    assert overlays.overlay(maps, torch.full_like(images, value)).any()  # the map still shows
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_signals_line_has_a_gap_where_it_has_no_finite_value(value):
+    maps, signals = torch.rand(1, 60), torch.linspace(-3, 3, 60).repeat(1, 2, 1)
+    expected = overlays.overlay(maps, signals)
+    signals[0, 0, 30] = value
+    found = overlays.overlay(maps, signals)
+    changed = (found != expected).any(dim=-1)[0]
+    columns = changed.any(dim=0).nonzero()
+    assert changed[: len(changed) // 2].any()  # of the first line alone
+    assert not changed[len(changed) // 2 :].any()
+    assert columns.max() - columns.min() < 1200 * 4 / 60
+    signals[0, 0] = value
+    overlays.overlay(maps, signals)  # a channel without a value
+
+
 def test_images_elsewhere_are_refused(maps):
     with pytest.raises(ValueError, match="images: expected device 'cpu', as the maps; got 'meta'"):
         overlays.overlay(maps, torch.rand(2, 3, 3, 4, device="meta"))
