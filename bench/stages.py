@@ -74,7 +74,7 @@ def stages(
     chosen = layers.choose_two(model, images) if two else (layers.find(model, layer),)
     plan = Plan.of(chosen, config)
     captured = plan.capture(model, images, request)
-    plan = plan.with_layouts_of(captured)  # with the layouts, which an explainer finds once
+    plan = plan.with_layers(captured.layers)  # with the layouts, which an explainer finds once
     given = captured.activations, captured.gradients, config
 
     def forward() -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from cfcam_gpu import CFCAM, targets
-from cfcam_gpu.hooks import capture, layers
+from cfcam_gpu.hooks import capture, gradients, layers
 
 from . import models
 from .entries import Call
@@ -109,7 +109,7 @@ def ways(head: Callable[[torch.Tensor], torch.Tensor], activations: torch.Tensor
 
     def one(images: torch.Tensor) -> object:
         first, leaf = scores()
-        return capture._one_by_one(first[:1], leaf)
+        return gradients._one_by_one(first[:1], leaf, keep_graph=False)
 
     def replay(images: torch.Tensor) -> object:
         leaf = activations.repeat(CLASSES, 1, 1, 1).requires_grad_()
@@ -117,8 +117,8 @@ def ways(head: Callable[[torch.Tensor], torch.Tensor], activations: torch.Tensor
 
     return {
         "backward: one class": one,
-        "backward: one by one": lambda images: capture._one_by_one(*scores()),
-        "backward: batched": lambda images: capture._batched(*scores()),
+        "backward: one by one": lambda images: gradients._one_by_one(*scores(), keep_graph=False),
+        "backward: batched": lambda images: gradients._batched(*scores(), keep_graph=False),
         "backward: replay on copies": replay,
     }
 

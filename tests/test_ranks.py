@@ -325,7 +325,7 @@ def test_tokens_between_convolutions_are_no_fine_layer_of_a_signal():
 def test_a_layer_of_another_rank_is_refused_by_shape():
     model = nn.Sequential(nn.Flatten(2, 3), nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     volumes = noise(2, 2, 3, 4, 9)
-    with pytest.raises(ValueError, match=r"expected an activation \(B, C, d, h, w\) from 2; got shape \(2,"):
+    with pytest.raises(ValueError, match=r"expected an activation \(B, C, d, h, w\) from 2; got shape \(1,"):
         CFCAM(model.eval(), "2")(volumes)
     assert layers.choose(model, volumes).name == "0.input"
 

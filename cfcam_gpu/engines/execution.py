@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -29,7 +30,8 @@ def cluster_filter_cam(
     config : Config, optional
         Defaults to ``Config()``; ``Config.paper()`` is the authors' form.
     engine : {"auto", "cpu", "rapids", "fused"}
-        ``"auto"`` is ``cpu`` for arrays on the host and ``rapids`` for arrays on a CUDA device.
+        ``"auto"`` is ``cpu`` for arrays on the host; for arrays on a CUDA device ``rapids`` where it is there, else
+        ``fused`` where that covers the work, else ``cpu``.
     spatial_dims : {1, 2, 3}
         How many of the last axes are spatial, which shapes alone don't tell: 1 for signals, (C, l) or (B, C, l); 2 for
         images, (C, h, w) or (B, C, h, w); 3 for volumes, (C, d, h, w) or (B, C, d, h, w).
@@ -47,7 +49,7 @@ def cluster_filter_cam(
     ValueError
         If shapes or devices don't match, the batch is empty, or values are NaN or infinite.
     RuntimeError
-        If this machine lacks the engine.
+        If this machine lacks the engine that is named.
     """
     engines.check_name(engine)
     config = check_config(config)
@@ -87,6 +89,7 @@ def compute(
     engine: str,
     *,
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+    sound: Mapping[str, torch.Tensor] | None = None,
 ) -> engines.EngineResult:
     """Check what goes into an engine, and run it.
 
@@ -98,25 +101,30 @@ def compute(
     engine : str
     coarse : tuple of two tensors, optional
         Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer of a two-level configuration.
+    sound : mapping of str to (B,) bool tensor, optional
+        Of what else is checked, by name, which images are finite: the logits.
 
     Raises
     ------
     ValueError
-        If a dimension is empty, or an image's activations or gradients are NaN or infinite in float32.
+        If a dimension is empty, or an image's activations or gradients are NaN or infinite in float32, or what is named
+        in `sound` is.
     """
     if activations.numel() == 0:
         raise ValueError(
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
-    chosen_engine = engines.choose(engine, activations.device, activations.ndim - 2)
+    chosen_engine = engines.choose(
+        engine, activations.device, activations.ndim - 2, config=config, shape=gradients.shape
+    )
     if hasattr(chosen_engine, "run_checked"):
         # The host waits for the flags while the device works on.
         result, finite = launch_checked(
-            cast(engines.CheckedEngine, chosen_engine), activations, gradients, config, coarse=coarse
+            cast(engines.CheckedEngine, chosen_engine), activations, gradients, config, coarse=coarse, sound=sound
         )
-        _check_finite(finite)
+        check_finite(finite)
         return result
-    _check_finite({"activations": are_finite(activations), "gradients": are_finite(gradients), **_of_coarse(coarse)})
+    check_finite(_flags(are_finite(activations), are_finite(gradients), coarse, sound))
     return launch(chosen_engine, activations, gradients, config, coarse=coarse)
 
 
@@ -142,16 +150,29 @@ def launch_checked(
     config: Config,
     *,
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+    sound: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[engines.EngineResult, dict[str, torch.Tensor]]:
     """As :func:`launch`, and of each argument's name (B,) bool: which images are finite in float32."""
     result, finite = engine.run_checked(activations, gradients, config)
-    flags = {"activations": finite[:, 0], "gradients": finite[:, 1], **_of_coarse(coarse)}
-    return _gated(result, config, coarse), flags
+    return _gated(result, config, coarse), _flags(finite[:, 0], finite[:, 1], coarse, sound)
 
 
-def _of_coarse(coarse: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-    names = "coarse activations", "coarse gradients"
-    return {} if coarse is None else {name: are_finite(tensor) for name, tensor in zip(names, coarse)}
+def _flags(
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None,
+    sound: Mapping[str, torch.Tensor] | None,
+) -> dict[str, torch.Tensor]:
+    """What is checked, by name, in the model's order: the first that is not finite is where it began."""
+    coarse_activations, coarse_gradients = (None, None) if coarse is None else map(are_finite, coarse)
+    flags = {
+        "activations": activations,
+        "coarse activations": coarse_activations,
+        **(sound or {}),
+        "coarse gradients": coarse_gradients,
+        "gradients": gradients,
+    }
+    return {name: flag for name, flag in flags.items() if flag is not None}
 
 
 def _gated(
@@ -175,10 +196,18 @@ def are_finite(tensor: torch.Tensor) -> torch.Tensor:
     return largest.float() <= _MOST
 
 
-def _check_finite(finite: dict[str, torch.Tensor]) -> None:
-    """Refuse the images that are not; the host waits once."""
-    flags = torch.stack(list(finite.values())).cpu()
-    for name, flag in zip(finite, flags):
+def check_finite(finite: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what is not: of each name (B,) bool, which images are finite. The host waits once.
+
+    Raises
+    ------
+    ValueError
+        That has the name and the images.
+    """
+    flags = torch.stack(list(finite.values()))
+    if bool(flags.all()):
+        return
+    for name, flag in zip(finite, flags.cpu()):
         if not bool(flag.all()):
             images = ", ".join(str(int(b)) for b in (~flag).nonzero()[:10])
             raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")

@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import engines, methods, targets
 from ..core.chunks import DEFAULT_MEMORY, Progress, chunk_size
-from ..engines.execution import are_finite
+from ..engines.execution import are_finite, check_finite
 from ..hooks import layers
 from ..hooks.capture import capture
 from ..hooks.guard import Survey, check_model, warn_of_training
@@ -22,6 +22,7 @@ from ..methods.forwards import Work
 from ..results.explanation import Explanation
 from ..targets.request import Request
 from .cfcam import CFCAM, check_images
+from .plan import Layouts
 from .views import Augment, Fuse, Views, check_fuse
 
 _log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class CAM:
         if methods.METHODS[self.method].classes_only and request.scores is not None:
             raise ValueError(f"target: {self.method} compares classes: expected class indices or None; got a callable")
         for part in self._parts:
-            part._prepare(images)
+            part._prepare(images, request)
         survey = warn_of_training(self.model)
         looks = [partial(part._look, survey=survey) for part in self._parts]
         explanation = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
@@ -161,15 +162,17 @@ class _MethodAtLayer:
     def __init__(self, model: nn.Module, layer: Layer | None, method: str, options: _Options) -> None:
         self.model, self.method, self.options = model, method, options
         self.layer = None if layer is None else layers.find(model, layer)
+        self._layouts = Layouts()
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
         return None if self.layer is None else (self.layer,)
 
-    def _prepare(self, images: torch.Tensor) -> None:
+    def _prepare(self, images: torch.Tensor, request: Request) -> None:
         if self.layer is None:
-            self.layer = layers.choose(self.model, images)
+            self.layer = layers.choose(self.model, images, request)
             _log.info("target layer: %s (%s)", self.layer.name, self.layer.reason)
+        (self.layer,) = self._layouts.of(self.model, images, (self.layer,))
 
     def _look(
         self,
@@ -180,11 +183,12 @@ class _MethodAtLayer:
         survey: Survey | None = None,
     ) -> Explanation:
         assert self.layer is not None
+        (self.layer,) = known = self._layouts.of(self.model, images, (self.layer,))
         method = methods.METHODS[self.method]
         request = replace(request, objective=method.objective)
         captured = capture(
             self.model,
-            self.layer,
+            known[0],
             images,
             request,
             gradients=method.gradients,
@@ -192,7 +196,9 @@ class _MethodAtLayer:
             survey=survey,
         )
         (layer,) = captured.layers
-        self.layer = layer  # with its layout: a later call looks for it only in images of another size
+        if captured.layers != known:
+            self.layer = layer  # which a later call needn't check
+            self._layouts.keep(images, captured.layers)
         if method.from_gradients is not None:
             raw_maps = method.from_gradients(captured.activations, captured.gradients)
         else:
@@ -201,12 +207,8 @@ class _MethodAtLayer:
             raw_maps = method.from_model(
                 Work(self.model, layer, images, captured, settled, *self.options, progress=progress)
             )
-        finite = are_finite(raw_maps)
-        if not bool(finite.all()):
-            numbers = ", ".join(str(b) for b in (~finite).nonzero().flatten().tolist()[:10])
-            raise ValueError(
-                f"{self.method}: the map of image {numbers} is not finite: NaN or infinity in images or activations"
-            )
+        check_finite({**captured.sound, f"map of {self.method}": are_finite(raw_maps)})
+        assert layer.layout is not None
         return Explanation(
             raw_maps=raw_maps if request.several else raw_maps[:, 0],
             target=captured.indices,
@@ -216,6 +218,7 @@ class _MethodAtLayer:
             eps=None,
             layers=(layer,),
             config=None,
-            size=tuple(images.shape[2:]),
+            size=layer.layout.size_of(images.shape),
+            inside=layer.layout.inside,
             method=self.method,
         )

@@ -16,11 +16,12 @@ from ..core.chunks import Progress
 from ..core.config import Config
 from ..engines.execution import check_config, compute
 from ..hooks import layers
+from ..hooks.capture import Captured
 from ..hooks.guard import Survey, check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
 from .cuda_graph import GraphedCFCAM, fused_engine
-from .plan import Plan
+from .plan import Layouts, Plan
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class CFCAM:
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
         form of the authors' code.
     engine : {"auto", "cpu", "rapids", "fused"}
-        ``"auto"`` is ``cpu`` on the host and ``rapids`` on a CUDA device.
+        ``"auto"`` is ``cpu`` on the host; on a CUDA device ``rapids`` where it is there, else ``fused`` where that
+        covers the work, else ``cpu``.
     augment : str, pair of callables, or sequence of these, optional
         Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.explain.TRANSFORMS`,
         ``"flip"`` say, or (apply to images, undo on maps of their size).
@@ -91,6 +93,7 @@ class CFCAM:
         self.engine = engine
         self._given_config = None if config is None else check_config(config)
         self._plan: Plan | None = None
+        self._layouts = Layouts()
         if target_layer is not None:
             asked = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
             if len(asked) not in (1, 2):
@@ -132,18 +135,18 @@ class CFCAM:
             If images or target are refused, or the layer is; the message names the argument, what was expected and
             what came.
         RuntimeError
-            If this machine lacks the engine.
+            If this machine lacks the engine that is named.
         """
         check_images(self.model, images)
         request = targets.read(target, len(images))
-        self._prepare(images)
+        self._prepare(images, request)
         look = partial(self._look, survey=warn_of_training(self.model))
         return self._views.explain(self.model, [look], images, request)
 
-    def _prepare(self, images: torch.Tensor) -> None:
+    def _prepare(self, images: torch.Tensor, request: targets.Request) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
         engines.choose(self.engine, images.device, images.ndim - 2)
-        self._planned(images)
+        self._planned(images, request)
 
     def _look(
         self,
@@ -153,10 +156,17 @@ class CFCAM:
         *,
         survey: Survey | None = None,
     ) -> Explanation:
-        captured = self._planned(images).capture(self.model, images, request, survey)
-        # From here on they are known: a later call looks for them only in images of another size.
-        plan = self._plan = self._planned(images).with_layouts_of(captured)
-        result = compute(captured.activations, captured.gradients, plan.config, self.engine, coarse=captured.coarse)
+        plan = self._planned(images, request)
+        captured = plan.capture(self.model, images, request, survey)
+        plan = self._known(plan, captured, images)
+        result = compute(
+            captured.activations,
+            captured.gradients,
+            plan.config,
+            self.engine,
+            coarse=captured.coarse,
+            sound=captured.sound,
+        )
         return plan.explanation(self.model, captured, result, images, request)
 
     def cuda_graph(self, images: torch.Tensor, target: targets.Target = None, *, overlay: bool = False) -> GraphedCFCAM:
@@ -211,23 +221,30 @@ class CFCAM:
         engine = fused_engine(self.model, images.device, self.engine, images.ndim - 2)
         return GraphedCFCAM(self.model, self._laid_out(images, request), engine, images, request, overlay=overlay)
 
-    def _planned(self, images: torch.Tensor) -> Plan:
-        if self._plan is None:
-            self._plan = self._choose(images)
-        return self._plan
+    def _planned(self, images: torch.Tensor, request: targets.Request) -> Plan:
+        plan = self._plan or self._choose(images, request)
+        self._plan = plan = plan.with_layers(self._layouts.of(self.model, images, plan.layers))
+        return plan
 
     def _laid_out(self, images: torch.Tensor, request: targets.Request) -> Plan:
         """The plan with the layers' layouts, which a graph must know: it can't hold the check of what is found."""
-        plan = self._planned(images)
-        if not all(layer.is_settled(tuple(images.shape[2:])) for layer in plan.layers):
-            plan = self._plan = plan.with_layouts_of(plan.capture(self.model, images, request))
+        plan = self._planned(images, request)
+        if not all(layer.checked for layer in plan.layers):
+            plan = self._known(plan, plan.capture(self.model, images, request), images)
         return plan
 
-    def _choose(self, images: torch.Tensor) -> Plan:
+    def _known(self, plan: Plan, captured: Captured, images: torch.Tensor) -> Plan:
+        """The plan with what a capture found of its layers, which later calls needn't look for."""
+        if captured.layers != plan.layers:
+            plan = self._plan = plan.with_layers(captured.layers)
+            self._layouts.keep(images, plan.layers)
+        return plan
+
+    def _choose(self, images: torch.Tensor, request: targets.Request) -> Plan:
         if self._given_config is None or self._given_config.levels == 2:
-            chosen = layers.choose_two(self.model, images)
+            chosen = layers.choose_two(self.model, images, request)
         else:
-            chosen = (layers.choose(self.model, images),)
+            chosen = (layers.choose(self.model, images, request),)
         plan = Plan.of(chosen, self._given_config)
         for layer in chosen:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
@@ -247,7 +264,14 @@ def check_images(model: nn.Module, images: object) -> None:
     # A model of images that gets (3, H, W) would take it for an image, and we for three signals.
     if spatial_dims not in axes.INPUTS or spatial_dims < (of_model or 1) or images.numel() == 0:
         wanted = axes.INPUTS[of_model] if of_model else " or ".join(axes.INPUTS.values())
-        raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}")
+        hint = ""
+        if spatial_dims == 1 and of_model == 2:
+            hint = (
+                "; the model's first convolution works on two axes. Of one image give images[None]; of signals that "
+                "the model makes spectrograms of, explain what comes behind that, of spectrograms (B, 1, frequencies, "
+                "times)"
+            )
+        raise ValueError(f"images: expected shape {wanted}, nothing of it empty; got {tuple(images.shape)}{hint}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype; got {images.dtype} (scale and normalise them first)")
     device = next((parameter.device for parameter in model.parameters()), images.device)

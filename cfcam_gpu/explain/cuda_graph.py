@@ -33,8 +33,8 @@ class GraphedExplanation(Explanation):
     Parameters
     ----------
     finite : (B,) bool tensor
-        Whether an image's activations and gradients are finite in float32, which a call would refuse. Where they are
-        not, the maps are zero, and labels, weights and eps mean nothing.
+        Whether an image's logits, activations and gradients are finite in float32, which a call would refuse. Where
+        they are not, the maps are zero, and labels, weights and eps mean nothing.
     overlays : (B, H, W, 3) uint8 tensor or None
         The maps over the images, where `cuda_graph` was asked for them.
     """
@@ -292,7 +292,12 @@ def explain_within_graph(
     """What the graph does: the explainer's steps, with the check of the values left to who reads `finite`."""
     captured = plan.capture(model, images, request)
     result, flags = execution.launch_checked(
-        engine, captured.activations, captured.gradients, plan.config, coarse=captured.coarse
+        engine,
+        captured.activations,
+        captured.gradients,
+        plan.config,
+        coarse=captured.coarse,
+        sound=captured.sound,
     )
     finite = torch.stack(list(flags.values())).all(dim=0)
     result = result._replace(raw_maps=result.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))

@@ -12,10 +12,35 @@ from .. import engines
 from ..core.config import Config
 from ..hooks.capture import Captured, capture
 from ..hooks.guard import Survey
+from ..hooks.laying_out import laid_out
 from ..hooks.target_layer import TargetLayer
 from ..results.explanation import Explanation
 from ..results.record import Origin
 from ..targets.request import Request
+
+#: Sizes of images for which the layouts of layers are kept.
+_SIZES = 64
+
+
+class Layouts:
+    """Layers with their layouts for images of each size: to find one takes forwards of its own."""
+
+    def __init__(self) -> None:
+        self._by_size: dict[tuple[int, ...], tuple[TargetLayer, ...]] = {}
+
+    def of(self, model: nn.Module, images: torch.Tensor, layers: tuple[TargetLayer, ...]) -> tuple[TargetLayer, ...]:
+        """The layers with their layouts for such images, from :func:`cfcam_gpu.hooks.laying_out.laid_out`."""
+        found = self._by_size.get(tuple(images.shape[1:]))
+        if found is None:
+            found = laid_out(model, images, layers)
+            self.keep(images, found)
+        return found
+
+    def keep(self, images: torch.Tensor, layers: tuple[TargetLayer, ...]) -> None:
+        """Keep what is known of the layers now."""
+        if len(self._by_size) >= _SIZES:
+            self._by_size.clear()
+        self._by_size[tuple(images.shape[1:])] = layers
 
 
 @dataclass(frozen=True)
@@ -43,9 +68,9 @@ class Plan:
             )
         return cls(layers, config)
 
-    def with_layouts_of(self, captured: Captured) -> Plan:
-        """The same plan with the layouts that a capture found."""
-        return self if captured.layers == self.layers else replace(self, layers=captured.layers)
+    def with_layers(self, layers: tuple[TargetLayer, ...]) -> Plan:
+        """The same plan with what is known of its layers now."""
+        return self if layers == self.layers else replace(self, layers=layers)
 
     def capture(
         self, model: nn.Module, images: torch.Tensor, request: Request, survey: Survey | None = None
@@ -67,6 +92,8 @@ class Plan:
         """The result, without a T axis where the request has none."""
         if not request.several:
             result = engines.EngineResult(*(value.squeeze(1) for value in result))
+        layout = self.layers[0].layout
+        assert layout is not None
         return Explanation(
             raw_maps=result.raw_maps,
             target=captured.indices,
@@ -76,6 +103,7 @@ class Plan:
             eps=result.eps,
             layers=self.layers,
             config=self.config,
-            size=tuple(images.shape[2:]),
+            size=layout.size_of(images.shape),
+            inside=layout.inside,
             origin=Origin(model, request.scores, partial(self.capture, model)),
         )

@@ -13,10 +13,11 @@ from torch import nn
 
 from ..core.axes import last_axes
 from ..core.chunks import Progress
-from ..core.maps import interpolate, over_maximum
+from ..core.maps import Inside, interpolate, over_maximum
 from ..hooks.guard import guarded
 from ..methods.noise import noisy_copies
 from ..results.explanation import Explanation
+from ..targets.per_image import ListsOf
 from ..targets.request import Request, class_indices, logits_for, pinned
 
 Fuse = Literal["mean", "max"]
@@ -162,13 +163,19 @@ class Views:
         by_look: list[tuple[Explanation, torch.Tensor]] = []
         for look in looks:
             total: torch.Tensor | None = None
-            for view, undo in self._views(images):
+            for view, name, undo in self._views(images):
                 explanation = look(view, request, steps.within)
                 steps.advance()
+                if total is None:  # the first view has the images' own size
+                    size = explanation.size
                 if settled is None:  # the first view is of the images as they are
                     settled = _Settled(explanation.logits, pinned(request, explanation.target))
                     request = settled.request
-                view_maps = undo(resized(explanation.raw_maps, explanation.size)) / views
+                maps = resized(explanation.raw_maps, explanation.size, explanation.inside)
+                if undo is not None:
+                    _check_axes(explanation)
+                    maps = _back(undo(maps), name, maps, size)
+                view_maps = maps / views
                 total = view_maps if total is None else total + view_maps
             assert total is not None
             by_look.append((explanation, total))
@@ -182,14 +189,15 @@ class Views:
             weights=None,
             eps=None,
             layers=tuple(layer for explanation, _ in by_look for layer in explanation.layers),
-            size=tuple(images.shape[2:]),
+            size=size,
+            inside=None,
         )
 
-    def _views(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, _Change]]:
-        """Each view of images, and what brings its maps back to their places."""
+    def _views(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, str, _Change | None]]:
+        """Each view of images, its name, and what brings its maps back to their places; None where they are there."""
         copies = noisy_copies(images, self.samples, self.noise, self.seed) if self.samples else [images]
         for copy in copies:
-            yield copy, lambda maps: maps
+            yield copy, "", None
             for name, transform in zip(self.names, self.transforms):
                 view = transform.apply(copy)
                 if not isinstance(view, torch.Tensor) or view.ndim != images.ndim or len(view) != len(images):
@@ -197,7 +205,7 @@ class Views:
                     raise ValueError(
                         f"augment: expected {name} to give {len(images)} images of {images.ndim} axes; got {got}"
                     )
-                yield view, _checked(transform.undo, name, images.shape[2:])
+                yield view, name, transform.undo
 
 
 class _Settled(NamedTuple):
@@ -209,22 +217,21 @@ class _Settled(NamedTuple):
 
 def _settled(model: nn.Module, images: torch.Tensor, request: Request) -> _Settled:
     with guarded(model):
-        logits = logits_for(request, model(images), len(images))
-        logits = None if logits is None else logits.detach()
-        return _Settled(logits, pinned(request, class_indices(request, logits)))
+        # Where there are none and a look needs them, it says so.
+        logits = logits_for(request, model(images), len(images), ListsOf(model, images), needed=False)
+        if logits is None or logits.ndim != 2:
+            return _Settled(logits, request)
+        return _Settled(logits.detach(), pinned(request, class_indices(request, logits)))
 
 
-def _checked(undo: _Change, name: str, size: torch.Size) -> _Change:
-    def change(maps: torch.Tensor) -> torch.Tensor:
-        back = undo(maps)
-        if back.shape[-len(size) :] != size:
-            raise ValueError(
-                f"augment: expected what undoes {name} to bring maps {tuple(maps.shape)} back to the images' size, "
-                f"{tuple(size)}; got {tuple(back.shape)}"
-            )
-        return back
-
-    return change
+def _back(back: torch.Tensor, name: str, maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """What a transform's undoing made of maps, if it has the images' size."""
+    if tuple(back.shape[-len(size) :]) != size:
+        raise ValueError(
+            f"augment: expected what undoes {name} to bring maps {tuple(maps.shape)} back to the images' size, "
+            f"{size}; got {tuple(back.shape)}"
+        )
+    return back
 
 
 class _Steps:
@@ -271,13 +278,23 @@ def check_fuse(fuse: object) -> None:
         raise ValueError(f"fuse: expected None, {' or '.join(map(repr, get_args(Fuse)))}; got {fuse!r}")
 
 
-def resized(raw_maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Raw maps (..., h, w) >= 0 at another size, on their own scale."""
+def _check_axes(explanation: Explanation) -> None:
+    """Refuse images whose last axes are not those of the maps, which is what transforms turn."""
+    layout = explanation.layers[0].layout
+    axes = None if layout is None else layout.axes
+    if axes is not None and axes[-2:] != (len(axes), len(axes) + 1):
+        raise ValueError(
+            f"augment: expected images whose last axes are the maps'; this model's maps lie along axes {axes} of them"
+        )
+
+
+def resized(raw_maps: torch.Tensor, size: Sequence[int], inside: Inside | None = None) -> torch.Tensor:
+    """Raw maps (..., h, w) >= 0 at another size, on their own scale; with `inside`, that part of them."""
     spatial = len(size)
     flat = raw_maps.reshape(-1, 1, *raw_maps.shape[-spatial:])
     # Scaled first: the sums inside interpolation may overflow next to float32's end.
     peak = flat.amax(dim=last_axes(spatial), keepdim=True)
-    return (interpolate(over_maximum(flat, spatial), size) * peak).reshape(*raw_maps.shape[:-spatial], *size)
+    return (interpolate(over_maximum(flat, spatial), size, inside) * peak).reshape(*raw_maps.shape[:-spatial], *size)
 
 
 def _is_pair(item: object) -> bool:

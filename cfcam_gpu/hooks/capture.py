@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from weakref import WeakSet
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..targets.request import Request, class_indices, logits_for, resolve
+from ..targets.outputs import tensors_in
+from ..targets.per_image import ListsOf
+from ..targets.request import Request, are_sound, class_indices, logits_for, resolve
 from . import own_thread
 from .activation_hook import ActivationHook
-from .gradients import check_callables, curvature_of, gradients_of
+from .gradients import (
+    all_depend,
+    check_callables,
+    curvatures_of,
+    cut,
+    depends,
+    derivatives_of,
+    gradients_of,
+    independent,
+    reentrant,
+)
 from .guard import Shared, Survey, guarded, noted
-from .layouts import Evidence
+from .laying_out import laid_out
 from .target_layer import TargetLayer
 
 #: Fused attention has no second derivatives; torch knows one choice for the whole process.
 _plain_attention = Shared(lambda: sdpa_kernel(SDPBackend.MATH))
+
+#: Models that write into what their own backward needs, as the heads of YOLOv5 to v7 do.
+_write_in_place: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -31,11 +49,15 @@ class Captured:
     activations : (B, C, *spatial) tensor
         The target layer's activation, in the model's dtype: (B, C, h, w) of an image.
     gradients : (B, T, C, *spatial) tensor
-        Of each of T scores with respect to the activations. Where none were asked for, NaN that take no memory.
+        Of each of T scores with respect to the activations; float32 where float16 takes part in the backward. Where
+        none were asked for, NaN that take no memory.
     logits : (B, K, ...) tensor, or None
         None where a model has no logits and callables are explained.
     indices : (B,) or (B, T) int64 tensor, or None
-        The explained classes; None for callables.
+        The explained classes; None for callables, and where no class was asked for and no score is needed.
+    sound : mapping of str to (B,) bool tensor
+        Of the logits and of the scores, by name, which images have finite ones; nobody has looked at it yet. See
+        :func:`cfcam_gpu.targets.request.are_sound`.
     coarse : tuple of two tensors, or None
         Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer, where one was asked for.
     curvatures : (B, T, C, ...) tensor, or None
@@ -48,6 +70,7 @@ class Captured:
     gradients: torch.Tensor
     logits: torch.Tensor | None
     indices: torch.Tensor | None
+    sound: Mapping[str, torch.Tensor] = field(default_factory=dict)
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
     curvatures: torch.Tensor | None = None
     layers: tuple[TargetLayer, ...] = ()
@@ -61,7 +84,10 @@ class Captured:
             If there are none.
         """
         if self.logits is None:
-            raise TypeError("model: this method scores logits again and again; this model's output has none")
+            raise TypeError(
+                "model: expected a tensor of logits, which this method scores again and again; this model's output has "
+                "none. Of any other output, take a method of gradients and a callable as the target"
+            )
         return self.logits
 
 
@@ -95,55 +121,109 @@ def capture(
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
     gradients : bool
-        False runs no backward, records no graph and looks at no score.
+        False runs no backward, records no graph and looks at no score. Without a target it needs no logits.
     curvature : bool
         Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
     survey : Survey, optional
         Of the model, where a caller has one already.
 
+    Notes
+    -----
+    The first capture of a model may run it once more: where its output has a list that may be one entry an image or
+    not, and where it writes in place into what the backward needs.
+
     Raises
     ------
     TypeError, ValueError
         If a layer never runs, runs twice, gives no floating tensor of a known layout (see
-        :mod:`cfcam_gpu.hooks.layouts`), or the scores don't depend on it, or only by its class token. The last two only
-        with `gradients`.
+        :mod:`cfcam_gpu.hooks.laying_out`), or the scores don't depend on it, or only by its class token. The last two
+        only with `gradients`.
     """
-    hooks = [ActivationHook(layer, len(images), images.ndim, cuts=gradients)]
-    if coarse is not None:
-        hooks.append(ActivationHook(coarse, len(images), images.ndim, cuts=False))
-    size = tuple(images.shape[2:])
-    without_layout = [hook for hook in hooks if not hook.layer.knows_layout(size)]
-    evidence = Evidence(model, size)
+    layers = laid_out(model, images, [layer] if coarse is None else [layer, coarse])
+
+    def take() -> Captured:
+        return _capture(model, layers, images, request, contrast, gradients, curvature, survey)
+
+    try:
+        if model not in _write_in_place:
+            return take()
+    except RuntimeError as error:
+        if "use_reentrant=True" in str(error):
+            raise reentrant(layer.name) from error
+        if "modified by an inplace operation" not in str(error):
+            raise
+    with _saved_as_they_were():
+        captured = take()
+    _write_in_place.add(model)
+    return captured
+
+
+def _saved_as_they_were() -> AbstractContextManager[None]:
+    """Inside, a graph keeps copies of what its backward needs, whatever the model writes to the tensors afterwards.
+
+    torch's own ``allow_mutation_on_saved_tensors`` is one for the whole process.
+    """
+    return saved_tensors_hooks(
+        lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone(), lambda tensor: tensor
+    )
+
+
+def _capture(
+    model: nn.Module,
+    layers: Sequence[TargetLayer],
+    images: torch.Tensor,
+    request: Request,
+    contrast: float,
+    gradients: bool,
+    curvature: bool,
+    survey: Survey | None,
+) -> Captured:
+    hooks = [ActivationHook(each, len(images), cuts=gradients and i == 0) for i, each in enumerate(layers)]
     with guarded(model, survey) as survey:
-        handles = chain((hook.layer.hook(hook.replace) for hook in hooks), evidence.attach() if without_layout else ())
+        handles = (hook.layer.hook(hook.replace) for hook in hooks)
         with own_thread.hooked(handles), noted(model, images), _plain_attention() if curvature else nullcontext():
             # An inference tensor can't become a leaf, nor be kept for a backward.
             output = model(images.clone() if images.is_inference() else images)
         reached = [hook.reached() for hook in hooks]
-        for hook in hooks:
-            hook.read_layout(evidence if hook in without_layout else None)
-        logits = logits_for(request, output, len(images))
+        per_image = ListsOf(model, images)
+        # A method that looks at neither gradients nor scores explains no class that it was not asked for.
+        blind = not gradients and request.indices is None and request.scores is None
+        logits = logits_for(request, output, len(images), per_image, needed=not blind)
+        scores: list[torch.Tensor] = []
         by_target: list[tuple[torch.Tensor, ...]] = []
         curvatures: list[torch.Tensor] = []
         if gradients:
-            if coarse is not None and not reached[1].requires_grad:
-                raise ValueError(
-                    f"target_layer: expected the finer layer first, and the coarser one behind it; {coarse.name} does "
-                    f"not depend on {layer.name}"
+            if len(layers) == 2 and not layers[1].checked and not depends(reached[1], reached[0]):
+                raise cut(layers, model, images) or ValueError(
+                    "target_layer: expected the finer layer first, and the coarser one behind it; "
+                    f"{layers[1].name} does not depend on {layers[0].name}"
                 )
+            of_output = tensors_in(output)
+            if of_output and not any(tensor.requires_grad for tensor in of_output):
+                raise independent(layers[0], model, images)
             with torch.enable_grad():
-                indices, scores = resolve(request, logits, output, contrast=contrast)
-                curvatures = [curvature_of(score, reached[0]) for score in scores] if curvature else []
-                check_callables(request.callables(), scores, logits, reached[0], layer.name)
-                by_target = gradients_of(survey, scores, reached, hooks)
+                indices, scores = resolve(
+                    request, logits, output, contrast=contrast, per_image=per_image, spatial_dims=images.ndim - 2
+                )
+                check_callables(request.callables(), scores, logits, reached[0], layers[0].name)
+                if curvature:
+                    by_score = derivatives_of(partial(curvatures_of, reached[0]), scores, reached[:1])
+                    curvatures = [of_score[0] for of_score in all_depend(by_score, layers, model, images)]
+                found = derivatives_of(partial(gradients_of, survey, reached), scores, reached)
+                by_target = all_depend(found, layers, model, images)
+        elif blind and (logits is None or logits.ndim != 2):
+            indices = None
         else:
             indices = class_indices(request, logits)
+        sound = are_sound(logits, indices, scores)
     # Where the model is spread over devices, all goes to that of the images.
     activations = [hook.maps(images.device) for hook in hooks]
     by_layer = []
     for hook, of_layer in zip(hooks, zip(*by_target)):
         if hook.layer.needs_check:
             hook.check_patches(of_layer)
+        if not hook.layer.checked:
+            hook.layer = replace(hook.layer, checked=True)
         by_layer.append(hook.stacked(of_layer, images.device))
     if not gradients:
         by_layer = [
@@ -154,7 +234,8 @@ def capture(
         gradients=by_layer[0],
         logits=None if logits is None else logits.detach().to(images.device),
         indices=indices,
-        coarse=None if coarse is None else (activations[1], by_layer[1]),
+        sound={name: flag.to(images.device) for name, flag in sound.items()},
+        coarse=(activations[1], by_layer[1]) if len(layers) == 2 else None,
         curvatures=hooks[0].stacked(curvatures, images.device) if curvatures else None,
         layers=tuple(hook.layer for hook in hooks),
     )

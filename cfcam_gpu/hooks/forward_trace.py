@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from ..targets.outputs import first_tensor
+from ..targets.outputs import first_tensor, logits_of
+from ..targets.request import Request, logits_for, resolve
 from . import own_thread
+from .evidence import Evidence
 from .guard import guarded, noted
-from .layouts import Evidence, Layout
+from .laying_out import plausible, with_one
+from .layouts import Layout
+from .places import own_numbers
 
 #: How much of an activation may be negative behind a ReLU or its like.
 _HARDLY = 0.25
 
 
-@dataclass
+@dataclass(eq=False)
 class Activation:
-    """An activation: its shape, how much of it is negative, what made it, and the modules around it."""
+    """An activation: its shape, how much of it is negative, what made it, and the modules around it.
+
+    ``layout`` is one that its shape allows, and where ``settled`` the one that it has; None where it has none. ``node``
+    is its place in autograd's graph; None where it has none.
+    """
 
     shape: tuple[int, ...]
     negative: float = 1.0
@@ -34,7 +44,9 @@ class Activation:
     entered: list[str] = field(default_factory=list)
     normed: bool = False
     convolved: bool = False
+    node: Node | None = None
     layout: Layout | None = None
+    settled: bool = False
 
     @property
     def channels(self) -> int:
@@ -46,49 +58,110 @@ class Activation:
         """Whether it is hardly negative."""
         return self.negative < _HARDLY
 
+    @property
+    def name(self) -> str:
+        """Of a module around it."""
+        return (self.returned_by or self.entered)[-1]
+
 
 class ForwardTrace:
-    """One forward of one image.
+    """One forward of one image, or of all where the model takes no other number.
 
     Parameters
     ----------
     model : torch.nn.Module
-    images : (B, 3, H, W) tensor
-        The first is used.
+    images : (B, ...) tensor
+    request : Request
+        What is explained: the scores that an activation may lead to.
 
     Attributes
     ----------
+    evidence : Evidence
+    images : (b, ...) tensor
+        Those of the forward.
+    request : Request
+        For them.
+    passed : list of Activation
+        All that the scores depend on, as they came; no tensor is kept.
     activations : list of Activation
-        All activations with a known layout, as they came; no tensor is kept.
+        Those that may have a layout.
     calls : Counter
         How often each module, by name, ran.
-    along_channels : bool
-        Whether layers work on the channels of each position apart, as in transformers and ConvNeXts.
-    unknown_after : str or None
-        Why an activation after the last of `activations` has no known layout, where there is one.
     """
 
-    def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
+    evidence: Evidence
+    images: torch.Tensor
+    request: Request
+
+    def __init__(self, model: nn.Module, images: torch.Tensor, request: Request) -> None:
         self.named = {name: module for name, module in model.named_modules() if name}
-        self.calls: Counter[str] = Counter()
-        self.unknown_after: str | None = None
-        self._evidence = Evidence(model, images.shape[2:])
-        self._passed: list[Activation] = []
-        self._remembered: dict[int, tuple[weakref.ref[torch.Tensor], int, Activation]] = {}
-        with own_thread.hooked(self._attach()), guarded(model), noted(model, images):
-            output = model(images[:1])
+        self._model = model
+        with_one(lambda given: self._run(given, request), model, images)
+        self.passed = [one for one in self._passed if self._scored is None or one.node in self._scored]
+        for one in self.passed:
+            one.layout = plausible(self.evidence, one.shape)
+        self.activations = [one for one in self.passed if one.layout is not None]
+
+    def _run(self, images: torch.Tensor, request: Request) -> None:
+        self.images, self.request = images, _of_first(request, len(images))
+        try:
+            output = self._forward(images, graph=True)
+        except RuntimeError:  # what some models do in place can't be recorded
+            output = self._forward(images, graph=False)
         leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-        self._outputs = {tuple(x.shape) for x in leaves if isinstance(x, torch.Tensor) and x.ndim == images.ndim}
-        self.activations = list(self._laid_out())
-        self.along_channels = any(len(shape) > 1 for shape in self._evidence.last)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if any(bool(tensor.isnan().any()) for tensor in tensors):  # of which nothing can be chosen
+            raise ValueError("logits: expected finite numbers within float32; image 0 has NaN or infinity")
+        self._outputs = {tuple(x.shape) for x in tensors if x.ndim == images.ndim}
+        roots = [score.grad_fn for score in self._scores(output)] or [tensor.grad_fn for tensor in tensors]
+        self._scored = reached_from(roots) if any(root is not None for root in roots) else None
+
+    def _forward(self, images: torch.Tensor, *, graph: bool) -> Any:
+        self.calls: Counter[str] = Counter()
+        self._passed: list[Activation] = []
+        self._made: dict[str, Node | None] = {}
+        self._remembered: dict[int, tuple[weakref.ref[torch.Tensor], int, Activation | None]] = {}
+        with torch.inference_mode(False), torch.set_grad_enabled(graph):
+            given = images.detach().clone().requires_grad_(graph).clone()
+        self.evidence = Evidence(self._model, images, given)
+        with ExitStack() as around:
+            around.enter_context(own_thread.hooked(self._attach()))
+            around.enter_context(guarded(self._model))
+            around.enter_context(noted(self._model, images))
+            around.enter_context(own_numbers(self._model, images))
+            around.enter_context(torch.set_grad_enabled(graph))
+            # The graph is looked at and never gone through: what a backward would need isn't kept.
+            around.enter_context(saved_tensors_hooks(lambda _: None, _never))
+            return self._model(given)
+
+    def _scores(self, output: Any) -> list[torch.Tensor]:
+        """The scores that are asked for, or else the logits; none where there are none, which others complain of."""
+        with torch.enable_grad():
+            with suppress(Exception):  # a callable may raise anything
+                return resolve(self.request, logits_for(self.request, output, len(self.images)), output)[1]
+            with suppress(TypeError):
+                return [logits_of(output)]
+        return []
 
     def gives_scores(self, activation: Activation) -> bool:
         """Whether an activation (B, C, ...) is a score for each position, as a segmentation returns, and no feature."""
-        size = self._evidence.size
+        size = self.evidence.size
         return any(
             activation.channels == shape[1] and (activation.convolved or shape[2:] == tuple(size))
             for shape in self._outputs
         )
+
+    def leads_on(self, name: str) -> bool:
+        """Whether the scores depend on what the module `name` returns, and so on what enters it."""
+        return self._scored is None or name not in self._made or self._made[name] in self._scored
+
+    def before(self, activation: Activation) -> list[Activation]:
+        """The activations that came before one, and that it depends on."""
+        earlier = self.activations[: self.activations.index(activation)]
+        if activation.node is None:
+            return earlier
+        nodes = reached_from([activation.node])
+        return [one for one in earlier if one.node is None or one.node in nodes]
 
     def _attach(self) -> Iterator[RemovableHandle]:
         for name, module in self.named.items():
@@ -98,7 +171,9 @@ class ForwardTrace:
 
             def after(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str = name) -> None:
                 self.calls[name] += 1
-                self._evidence.note(module, args, output)
+                self.evidence.note(name, module, args, output)
+                made = first_tensor(output)
+                self._made[name] = None if made is None else made.grad_fn
                 self._note(output, module, name, output=True)
 
             yield own_thread.before(module, before)
@@ -106,12 +181,15 @@ class ForwardTrace:
 
     def _note(self, value: Any, module: nn.Module, name: str, *, output: bool) -> None:
         tensor = first_tensor(value)
-        rank = len(self._evidence.size)
-        if tensor is None or tensor.ndim not in (3, rank + 2) or len(tensor) != 1 or not tensor.is_floating_point():
+        rank, batch = len(self.evidence.size), self.evidence.batch
+        if tensor is None or tensor.ndim < 3 or not tensor.is_floating_point():
+            return
+        folded = self.evidence.folded and len(tensor) == self.evidence.entry_shape[0]
+        if tensor.ndim not in (3, rank + (1 if folded else 2)) or (len(tensor) != batch and not folded):
             return
         if isinstance(module, nn.Embedding):
             return  # positions, the same for every image
-        tokens = tensor.ndim != rank + 2
+        tokens = tensor.ndim == 3 and rank > 1
         if prod(tensor.shape[2:]) < 2 or (tokens and tensor.shape[1] < 2):
             return
         # An in-place ReLU returns the tensor that it was given, with other values.
@@ -120,34 +198,52 @@ class ForwardTrace:
         if remembered is not None and remembered[0]() is tensor and remembered[1] == version:
             activation = remembered[2]
         else:
-            activation = Activation(tuple(tensor.shape))
+            activation = None
+            if not (output and _is_reshaped(module)):
+                activation = Activation(tuple(tensor.shape), node=tensor.grad_fn)
+                if not tokens:
+                    activation.negative = _negative(tensor.detach())
+                self._passed.append(activation)
             self._remembered[id(tensor)] = weakref.ref(tensor), version, activation
-            if not tokens:
-                total = tensor.abs().sum()
-                activation.negative = float(tensor.clamp(max=0).abs().sum() / total) if total > 0 else 0.0
-            self._passed.append(activation)
+        if activation is None:
+            return
         (activation.returned_by if output else activation.entered).append(name)
         activation.normed |= output and "norm" in type(module).__name__.lower()
         activation.convolved |= output and isinstance(module, _ConvNd)
 
-    def _laid_out(self) -> Iterator[Activation]:
-        tokens: set[int] = set()
-        layer_shapes = self._evidence.first | self._evidence.last
-        for activation in self._passed:
-            name = (activation.returned_by or activation.entered)[-1]
-            try:
-                activation.layout = self._evidence.layout(activation.shape, name)
-            except ValueError as error:
-                # (B, C, N), tokens on their way to a pooling, has a token count that is known.
-                if not tokens & set(activation.shape[1:]):
-                    self.unknown_after = str(error)
-                continue
-            if activation.layout.kind == "tokens":
-                tokens |= {activation.shape[1], activation.shape[1] - activation.layout.extra}
-            # Attention's own: (B, heads, N, N), (B, heads, N, d), (B, N, heads, d).
-            elif (
-                activation.shape[1:] not in layer_shapes and tokens and not self._evidence.knows(activation.layout.grid)
-            ):
-                continue
-            self.unknown_after = None
-            yield activation
+
+def _is_reshaped(module: nn.Module) -> bool:
+    """Whether a module only pads, which moves the grid, or pools to a size of its own, maybe a larger one."""
+    kind = type(module).__name__
+    named = "Pad" in kind or (kind.startswith("Adaptive") and "Pool" in kind)
+    return named and next(module.parameters(), None) is None
+
+
+def _negative(activation: torch.Tensor) -> float:
+    """How much of an activation is negative; one that is zero everywhere tells nothing, so all."""
+    total = activation.abs().sum()
+    return float(activation.clamp(max=0).abs().sum() / total) if total > 0 else 1.0
+
+
+def reached_from(roots: Iterable[Node | None]) -> set[Node]:
+    """All that autograd's graph has behind some nodes, those included."""
+    ahead = [root for root in roots if root is not None]
+    found = set(ahead)
+    while ahead:
+        for node, _ in ahead.pop().next_functions:
+            if node is not None and node not in found:
+                found.add(node)
+                ahead.append(node)
+    return found
+
+
+def _of_first(request: Request, count: int) -> Request:
+    """The request for the first images alone."""
+    indices, predicted, scores = (
+        None if rows is None else rows[:count] for rows in (request.indices, request.predicted, request.scores)
+    )
+    return replace(request, indices=indices, predicted=predicted, scores=scores)  # type: ignore[arg-type]
+
+
+def _never(_: Any) -> torch.Tensor:
+    raise RuntimeError("no backward goes through this graph")

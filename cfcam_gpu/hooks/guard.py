@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import UninitializedParameter
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -48,6 +49,10 @@ def check_model(model: object) -> nn.Module:
         raise TypeError("model: a TorchScript module takes no hooks; give the torch.nn.Module it was made from")
     module = unwrap(model)
     for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(
+                f"model: parameter {name} of a lazy module has no values yet; call the model once on images first"
+            )
         if parameter.is_inference():
             raise ValueError(
                 f"model: parameter {name} was made under torch.inference_mode, so no gradient can pass it; build the "

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, prod
-from typing import Any, Literal, TypeAlias, get_args
+from math import prod
+from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import nn
 
-from ..core.axes import ACTIVATIONS
-from ..targets.outputs import first_tensor
-from . import own_thread
-
-_REMEDY = (
-    "name another layer, or tell its layout: dataclasses.replace(cfcam_gpu.hooks.find(model, name), "
-    "layout=cfcam_gpu.hooks.Layout(...))"
-)
+from ..core.maps import Inside
 
 Grid: TypeAlias = tuple[int, ...]
+Folded: TypeAlias = Literal["image by image", "frame by frame"]
 Kind: TypeAlias = Literal["channels first", "channels last", "tokens"]
-
-#: Parameters that become tokens of their own, before those of the patches: "cls_token", "register_tokens", CLIP's
-#: "class_embedding", ... A mask token takes a patch's place, so it is none.
-_EXTRA_TOKENS = re.compile(r"(cls|class|dist|distillation|reg|register|storage)_?(token|embedding)s?$", re.IGNORECASE)
-#: How often a model may halve its grid by other means than a convolution: merging of patches, pooling.
-_HALVINGS = 4
-#: Models whose tokens are not in the order of the grid, by the beginning of their modules' class names.
-_REORDERING = ("Hiera",)
 
 
 @dataclass(frozen=True)
@@ -41,11 +25,24 @@ class Layout:
     kind : {"channels first", "channels last", "tokens"}
         (B, C, h, w), (B, h, w, C), or (B, N, C) with the positions row by row.
     grid : tuple of int
-        (h, w).
-    extra : int
-        Of tokens, how many come before those of the grid: class, distillation and register tokens.
+        (h, w), in the order in which the tensor has these axes.
+    extra : int or tuple of int
+        Of tokens, those that are no position of the grid: class, distillation, register and detection tokens. An int:
+        how many come before the grid's. A tuple: their places among all tokens, counted from 0, in increasing order.
     size : tuple of int, optional
-        (H, W) of the images that this was found for; others may have another grid. None fits all.
+        (C, H, W) of the images that this was found for, all their axes behind the first; others may have another grid.
+        None fits all.
+    order : tuple of int, optional
+        For each axis of a map, which axis of `grid` it is: (1, 0) where the model turns the image over. None: the same.
+    axes : tuple of int, optional
+        For each axis of a map, which axis of the images it lies along: (1, 3, 4) of clips (B, frames, 3, H, W). None:
+        those behind the first two.
+    inside : tuple of (float, float), optional
+        For each axis of a map, where the image begins and ends in the grid, as shares of its length, where the model
+        pads its images. None: the grid covers the image.
+    folded : {"image by image", "frame by frame"}, optional
+        The first axis of the tensor has all B * grid[0] after each other: frames, or views, that a model looks at one
+        by one, those of an image together, or the first of all images first.
 
     Raises
     ------
@@ -55,8 +52,12 @@ class Layout:
 
     kind: Kind
     grid: Grid
-    extra: int = 0
+    extra: int | tuple[int, ...] = 0
     size: Grid | None = None
+    order: tuple[int, ...] | None = None
+    axes: tuple[int, ...] | None = None
+    inside: Inside | None = None
+    folded: Folded | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -67,12 +68,43 @@ class Layout:
             or not all(isinstance(n, int) and n > 0 for n in self.grid)
         ):
             raise ValueError(f"grid: expected a tuple of positive ints, (h, w) of an image; got {self.grid!r}")
-        if self.extra < 0 or (self.extra and self.kind != "tokens"):
-            raise ValueError(f"extra: expected 0, or how many tokens come before the grid's; got {self.extra!r}")
+        places = self.extra if isinstance(self.extra, tuple) else (self.extra,)
+        if not all(isinstance(n, int) and n >= 0 for n in places) or list(places) != sorted(set(places)):
+            raise ValueError(
+                "extra: expected 0, how many tokens come before the grid's, or a tuple of the places of those that are "
+                f"not the grid's; got {self.extra!r}"
+            )
+        if self.extra and self.kind != "tokens":
+            raise ValueError(f"extra: expected 0 where kind is not 'tokens'; got {self.extra!r}")
+        if self.folded is not None and self.folded not in get_args(Folded):
+            raise ValueError(f"folded: expected None, {' or '.join(map(repr, get_args(Folded)))}; got {self.folded!r}")
+        if self.order is not None and sorted(self.order) != list(range(len(self.grid))):
+            raise ValueError(f"order: expected each of the {len(self.grid)} axes of the grid once; got {self.order!r}")
+        for name, given in (("axes", self.axes), ("inside", self.inside)):
+            if given is not None and len(given) != len(self.grid):
+                raise ValueError(f"{name}: expected one for each of the {len(self.grid)} axes; got {given!r}")
 
     def __str__(self) -> str:
-        extra = f" and {self.extra} more" if self.extra else ""
-        return f"{self.kind}, {' x '.join(map(str, self.grid))}{extra}" if self.kind == "tokens" else self.kind
+        parts: list[str] = [self.kind]
+        if self.kind == "tokens":
+            extra = f" and {self.extras} more" if self.extras else ""
+            behind = f" at {_ranges(self.extra)}" if isinstance(self.extra, tuple) else ""
+            parts.append(f"{' x '.join(map(str, self.grid))}{extra}{behind}")
+        if self.order is not None:
+            parts.append("turned")
+        if self.folded:
+            parts.append(f"{self.grid[0]} for each of the batch")
+        return ", ".join(parts)
+
+    @property
+    def extras(self) -> int:
+        """How many tokens are no position of the grid."""
+        return len(self.extra) if isinstance(self.extra, tuple) else self.extra
+
+    @property
+    def tokens(self) -> int:
+        """Of tokens, how many the tensor has along its second axis."""
+        return self.extras + prod(self.grid[1:] if self.folded else self.grid)
 
     def check(self, shape: Sequence[int], name: str) -> None:
         """Refuse a tensor that is not of this layout; `name` is the layer's.
@@ -82,25 +114,53 @@ class Layout:
         ValueError
             The message has the layout and the shape.
         """
+        grid = self.grid[1:] if self.folded else self.grid
         wanted = {
-            "channels first": tuple(shape[2:]) == self.grid,
-            "channels last": tuple(shape[1:-1]) == self.grid,
-            "tokens": len(shape) == 3 and shape[1] == self.extra + prod(self.grid),
+            "channels first": tuple(shape[2:]) == grid,
+            "channels last": tuple(shape[1:-1]) == grid,
+            "tokens": len(shape) == 3 and shape[1] == self.tokens,
         }
         if not wanted[self.kind]:
             raise ValueError(f"target_layer: expected {name} to be {self}; got shape {tuple(shape)}")
 
+    def batch_of(self, shape: Sequence[int]) -> int:
+        """How many images a tensor of this shape is of."""
+        return shape[0] // self.grid[0] if self.folded else shape[0]
+
+    def size_of(self, shape: Sequence[int]) -> Grid:
+        """(H, W): how long images of this shape are along the axes of a map."""
+        return tuple(shape[axis] for axis in self.axes) if self.axes is not None else tuple(shape[2:])
+
     def flat(self) -> Layout:
         """Of tokens, all in one row, class and register tokens among them."""
-        return Layout("tokens", (self.extra + prod(self.grid),))
+        return Layout("tokens", (self.tokens,))
+
+    def of_extra(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(B, extras, C) from tokens (B, N, C), or from a gradient with respect to them."""
+        return tensor[:, list(self.extra)] if isinstance(self.extra, tuple) else tensor[:, : self.extra]
+
+    def of_grid(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(B, h * w, C) from tokens (B, N, C), or from a gradient with respect to them."""
+        if isinstance(self.extra, int):
+            return tensor[:, self.extra :]
+        places = torch.tensor(self._places(), device=tensor.device)
+        return tensor.index_select(1, places)
 
     def to_maps(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) from the layer's own tensor, or from a gradient with respect to it; a view of it."""
-        if self.kind == "channels first":
-            return tensor
+        """(B, C, h, w) from the layer's own tensor, or from a gradient with respect to it; a view where it can be."""
         if self.kind == "tokens":
-            tensor = torch.unflatten(tensor[:, self.extra :], 1, self.grid)
-        return tensor.movedim(-1, 1)
+            tensor = torch.unflatten(self.of_grid(tensor), 1, self.grid[1:] if self.folded else self.grid)
+        if self.kind != "channels first":
+            tensor = tensor.movedim(-1, 1)
+        if self.folded:
+            if self.folded == "image by image":
+                tensor = torch.unflatten(tensor, 0, (-1, self.grid[0]))
+            else:
+                tensor = torch.unflatten(tensor, 0, (self.grid[0], -1)).transpose(0, 1)
+            tensor = tensor.movedim(2, 1)
+        if self.order is not None:
+            tensor = tensor.permute(0, 1, *(2 + axis for axis in self.order))
+        return tensor
 
     def from_maps(self, maps: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """The layer's own tensor from maps (N, C, h, w).
@@ -111,155 +171,35 @@ class Layout:
         own : tensor
             What the layer itself made, of N images or of one: class and register tokens are taken from there.
         """
-        if self.kind == "channels first":
-            return maps
-        maps = maps.movedim(1, -1)
-        if self.kind == "channels last":
+        if self.order is not None:
+            maps = maps.permute(0, 1, *(2 + self.order.index(axis) for axis in range(len(self.order))))
+        if self.folded:
+            maps = maps.movedim(1, 2)
+            maps = (maps if self.folded == "image by image" else maps.transpose(0, 1)).flatten(0, 1)
+        if self.kind != "channels first":
+            maps = maps.movedim(1, -1)
+        if self.kind != "tokens":
             return maps.contiguous()  # as the model's own are, which may be flattened by `view`
-        extra = own[:, : self.extra].expand(len(maps), -1, -1)
-        return torch.cat([extra, maps.flatten(1, -2)], dim=1)
+        of_grid = maps.flatten(1, -2)
+        of_extra = self.of_extra(own)
+        of_extra = of_extra.repeat(len(of_grid) // len(of_extra), 1, 1)
+        if isinstance(self.extra, int):
+            return torch.cat([of_extra, of_grid], dim=1)
+        places = torch.tensor([*self.extra, *self._places()], device=maps.device)
+        return torch.cat([of_extra, of_grid], dim=1).index_select(1, places.argsort())
+
+    def _places(self) -> list[int]:
+        """Of tokens, where those of the grid are."""
+        extra = set(self.extra) if isinstance(self.extra, tuple) else set(range(self.extra))
+        return [place for place in range(self.tokens) if place not in extra]
 
 
-class Evidence:
-    """What a forward tells of layouts, noted by hooks that keep no tensor.
-
-    Strided convolutions tell the grids that an image is cut into; layer norms and linear layers work along a tensor's
-    last axis, so that its channels are there.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    size : sequence of int
-        (H, W) of the images.
-    """
-
-    def __init__(self, model: nn.Module, size: Sequence[int]) -> None:
-        self.model = model
-        self.size: Grid = tuple(size)
-        self.grids: list[Grid] = []
-        self.first: set[Grid] = set()
-        self.last: set[Grid] = set()
-
-    def attach(self) -> Iterator[Any]:
-        """Hooks on the modules that tell something, for forwards of this thread alone; yields their handles."""
-        for module in self.model.modules():
-            strided = isinstance(module, nn.modules.conv._ConvNd) and max(module.stride) > 1
-            if strided or isinstance(module, (nn.Linear, nn.LayerNorm)):
-                yield own_thread.after(module, self.note)
-
-    def note(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """What a module makes of its input."""
-        result = first_tensor(output)
-        if result is None:
-            return
-        shapes = {tuple(tensor.shape[1:]) for tensor in (first_tensor(args), result) if tensor is not None}
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
-            self.first |= shapes
-            grid = tuple(result.shape[2:])
-            if len(grid) == len(self.size) and prod(grid) > 1 and grid not in self.grids:
-                self.grids.append(grid)
-        # A subclass may permute its input, as the layer norms of ConvNeXts do.
-        elif isinstance(module, nn.Linear) or type(module) is nn.LayerNorm:
-            self.last |= shapes
-
-    def layout(self, shape: Sequence[int], name: str) -> Layout:
-        """The layout of a tensor of this shape that `name` takes or returns.
-
-        Raises
-        ------
-        ValueError
-            If it can't be told; the message says what is missing.
-        """
-        rank = len(self.size)
-        if len(shape) == rank + 2:
-            return self._of_grid(tuple(shape[1:]), name)
-        if len(shape) == 3:
-            return self._of_tokens(shape[1], name)
-        raise ValueError(
-            f"target_layer: expected an activation {ACTIVATIONS[rank]} from {name}; got shape {tuple(shape)}"
-        )
-
-    def knows(self, grid: Grid) -> bool:
-        """Whether the model may cut images into this grid."""
-        return grid in self.grids or grid in _halved(self.grids) or grid in self._tiled()
-
-    def _of_grid(self, shape: Grid, name: str) -> Layout:
-        first, last = (Layout(kind, grid, size=self.size) for kind, grid in _readings(shape))
-        stated = [layout for layout, shapes in ((first, self.first), (last, self.last)) if shape in shapes]
-        # torch's own convention, unless the model's layers say otherwise.
-        if stated == [first] or not (stated or any(len(known) == len(shape) for known in self.last)):
-            return first
-        fits = [layout for layout in (*stated, first, last) if self.knows(layout.grid)]
-        why = f"neither {first.grid} nor {last.grid} is a grid that it cuts images of {self.size} into{self._seen()}"
-        if len(stated) == 2 and first in fits and last in fits:
-            why = "both are used on such a shape"
-        elif fits:
-            return fits[0]
-        raise ValueError(
-            f"target_layer: {name} gives (B, {', '.join(map(str, shape))}), and whether its channels are first or last "
-            f"there can't be told: {why}; {_REMEDY}"
-        )
-
-    def _of_tokens(self, tokens: int, name: str) -> Layout:
-        if any(type(module).__name__.startswith(_REORDERING) for module in self.model.modules()):
-            raise ValueError(
-                f"target_layer: {name} gives {tokens} tokens, which this model, {type(self.model).__name__}, has in "
-                "another order than that of the image"
-            )
-        most = extra_tokens(self.model)
-        fits: set[tuple[Grid, int]] = set()
-        for grids in (self.grids, _halved(self.grids), self._declared(), [] if self.grids else self._tiled()):
-            fits = {(grid, tokens - prod(grid)) for grid in grids if 0 <= tokens - prod(grid) <= most}
-            fits = {fit for fit in fits if fit[1] in (0, most)} or fits
-            if fits:
-                break
-        if len(fits) == 1:
-            ((grid, extra),) = fits
-            return Layout("tokens", grid, extra, self.size)
-        why = f"several grids fit: {', '.join(str(grid) for grid, _ in sorted(fits))}" if fits else "no grid fits"
-        raise ValueError(
-            f"target_layer: {name} gives {tokens} tokens for an image of {self.size}, and {why}, with at most {most} "
-            f"class or register tokens{self._seen()}; {_REMEDY}"
-        )
-
-    def _seen(self) -> str:
-        return f" (its convolutions gave {', '.join(map(str, self.grids))})" if self.grids else ""
-
-    def _declared(self) -> list[Grid]:
-        """Grids by the patch sizes that the model's modules, or their configurations, name."""
-        grids = []
-        for module in self.model.modules():
-            for owner in (module, getattr(module, "config", None)):
-                patch = getattr(owner, "patch_size", None)
-                patch = (patch,) * len(self.size) if isinstance(patch, int) else patch
-                if isinstance(patch, (tuple, list)) and len(patch) == len(self.size) and min(patch) > 1:
-                    grids.append(tuple(side // int(step) for side, step in zip(self.size, patch)))
-        return [*grids, *_halved(grids)]
-
-    def _tiled(self) -> list[Grid]:
-        """Grids of square patches that cover the image without a rest."""
-        steps = (step for step in range(2, min(self.size) + 1) if all(side % step == 0 for side in self.size))
-        return [grid for step in steps if prod(grid := tuple(side // step for side in self.size)) > 1]
-
-
-def extra_tokens(model: nn.Module) -> int:
-    """How many class, distillation and register tokens the model has parameters for."""
-    count = 0
-    for name, parameter in model.named_parameters():
-        if _EXTRA_TOKENS.search(name.rpartition(".")[2]):
-            count += parameter.shape[-2] if parameter.ndim > 1 else 1
-    return count
-
-
-def _readings(shape: Grid) -> Iterable[tuple[Kind, Grid]]:
-    return ("channels first", shape[1:]), ("channels last", shape[:-1])
-
-
-def _halved(grids: Iterable[Grid]) -> list[Grid]:
-    halved = []
-    for grid in grids:
-        for halvings in range(1, _HALVINGS + 1):
-            step = 2**halvings
-            smaller = {tuple(ceil(side / step) for side in grid), tuple(side // step for side in grid)}
-            halved += [each for each in smaller if prod(each) > 1]
-    return halved
+def _ranges(places: tuple[int, ...]) -> str:
+    """Places in words: 0, 5-7."""
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and runs[-1][-1] == place - 1:
+            runs[-1][1:] = [place]
+        else:
+            runs.append([place])
+    return ", ".join("-".join(map(str, run)) for run in runs)

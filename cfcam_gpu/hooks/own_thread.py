@@ -27,6 +27,19 @@ def before(module: nn.Module, hook: Before) -> RemovableHandle:
     return module.register_forward_pre_hook(own)
 
 
+def before_with_keywords(
+    module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+) -> RemovableHandle:
+    """As :func:`before`, of arguments by place and by keyword; what `hook` returns is a pair of both."""
+    owner = get_ident()
+
+    # Another thread may remove its hook while torch, having read the list, is about to call it, then without keywords.
+    def own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        return hook(module, args, kwargs or {}) if get_ident() == owner else None
+
+    return module.register_forward_pre_hook(own, with_kwargs=True)
+
+
 def after(module: nn.Module, hook: After) -> RemovableHandle:
     """Have `hook` called after each forward of a module in the calling thread."""
     owner = get_ident()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ..targets.outputs import first_tensor
 from . import own_thread
 from .layouts import Grid, Layout
 
 #: Suffix that means what enters a layer instead of what leaves it.
 INPUT_SUFFIX = ".input"
+#: A number behind a module's name, "backbone[1]", that means one of several runs in a forward, counted from 0.
+_RUN = re.compile(r"^(.*)\[(\d+)\]$")
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,18 @@ class TargetLayer:
     module : torch.nn.Module or None
         None in the copy of an explanation: the name is enough to find it again.
     name : str
-        Its dotted name in the model; with ``.input`` appended where `takes_input`.
+        Its dotted name in the model; with ``[run]`` appended where that is given, and ``.input`` where `takes_input`.
     takes_input : bool
         Whether the activation that enters the module is meant, not the one that leaves it.
     reason : str
         Why this one: "as asked", or what the automatic choice saw.
     layout : Layout, optional
         Where its tensor has channels and positions. None: it is found in the next forward.
+    run : int, optional
+        Of a module that runs several times in a forward, which of them is meant, counted from 0.
     checked : bool
-        Whether a backward has shown that of tokens not only the extra ones, a class token say, reach the scores.
+        Whether a backward has shown that of tokens not only the extra ones, a class token say, reach the scores, and of
+        two layers that the coarser one depends on the finer one.
     """
 
     module: nn.Module | None
@@ -42,30 +51,58 @@ class TargetLayer:
     takes_input: bool = False
     reason: str = "as asked"
     layout: Layout | None = None
+    run: int | None = None
     checked: bool = False
 
     def knows_layout(self, size: Grid) -> bool:
-        """Whether `layout` is known for images of (H, W)."""
+        """Whether `layout` is known for images of (C, H, W)."""
         return self.layout is not None and self.layout.size in (None, size)
-
-    def is_settled(self, size: Grid) -> bool:
-        """Whether nothing is left to find, or to check, in a forward of images of (H, W)."""
-        return self.knows_layout(size) and not self.needs_check
 
     @property
     def needs_check(self) -> bool:
         """Whether there are tokens beside those of the grid, and it is not known yet that the head reads the latter."""
-        return self.layout is not None and self.layout.extra > 0 and not self.checked
+        return self.layout is not None and self.layout.extras > 0 and not self.checked
 
     def hook(self, change: Callable[[Any], Any]) -> RemovableHandle:
-        """Have `change` make another value of what enters or leaves the module, in forwards of this thread alone."""
+        """Have `change` make another value of what enters or leaves the module, in forwards of this thread alone.
+
+        What enters it is its positional arguments, or, where no tensor is among these, those given by keyword. Where
+        `run` is given, `change` sees that run alone; it may return None, which changes nothing.
+
+        Raises
+        ------
+        ValueError
+            In the forward, if several tensors enter by keyword and none by its place.
+        """
         assert self.module is not None
+        runs = count()
+
+        def of_run(value: Any) -> Any:
+            return change(value) if self.run is None or next(runs) == self.run else None
+
+        def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if first_tensor(args) is not None or first_tensor(tuple(kwargs.values())) is None:
+                changed = of_run(args)
+                return None if changed is None else (changed, kwargs)
+            tensors = [key for key, value in kwargs.items() if _is_activation(value)]
+            if len(tensors) > 1:
+                raise ValueError(
+                    f"target_layer: {self.name} is called with several tensors by keyword, {', '.join(tensors)}, and "
+                    "which is meant can't be told; name the layer that returns it"
+                )
+            changed = of_run(tuple(kwargs.values()))
+            return None if changed is None else (args, dict(zip(kwargs, changed)))
+
         if self.takes_input:
-            return own_thread.before(self.module, lambda module, args: change(args))
-        return own_thread.after(self.module, lambda module, args, output: change(output))
+            return own_thread.before_with_keywords(self.module, enters)
+        return own_thread.after(self.module, lambda module, args, output: of_run(output))
 
 
-#: What means a target layer: a module, its dotted name, that name with ``.input``, or one that was found before.
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 2
+
+
+#: What means a target layer: a module, its dotted name, that name with ``[run]`` or ``.input``, or one found before.
 Layer: TypeAlias = nn.Module | str | TargetLayer
 
 
@@ -76,7 +113,8 @@ def find(model: nn.Module, layer: Layer) -> TargetLayer:
     ----------
     model : torch.nn.Module
     layer : torch.nn.Module, str or TargetLayer
-        A module of the model, its dotted name, or that name with ``.input``. One that is found already stays as it is.
+        A module of the model, its dotted name, or that name with ``.input``, for what enters it, or with ``[1]``, for
+        its second run in a forward. One that is found already stays as it is.
 
     Raises
     ------
@@ -99,11 +137,12 @@ def find(model: nn.Module, layer: Layer) -> TargetLayer:
         raise ValueError(f"target_layer: the {type(layer).__name__} that was given is not a module of the model")
     if not isinstance(layer, str):
         raise TypeError(f"target_layer: expected a module, a dotted name or None; got {type(layer).__name__}")
-    if layer in names:
-        return TargetLayer(names[layer], layer)
-    owner = layer.removesuffix(INPUT_SUFFIX)
+    takes_input = layer not in names and layer.endswith(INPUT_SUFFIX)
+    owner = layer.removesuffix(INPUT_SUFFIX) if takes_input else layer
+    numbered = None if owner in names else _RUN.match(owner)
+    owner, run = (owner, None) if numbered is None else (numbered[1], int(numbered[2]))
     if owner in names:
-        return TargetLayer(names[owner], layer, takes_input=True)
+        return TargetLayer(names[owner], layer, takes_input, run=run)
     near = difflib.get_close_matches(layer, [*names, *(name + INPUT_SUFFIX for name in names)], n=3, cutoff=0.4)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     raise ValueError(f"target_layer: the model has no layer {layer!r}{hint}")

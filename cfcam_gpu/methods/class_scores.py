@@ -16,7 +16,8 @@ def finer(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 
     Zhang et al., "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation", CVPR 2025
     (arXiv:2501.11309), with several references as in the authors' code: d are the three classes whose logits are
-    nearest to y_c, p their probabilities, which are differentiated, too, and the comparison has full strength.
+    nearest to y_c, p their probabilities, which are differentiated, too, and the comparison has full strength. A class
+    that is masked out by a logit of -infinity counts for nothing.
 
     Raises
     ------
@@ -27,11 +28,13 @@ def finer(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         raise ValueError("target: Finer-CAM compares a class with the ones most like it; this model has a single class")
     logits, column = logits.float(), classes[:, None]
     own = logits.gather(1, column)
-    apart = (logits - own).detach().abs().scatter(1, column, torch.inf)
+    most = torch.finfo(torch.float32).max  # of a class that is masked out: farther than all others, but not than itself
+    apart = (logits - own).detach().abs().clamp(max=most).scatter(1, column, torch.inf)
     nearest = apart.argsort(dim=1, stable=True)[:, : min(REFERENCES, logits.shape[1] - 1)]
     references = logits.gather(1, nearest)
     # Of probabilities nothing but their ratios is left, which the softmax over the references alone has, too.
-    return own[:, 0] - (references.softmax(dim=1) * references).sum(dim=1)
+    # Of a probability that is 0, 0 times -infinity would be no number.
+    return own[:, 0] - (references.softmax(dim=1) * references.masked_fill(references == -torch.inf, 0.0)).sum(dim=1)
 
 
 def residual_softmax(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

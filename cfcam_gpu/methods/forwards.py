@@ -18,6 +18,7 @@ from ..core.maps import interpolate
 from ..hooks.capture import Captured, capture
 from ..hooks.forward_memory import forward_bytes
 from ..hooks.guard import guarded
+from ..hooks.layouts import Layout
 from ..hooks.target_layer import TargetLayer
 from ..targets.outputs import logits_of
 from ..targets.request import Request, resolve
@@ -68,32 +69,44 @@ def scorecam(work: Work) -> torch.Tensor:
     ``align_corners=False``, as in the authors' code), stretched to [0, 1]. The score of the paper's baseline image is
     one number for all channels, so that the softmax doesn't see it. A channel that is the same everywhere has nothing
     to stretch: its mask is zero. Such channels share one forward of a black image.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no logits, or not those of classes though a class is asked for.
     """
     model, images, activations = work.model, work.images, work.captured.activations
+    work.captured.need_logits()
     with guarded(model):
         black = logits_of(model(torch.zeros_like(images[:1])))
         all_images = torch.arange(len(images), device=images.device)
-        of_black = _scores(work.request, all_images, black.expand(len(images), *black.shape[1:]))
+        of_black = _scores(work, all_images, black.expand(len(images), *black.shape[1:]))
         scores = of_black[..., None].repeat(1, 1, activations.shape[1])
         by_channel = activations.flatten(2)
         live = (by_channel.amax(dim=-1) > by_channel.amin(dim=-1)).nonzero()
         size = chunk_size(work.memory, forward_bytes(model, lambda: model(images[:1]), 1))
+        layout = work.layer.layout
+        assert layout is not None
         for start in range(0, len(live), size):
             image, channel = live[start : start + size].unbind(dim=1)
-            logits = logits_of(model(images[image] * _masks(activations[image, channel], images)))
-            scores[image, :, channel] = _scores(work.request, image, logits)
+            logits = logits_of(model(images[image] * _masks(activations[image, channel], images, layout)))
+            scores[image, :, channel] = _scores(work, image, logits)
             if work.progress is not None:
                 work.progress(start + len(image), len(live))
     return weighted(activations, scores.softmax(dim=-1))
 
 
-def _masks(activations: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Masks (N, 1, *size) in [0, 1] from activations (N, ...), in the dtype of the images."""
-    masks = interpolate(activations.float()[:, None], images.shape[2:])
+def _masks(activations: torch.Tensor, images: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Masks (N, 1, *size) in [0, 1] from activations (N, ...), in the images' dtype and with their axes."""
+    masks = interpolate(activations.float()[:, None], layout.size_of(images.shape), layout.inside)
     flat = masks.flatten(1)
     low, high = (bound.reshape(-1, *(1 for _ in masks.shape[1:])) for bound in (flat.amin(dim=1), flat.amax(dim=1)))
     # Interpolation may even out what was different at the layer.
-    return ((masks - low) / (high - low)).masked_fill(high == low, 0.0).to(images.dtype)
+    masks = ((masks - low) / (high - low)).masked_fill(high == low, 0.0).to(images.dtype)
+    if layout.axes is None:
+        return masks
+    (channels,) = set(range(1, images.ndim)) - set(layout.axes)
+    return masks.movedim(1, channels)
 
 
 def ablationcam(work: Work) -> torch.Tensor:
@@ -111,7 +124,7 @@ def ablationcam(work: Work) -> torch.Tensor:
     """
     images, activations = work.images, work.captured.activations
     with guarded(work.model):
-        score = _scores(work.request, torch.arange(len(images), device=images.device), work.captured.need_logits())
+        score = _scores(work, torch.arange(len(images), device=images.device), work.captured.need_logits())
         ablated = score[..., None].repeat(1, 1, activations.shape[1])
         head = _Head(work)
         _check_patches(work, head)
@@ -123,7 +136,7 @@ def ablationcam(work: Work) -> torch.Tensor:
                 image, channels = live[done : min(done + size, end)].unbind(dim=1)
                 copies = activations[b].repeat(len(channels), *(1 for _ in activations.shape[1:]))
                 copies[torch.arange(len(channels), device=channels.device), channels] = 0
-                ablated[b, :, channels] = _scores(work.request, image, head(b, copies)).T
+                ablated[b, :, channels] = _scores(work, image, head(b, copies)).T
                 done += len(channels)
                 if work.progress is not None:
                     work.progress(done, len(live))
@@ -138,9 +151,7 @@ def _check_patches(work: Work, head: _Head) -> None:
         return
     activation = work.captured.activations[:1]
     logits = head(0, torch.cat([activation, torch.zeros_like(activation)]))
-    with_patches, without_patches = _scores(
-        work.request, torch.zeros(2, dtype=torch.int64, device=logits.device), logits
-    )
+    with_patches, without_patches = _scores(work, torch.zeros(2, dtype=torch.int64, device=logits.device), logits)
     if torch.allclose(with_patches, without_patches, rtol=torch.finfo(logits.dtype).eps ** 0.5, atol=0.0):
         raise ValueError(
             f"target_layer: at {work.layer.name} the scores don't depend on the patches: from there on the head reads "
@@ -224,13 +235,14 @@ def randomcam(work: Work) -> torch.Tensor:
     return weighted(activations, weights.expand(*gradients.shape[:2], -1))
 
 
-def _scores(request: Request, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Scores (N, T) float32 of logits (N, ...), the n-th as `request` asks for the image of index ``images[n]``."""
+def _scores(work: Work, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Scores (N, T) float32 of logits (N, ...), the n-th as asked for the image of index ``images[n]``."""
+    request = work.request
     if request.scores is not None:
         request = replace(request, scores=tuple(request.scores[b] for b in images.tolist()))
     elif request.indices is not None:
         request = replace(request, indices=request.indices[images])
     # A callable's score must depend on the logits, which autograd alone can tell.
     with torch.enable_grad():
-        _, scores = resolve(request, logits.detach().requires_grad_())
+        _, scores = resolve(request, logits.detach().requires_grad_(), spatial_dims=work.images.ndim - 2)
     return torch.stack([score.detach().float() for score in scores], dim=1)

@@ -62,7 +62,7 @@ def _record(candidate: Candidate) -> dict[str, Any]:
         "layout": str(layer.layout),
         "channels": candidate.channels,
         "grid": list(layer.layout.grid),
-        "extra_tokens": layer.layout.extra,
+        "extra_tokens": layer.layout.extras,
         "chosen": candidate.chosen,
         "reason": layer.reason if candidate.chosen else None,
     }

@@ -232,8 +232,8 @@ def _components(explanation: Record, images: torch.Tensor, b: int, parts: Floats
                 channels=channels,
                 labels=labels[b, channels],
                 raw_map=raw_map,
-                map=upsample(raw_map, explanation.size, saturation=config.saturation),
-                image=images[b],
+                map=upsample(raw_map, explanation.size, saturation=config.saturation, inside=explanation.inside),
+                image=explanation.arranged(images)[b],
             )
         )
     return result
@@ -244,8 +244,8 @@ def _check_images(explanation: Record, images: object) -> None:
         raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype, prepared as for the explanation; got {images.dtype}")
-    size, shape = explanation.size, tuple(images.shape)
-    if images.ndim != len(size) + 2 or (len(images), *shape[2:]) != (len(explanation), *size):
+    size, shape = explanation.size, tuple(explanation.arranged(images).shape)
+    if len(shape) != len(size) + 2 or (shape[0], *shape[2:]) != (len(explanation), *size):
         channels = INPUTS[len(size)].split(", ")[1]
         wanted = ", ".join(map(str, (len(explanation), channels, *size)))
         raise ValueError(f"images: expected those that were explained, ({wanted}); got {shape}")

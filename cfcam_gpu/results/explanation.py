@@ -51,6 +51,9 @@ class Explanation(Record):
         H and W of the images: the length of each spatial axis.
     origin : Origin or None
         For :meth:`components`; holds no activations and no images. Pickles and copies go without.
+    inside : tuple of (float, float) or None
+        Where the model pads its images: of each spatial axis, where the image begins and ends in `raw_maps`, as shares
+        of their length. `maps` show that part.
     method : str
         A key of :data:`cfcam_gpu.methods.METHODS`; ``"cfcam"`` in any configuration from a :class:`~cfcam_gpu.CFCAM`.
     """
@@ -78,16 +81,23 @@ class Explanation(Record):
         return saving.save(self, folder, images=images, names=names, class_names=class_names, overwrite=overwrite)
 
     def numpy(self) -> NDArray[np.float32]:
-        """The maps as a NumPy array on the host."""
-        return self.maps.cpu().numpy()
+        """The maps as a NumPy array on the host, in memory of its own."""
+        return self.maps.to("cpu", copy=True).numpy()
 
     def cupy(self) -> Any:
-        """The maps as a CuPy array on the same memory."""
-        return dlpack.to_cupy(self.maps)
+        """The maps as a CuPy array on the same device, in memory of its own."""
+        return dlpack.to_cupy(self.maps.clone())
 
-    def __dlpack__(self, **options: Any) -> Any:
-        """The maps as a DLPack capsule: ``torch.from_dlpack(explanation)``, ``cupy.from_dlpack(explanation)``."""
-        return self.maps.__dlpack__(**options)
+    def __dlpack__(self, *, copy: bool | None = None, **options: Any) -> Any:
+        """The maps as a DLPack capsule: ``torch.from_dlpack(explanation)``, ``cupy.from_dlpack(explanation)``.
+
+        The array that comes of it has memory of its own, on the same device. With ``copy=False``, which the libraries'
+        ``from_dlpack`` take, it is on the memory of ``maps``: what is written to it is then written to ``maps``, and
+        seen by all that is made of them, such as overlays and files.
+        """
+        if copy is False:
+            return self.maps.__dlpack__(copy=False, **options)
+        return self.maps.clone().__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[Any, int]:
         """Where the maps are, for DLPack."""

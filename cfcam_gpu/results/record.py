@@ -12,7 +12,7 @@ from torch import nn
 
 from ..core.axes import INPUTS, last_axes
 from ..core.config import Config
-from ..core.maps import upsample
+from ..core.maps import Inside, upsample
 from ..hooks.capture import Captured
 from ..hooks.target_layer import TargetLayer
 from ..targets.request import Request, Score
@@ -45,17 +45,26 @@ class Record:
     size: tuple[int, ...]
     origin: Origin | None = field(default=None, repr=False)
     method: str = "cfcam"
+    inside: Inside | None = None
 
     @cached_property
     def maps(self) -> torch.Tensor:
         """(B, H, W) float32 in [0, 1] at the images' size; higher is more evidence for the target."""
         saturation = None if self.config is None else self.config.saturation
-        return upsample(self.raw_maps, self.size, saturation=saturation)
+        return upsample(self.raw_maps, self.size, saturation=saturation, inside=self.inside)
 
     @cached_property
     def empty(self) -> torch.Tensor:
         """(B,) bool: no position speaks for the target, so the map is all zeros."""
         return self.raw_maps.amax(dim=last_axes(len(self.size))) <= 0
+
+    def arranged(self, images: torch.Tensor) -> torch.Tensor:
+        """Images like those explained as (B, C, H, W), where a model has them otherwise: a view."""
+        layout = self.layers[0].layout if self.layers else None
+        axes = None if layout is None else layout.axes
+        if axes is None or not isinstance(images, torch.Tensor) or images.ndim != len(axes) + 2:
+            return images
+        return images.movedim(axes, tuple(range(2, images.ndim)))  # the axis that is left is the channels'
 
     @property
     def several(self) -> bool:
@@ -87,6 +96,7 @@ class Record:
         TypeError, ValueError
             If `images` have other axes than those explained, or as for :func:`cfcam_gpu.results.overlay`.
         """
+        images = self.arranged(images)
         if isinstance(images, torch.Tensor) and images.ndim != len(self.size) + 2:
             raise ValueError(
                 f"images: expected {INPUTS[len(self.size)]}, as those explained; got {tuple(images.shape)}"

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+#: Where something is in an output: the keys, names and positions on the way to it.
+Path: TypeAlias = tuple[Any, ...]
+#: Whether the list of B entries at a path has one for each image.
+PerImage: TypeAlias = Callable[[Path, list[Any]], bool]
 
-def samples(output: Any, batch: int) -> list[Any]:
+
+def by_entries(path: Path, entries: list[Any]) -> bool:
+    """A guess from one output: entries that are all batches themselves are not an image's each."""
+    return not all(_is_batched(entry, len(entries)) for entry in entries)
+
+
+def samples(output: Any, batch: int, per_image: PerImage = by_entries) -> list[Any]:
     """Each image's part of a model's output, in the same form.
 
-    Of a tensor (B, ...) it is the row. A list of B entries that are not all tensors (B, ...), as detectors return, has
-    one for each image. A dict, dataclass, tuple or other list is gone through: what has a part for each image is
-    replaced by it, all else stays. A mapping that is no dataclass becomes a dict.
+    Of a tensor (B, ...) it is the row, of a list with an entry for each image, as detectors return, the entry. A dict,
+    dataclass, tuple or other list is gone through: what has a part for each image is replaced by it, all else stays. A
+    mapping that is no dataclass becomes a dict.
 
     Parameters
     ----------
     output : tensor, dict, dataclass, tuple or list
     batch : int
         B, the number of images.
+    per_image : callable
+        Tells which lists of B entries have one for each image, as :class:`cfcam_gpu.targets.per_image.ListsOf`.
 
     Raises
     ------
     TypeError
         If nothing in it has a part for each image.
     """
-    parts = _split(output, batch)
+    parts = _split(output, batch, per_image, ())
     if parts is None:
         got = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise TypeError(f"model: expected an output with a part for each of the {batch} images; got {got}")
@@ -39,42 +51,51 @@ def probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.float().softmax(dim=1) if logits.shape[1] > 1 else torch.full_like(logits, torch.nan).float()
 
 
-def is_per_image(output: Any, batch: int) -> bool:
-    """Whether `output` is a list with one entry for each image."""
-    return isinstance(output, list) and len(output) == batch and not all(_is_batched(item, batch) for item in output)
+def items_of(value: Any) -> dict[Any, Any] | None:
+    """What is in a dict, dataclass, tuple or list, by key, name or position; None of all else."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, (tuple, list)) else None
+
+
+def tensors_in(output: Any) -> list[torch.Tensor]:
+    """All tensors in an output."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [tensor for item in (items_of(output) or {}).values() for tensor in tensors_in(item)]
 
 
 def _is_batched(value: Any, batch: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == batch
 
 
-def _split(value: Any, batch: int) -> list[Any] | None:
+def _split(value: Any, batch: int, per_image: PerImage, path: Path) -> list[Any] | None:
     """The B parts, or None for what is the same for all images."""
     if isinstance(value, torch.Tensor):
         return list(value.unbind()) if _is_batched(value, batch) else None
-    if is_per_image(value, batch):
+    if isinstance(value, list) and len(value) == batch and per_image(path, value):
         return list(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in fields(value) if field.init]
-        items = _split_each([getattr(value, name) for name in names], batch)
-        return None if items is None else [replace(value, **dict(zip(names, item))) for item in items]
-    if isinstance(value, Mapping):
-        items = _split_each(list(value.values()), batch)
-        return None if items is None else [dict(zip(value, item)) for item in items]
-    if isinstance(value, (tuple, list)):
-        items = _split_each(value, batch)
-        # A named tuple takes its items one by one.
-        make = getattr(value, "_make", type(value))
-        return None if items is None else [make(item) for item in items]
-    return None
-
-
-def _split_each(values: Sequence[Any], batch: int) -> list[list[Any]] | None:
-    """B lists with a part of each value, or None where no value has parts."""
-    split = [_split(value, batch) for value in values]
-    if all(parts is None for parts in split):
+    items = items_of(value)
+    if items is None:
         return None
-    return [[value if parts is None else parts[b] for value, parts in zip(values, split)] for b in range(batch)]
+    split = {key: _split(item, batch, per_image, (*path, key)) for key, item in items.items()}
+    if all(parts is None for parts in split.values()):
+        return None
+    return [
+        _with_items(value, {key: items[key] if parts is None else parts[b] for key, parts in split.items()})
+        for b in range(batch)
+    ]
+
+
+def _with_items(value: Any, items: dict[Any, Any]) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **items)
+    if isinstance(value, Mapping):
+        return items
+    # A named tuple takes its items one by one.
+    return getattr(value, "_make", type(value))(list(items.values()))
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:
@@ -116,10 +137,15 @@ def logits_of(output: Any) -> torch.Tensor:
             logits = output[0]
         got = f"a {type(output).__name__}"
     if not isinstance(logits, torch.Tensor):
-        raise TypeError(
-            "model: expected a tensor of logits, alone, first of a tuple, or called 'logits' or 'out'; got "
-            f"{got}. Of any other output, a callable as the target makes a score"
-        )
+        raise no_logits(got)
     if not logits.is_floating_point():
         raise TypeError(f"model: expected floating logits; got {logits.dtype}")
     return logits
+
+
+def no_logits(got: str) -> TypeError:
+    """What is wrong with an output that has no scores of classes."""
+    return TypeError(
+        "model: expected a tensor of logits, alone, first of a tuple, or called 'logits' or 'out'; got "
+        f"{got}. Of any other output, a callable as the target makes a score"
+    )

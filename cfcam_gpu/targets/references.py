@@ -55,9 +55,22 @@ class Detection:
         Raises
         ------
         TypeError
-            If one of them is missing.
+            If one of them is missing or of another shape.
         """
+        if _has(detections, "pred_boxes") and not _has(detections, "boxes"):
+            raise TypeError(
+                "target: Detection expected boxes in the images' pixels, with labels and scores; got 'pred_boxes', "
+                "which are relative to the image's size. Give a module that returns what the processor's "
+                "post_process_object_detection(output, threshold=0.0, target_sizes=...) makes of this model's output, "
+                "or a callable of 'logits' and 'pred_boxes' in targets.WholeOutput"
+            )
         boxes, labels, scores = (_part(self, detections, key) for key in ("boxes", "labels", "scores"))
+        shapes, count = (boxes.shape, labels.shape, scores.shape), boxes.shape[:1]
+        if shapes != ((*count, 4), count, count):
+            raise TypeError(
+                "target: Detection expected boxes (N, 4), labels (N,) and scores (N,) of one image; got shapes "
+                f"{', '.join(str(tuple(shape)) for shape in shapes)}"
+            )
         overlap = _iou(boxes.float(), beside(self.box, boxes))
         matched = (labels == self.label) & (overlap >= self.iou)
         products = (overlap * scores.float()).masked_fill(~matched, 0.0)
@@ -165,6 +178,10 @@ def _iou(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
     common = (high - low).clamp_min(0).prod(dim=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(dim=1)
     return common / (areas + (box[2:] - box[:2]).prod() - common)
+
+
+def _has(sample: Any, key: str) -> bool:
+    return key in sample if isinstance(sample, Mapping) else hasattr(sample, key)
 
 
 def _part(target: object, sample: Any, key: str) -> torch.Tensor:

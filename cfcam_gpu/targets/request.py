@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .outputs import is_per_image, logits_of, samples
+from .outputs import PerImage, by_entries, logits_of, no_logits, samples
 
 #: A score of one image: it gets the image's logits (K, ...), or its part of the output, and returns a scalar tensor.
 Score: TypeAlias = Callable[[Any], torch.Tensor]
@@ -141,32 +141,53 @@ def _check_rows(rows: int, batch: int) -> None:
         raise ValueError(f"target: expected one for each of the {batch} images; got {rows}")
 
 
-def logits_for(request: Request, output: Any, batch: int) -> torch.Tensor | None:
-    """The logits (B, ...) in a model's output; None where it has none and callables are to look at all of it.
+def logits_for(
+    request: Request, output: Any, batch: int, per_image: PerImage = by_entries, *, needed: bool = True
+) -> torch.Tensor | None:
+    """The logits (B, ...) in a model's output; None where it has none and they are not needed.
+
+    Parameters
+    ----------
+    request : Request
+        Callables can do without, where the model returns more than a tensor.
+    output : tensor, dict, dataclass, tuple or list
+    batch : int
+    per_image : callable
+        See :func:`cfcam_gpu.targets.outputs.samples`.
+    needed : bool
+        False where no class is to be scored.
 
     Raises
     ------
     TypeError, ValueError
-        If there are no logits for each image, and `request` needs them.
+        If there are no logits for each image, and they are needed.
     """
-    for_callables = request.scores is not None and not isinstance(output, torch.Tensor)
-    if for_callables and is_per_image(output, batch):
-        return None
+    needed = needed and (request.scores is None or isinstance(output, torch.Tensor))
     try:
+        if isinstance(output, list) and len(output) == batch and per_image((), output):
+            raise no_logits("a list with an entry for each image")
         logits = logits_of(output)
-    except TypeError:
-        if for_callables:
-            return None
-        raise
-    if logits.ndim == 0 or len(logits) != batch:
-        if for_callables:
-            return None
-        raise ValueError(f"model: expected logits for each of the {batch} images; got shape {tuple(logits.shape)}")
+        if logits.ndim == 0 or len(logits) != batch:
+            one = logits.ndim == 1 or (logits.ndim == 2 and len(logits) == 1)
+            bag = "; if that is one answer for all of them, explain cfcam_gpu.explain.Bag(model) of images[None]" * one
+            raise ValueError(
+                f"model: expected logits for each of the {batch} images; got shape {tuple(logits.shape)}{bag}"
+            )
+    except (TypeError, ValueError):
+        if needed:
+            raise
+        return None
     return logits
 
 
 def resolve(
-    request: Request, logits: torch.Tensor | None, output: Any = None, *, contrast: float = 0.0
+    request: Request,
+    logits: torch.Tensor | None,
+    output: Any = None,
+    *,
+    contrast: float = 0.0,
+    per_image: PerImage = by_entries,
+    spatial_dims: int | None = None,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """The class indices that are explained and, for each of T targets, the scores (B,) to differentiate.
 
@@ -179,6 +200,10 @@ def resolve(
     contrast : float
         Score a class by its logit minus this share of the log-sum-exp of its K - 1 rivals; a single logit has none.
         Callables are taken as they are.
+    per_image : callable
+        See :func:`cfcam_gpu.targets.outputs.samples`.
+    spatial_dims : int, optional
+        How many spatial axes the images have, for callables that score a map of them; None checks nothing.
 
     Returns
     -------
@@ -194,7 +219,7 @@ def resolve(
     indices = class_indices(request, logits)
     if indices is None:
         assert request.scores is not None
-        return None, _of_callables(request.scores, logits, output)
+        return None, _of_callables(request.scores, logits, output, per_image, spatial_dims)
     assert logits is not None
     classes = indices.reshape(len(indices), -1)
     if request.objective is not None:
@@ -242,6 +267,35 @@ def class_indices(request: Request, logits: torch.Tensor | None) -> torch.Tensor
     return indices
 
 
+def are_sound(
+    logits: torch.Tensor | None, indices: torch.Tensor | None, scores: list[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Of each image, (B,) bool by name, whether a score can be made of what the model returned.
+
+    A logit that is NaN or +infinity would be the predicted class; that of a class that is masked out may be -infinity,
+    but not the one that is explained.
+
+    Parameters
+    ----------
+    logits : (B, ...) floating tensor or None
+    indices : (B,) or (B, T) int64 tensor or None
+    scores : list of T tensors (B,)
+        None of them where the classes' logits alone are known.
+    """
+    flags = {}
+    if logits is not None:
+        largest = logits.detach()
+        while largest.ndim > 1:  # of one number for an image, a GPU would put a single block to work
+            largest = largest.amax(dim=tuple(range(2, largest.ndim)) or (1,))
+        flags["logits"] = largest < torch.inf
+        if indices is not None and not scores:
+            scores = list(logits.gather(1, indices.reshape(len(indices), -1)).unbind(dim=1))
+    if scores:
+        of_targets = torch.stack(scores, dim=1) if len(scores) > 1 else scores[0][:, None]
+        flags["score"] = (of_targets.detach().abs() < torch.inf).all(dim=1)
+    return flags
+
+
 def pinned(request: Request, indices: torch.Tensor | None) -> Request:
     """The same request with the predicted classes settled, and known to be in range; None are those of callables."""
     return request if indices is None else replace(request, indices=indices, predicted=None, checked=True)
@@ -265,7 +319,11 @@ def check_range(indices: torch.Tensor, classes: int) -> None:
 
 
 def _of_callables(
-    callables: tuple[Score | tuple[Score, ...], ...], logits: torch.Tensor | None, output: Any
+    callables: tuple[Score | tuple[Score, ...], ...],
+    logits: torch.Tensor | None,
+    output: Any,
+    per_image: PerImage,
+    spatial_dims: int | None,
 ) -> list[torch.Tensor]:
     rows = [row if isinstance(row, tuple) else (row,) for row in callables]
     per_logits = None if logits is None else logits.unbind()
@@ -274,6 +332,7 @@ def _of_callables(
     for b, row in enumerate(rows):
         for of_target, score in zip(by_target, row):
             if per_logits is not None and not getattr(score, "whole_output", False):
+                _check_axes(score, per_logits[b], spatial_dims)
                 of_target.append(_scalar(score, per_logits[b], b))
                 continue
             if parts_of_output is None:
@@ -281,10 +340,22 @@ def _of_callables(
                     raise TypeError(
                         f"target: {name_of(score)} looks at the model's whole output; there are only logits here"
                     )
-                parts_of_output = samples(output, len(rows))
+                parts_of_output = samples(output, len(rows), per_image)
             of_target.append(_scalar(score, parts_of_output[b], b))
     # Each target apart, so that its backward goes through its own callables alone.
     return [torch.stack(of_target) for of_target in by_target]
+
+
+def _check_axes(score: Score, logits: torch.Tensor, spatial_dims: int | None) -> None:
+    """Refuse logits of one image with more axes than a target that scores a map of it can know: heads, say."""
+    if spatial_dims is None or not getattr(score, "of_positions", False) or logits.ndim - 1 <= spatial_dims:
+        return
+    name = name_of(score)
+    raise TypeError(
+        f"target: {name} expected logits (K, ...) of one image with the images' {spatial_dims} spatial axes; got "
+        f"shape {tuple(logits.shape)}. Of several heads, give a callable that takes one: lambda logits: "
+        f"targets.{name}(...)(logits[0])"
+    )
 
 
 def name_of(score: Score) -> str:

@@ -2,7 +2,8 @@
 
 They are to be had from :mod:`cfcam_gpu.targets`. All return float32 scalars, and none reads a value on the host, so
 that a CUDA graph can hold them; tensors that they are given should then be on the device already. ``whole_output`` says
-that a target gets the image's part of the whole output, ``in_place`` that it names places in the image.
+that a target gets the image's part of the whole output, ``in_place`` that it names places in the image, and
+``of_positions`` that its logits have the images' spatial axes.
 """
 
 from __future__ import annotations
@@ -273,6 +274,7 @@ class Segment:
 
     index: int
     mask: Any = None
+    of_positions: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_index("index", self.index)

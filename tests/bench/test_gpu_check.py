@@ -16,7 +16,7 @@ from bench.parity import compare
 from bench.stages import Meter, measure, stages
 from cfcam_gpu import Config, engines
 from cfcam_gpu.engines import cpu, execution, rapids
-from cfcam_gpu.hooks import layouts
+from cfcam_gpu.hooks import evidence
 
 TINY = NETWORKS["tiny"]
 CPU = torch.device("cpu")
@@ -244,7 +244,7 @@ def test_each_stage_runs_by_itself(config):
 
 def test_the_stage_of_capturing_knows_the_layout_as_an_explainer_does(monkeypatch):
     works = stages(models.tiny(), "features", torch.rand(2, 3, 16, 16), None)
-    monkeypatch.delattr(layouts.Evidence, "attach")
+    monkeypatch.delattr(evidence.Evidence, "attach")
     works["capture"]()
 
 

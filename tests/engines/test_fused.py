@@ -60,12 +60,6 @@ def test_tensors_of_the_host_are_refused():
         CFCAM(lite0(), engine="fused")(torch.zeros(1, 3, 224, 224))
 
 
-def test_auto_does_not_choose_it_yet(monkeypatch):
-    monkeypatch.setattr(engines, "load", lambda name: SimpleNamespace(why_missing=lambda: None, name=name))
-    assert engines.choose("auto", torch.device("cuda", 0)).name == "rapids"
-    assert engines.choose("fused", torch.device("cuda", 0)).name == "fused"
-
-
 def test_it_is_missing_without_cupy_and_needs_no_cuml(monkeypatch):
     assert "fused" in engines.ENGINES
     monkeypatch.setattr(torch.version, "cuda", "12.8")
@@ -77,6 +71,20 @@ def test_it_is_missing_without_cupy_and_needs_no_cuml(monkeypatch):
     assert fused.why_missing() is None
     monkeypatch.setattr(kernels, "folder", lambda: kernels.Path("absent"))
     assert fused.why_missing() == "its kernels are not in absent; install cfcam-gpu again"
+
+
+def test_its_kernels_are_known_by_their_files(tmp_path, monkeypatch):
+    """Neither by a project's file beside the package nor by another package's folder of their name."""
+    package = tmp_path / "cfcam_gpu"
+    monkeypatch.setattr(kernels, "__file__", str(package / "engines" / "kernels.py"))
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "kernels").mkdir()
+    assert kernels.folder() == package / "kernels"  # where they should be
+    (tmp_path / "kernels" / "common.cuh").touch()
+    assert kernels.folder() == tmp_path / "kernels"  # a checkout
+    (package / "kernels").mkdir(parents=True)
+    (package / "kernels" / "common.cuh").touch()
+    assert kernels.folder() == package / "kernels"
 
 
 # Sources

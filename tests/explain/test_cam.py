@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -193,7 +192,7 @@ def test_bad_input_is_refused(net, images):
         CAM(net, "act2", smooth=1)(images, 4)
     images[1, 0, 0, 0] = torch.nan
     for name in RIVALS:
-        with pytest.raises(ValueError, match=f"{re.escape(name)}: the map of image 1 is not finite"):
+        with pytest.raises(ValueError, match="image 1 has NaN"):
             CAM(net, "act2", method=name)(images, 0)
 
 

@@ -35,9 +35,12 @@ def launches_nothing(activations, gradients, config):
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
 def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
-    model = Network().eval().to("meta")
+    model, found = Network().eval(), LAYERS[config]
+    names = found if isinstance(found, list | tuple) else [found]
+    known = layers.laid_out(model, draw(0), [layers.find(model, name) for name in names])
+    model = model.to("meta")
     images = draw(0).to("meta")
-    plan = CFCAM(model, LAYERS[config], config=CONFIGS[config])._planned(images)
+    plan = CFCAM(model, list(known), config=CONFIGS[config])._laid_out(images, targets.Request())
     engine = SimpleNamespace(run_checked=launches_nothing)
     request = targets.Request()
     if several:
@@ -61,8 +64,9 @@ ON_META = [name for name, method in METHODS.items() if method.from_gradients or 
 @pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
 def test_no_method_is_read_by_the_host_or_copied_from_it(name, several):
     method = METHODS[name]
-    model = Network().eval().to("meta")
-    images, layer = draw(0).to("meta"), layers.find(model, "late")
+    model = Network().eval()
+    (layer,) = layers.laid_out(model, draw(0), [layers.find(model, "late")])
+    model, images = model.to("meta"), draw(0).to("meta")
     request = targets.Request(objective=method.objective)
     if several:
         indices = torch.zeros(several, dtype=torch.int64, device="meta")
@@ -97,6 +101,7 @@ def test_the_host_reads_once_a_look_and_of_channels_which_are_alive(name):
 
     def reads(**options):
         explain = CAM(model, "late", method=name, **options)
+        explain(images)  # the first call sees where the layer's positions are in the image
         with Reads() as found:
             explain(images)
         return found.count
@@ -153,7 +158,7 @@ def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatc
         return run(activations, gradients, config), torch.stack(flags, dim=1)
 
     engine = SimpleNamespace(run=run, **({"run_checked": run_checked} if late else {}))
-    monkeypatch.setattr(engines, "choose", lambda *given: engine)
+    monkeypatch.setattr(engines, "choose", lambda *given, **work: engine)
     activations, gradients = torch.ones(2, 4, 3, 3), torch.ones(2, 1, 4, 3, 3)
     gradients[1, 0, 2, 2, 2] = torch.nan
     with pytest.raises(ValueError, match="gradients: expected finite numbers within float32; image 1 has NaN"):

@@ -47,15 +47,16 @@ def test_on_cupys_side_stream_from_cupy_arrays(layer, engine, cupy):
     np.testing.assert_array_equal(cupy.asnumpy(single), found[0])
 
 
-def test_results_go_out_by_dlpack_without_a_copy(engine, cupy):
+def test_results_go_out_by_dlpack_in_memory_of_their_own(engine, cupy):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
     result = CFCAM(model.eval().cuda(), "1")(torch.randn(2, 3, 20, 20, device="cuda"))
     assert result.maps.is_cuda
-    pointer = result.maps.data_ptr()
-    assert torch.from_dlpack(result).data_ptr() == pointer
-    assert cupy.from_dlpack(result).data.ptr == pointer
-    assert result.cupy().data.ptr == pointer
+    for array in (torch.from_dlpack(result), cupy.from_dlpack(result), result.cupy()):
+        found = torch.from_dlpack(array)
+        assert found.device == result.maps.device
+        assert torch.equal(found, result.maps)
+        assert found.data_ptr() != result.maps.data_ptr(), "a result is not to be written to by accident"
 
 
 def test_memory_is_torchs_and_all_of_it_comes_back(layer, engine, cupy):

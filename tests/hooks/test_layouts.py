@@ -13,7 +13,8 @@ from cfcam_gpu import CAM, CFCAM, Config, targets
 from cfcam_gpu.explain.cuda_graph import GraphedCFCAM, explain_within_graph
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture
-from cfcam_gpu.hooks.layouts import Evidence, Layout
+from cfcam_gpu.hooks.evidence import Evidence
+from cfcam_gpu.hooks.layouts import Layout
 from cfcam_gpu.methods.substituted_activations import substituted
 
 from .. import recorder
@@ -47,8 +48,11 @@ def by_whole_backward(model, layer, pictures, classes):
         (Layout("channels first", (3, 4)), (2, 5, 3, 4)),
         (Layout("channels last", (3, 4)), (2, 3, 4, 5)),
         (Layout("tokens", (3, 4), 2), (2, 14, 5)),
+        (Layout("tokens", (3, 4), (0, 5, 13)), (2, 15, 5)),
+        (Layout("tokens", (4, 3), (0, 5, 13), order=(1, 0)), (2, 15, 5)),
+        (Layout("channels first", (4, 3), order=(1, 0)), (2, 5, 4, 3)),
     ],
-    ids=lambda one: one.kind if isinstance(one, Layout) else None,
+    ids=str,
 )
 def test_there_and_back(layout, shape):
     own = torch.randn(shape)
@@ -61,7 +65,23 @@ def test_there_and_back(layout, shape):
     assert layout.from_maps(several, own[:1]).is_contiguous()  # for models that flatten with `view`
     layout.check(shape, "x")
     with pytest.raises(ValueError, match="target_layer: expected x to be"):
-        layout.check((*shape[:2], shape[2] + 1, *shape[3:]) if len(shape) == 4 else (2, 13, 5), "x")
+        layout.check((*shape[:2], shape[2] + 1, *shape[3:]) if len(shape) == 4 else (2, shape[1] - 1, 5), "x")
+
+
+def test_frames_in_the_batch_there_and_back():
+    """Tensors of two clips of three frames each: the frames of a clip are next to each other."""
+    for layout, shape in (
+        (Layout("channels first", (3, 4, 2), folded="image by image"), (6, 5, 4, 2)),
+        (Layout("channels last", (3, 4, 2), folded="image by image"), (6, 4, 2, 5)),
+        (Layout("tokens", (3, 4, 2), 1, folded="image by image"), (6, 9, 5)),
+    ):
+        own = torch.randn(shape)
+        maps = layout.to_maps(own)
+        assert maps.shape == (2, 5, 3, 4, 2)
+        assert layout.batch_of(shape) == 2
+        assert torch.equal(layout.from_maps(maps, own), own)
+        one = {"channels first": own[4], "channels last": own[4].movedim(-1, 0)}.get(layout.kind)
+        assert torch.equal(maps[1, :, 1], own[4, 1:].mT.reshape(5, 4, 2) if one is None else one)
 
 
 # An explicit layer
@@ -90,11 +110,11 @@ def test_channels_last_are_maps(layer):
     torch.testing.assert_close(found.gradients[:, 0], gradient.movedim(-1, 1))
 
 
-def test_where_all_sides_are_alike_it_is_told_or_refused():
+def test_where_all_sides_are_alike_it_is_told_by_mixed_images():
     """(B, 4, 4, 4), from a convolution, and a norm works on it too."""
     pictures = images(size=(16, 16))
-    with pytest.raises(ValueError, match=r"fine gives \(B, 4, 4, 4\), .*can't be told: both are used on such a shape"):
-        take(ChannelsLast(channels=4), "fine", pictures)
+    assert take(ChannelsLast(channels=4), "fine", pictures).layers[0].layout.kind == "channels last"
+    assert take(ChannelsLast(channels=4), "patch", pictures).layers[0].layout.kind == "channels first"
     model = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
     assert take(model, "1", pictures).layers[0].layout.kind == "channels first"
 
@@ -171,7 +191,11 @@ class Dropping(VisionTransformer):
         (("token", (3, 4)), "kind: expected 'channels first', 'channels last', 'tokens'; got 'token'"),
         (("tokens", [3, 4]), r"grid: expected a tuple of positive ints, \(h, w\) of an image; got \[3, 4\]"),
         (("tokens", (3, 0)), "grid: expected"),
-        (("channels last", (3, 4), 1), "extra: expected 0, or how many tokens come before the grid's; got 1"),
+        (("channels last", (3, 4), 1), "extra: expected 0 where kind is not 'tokens'; got 1"),
+        (("tokens", (3, 4), -1), "extra: expected 0, how many tokens come before the grid's, or a tuple of the places"),
+        (("tokens", (3, 4), (3, 2)), "extra: expected 0, how many"),
+        (("tokens", (3, 4), 0, None, (0, 2)), "order: expected each of the 2 axes of the grid once; got"),
+        (("tokens", (3, 4), 0, None, None, (1,)), "axes: expected one for each of the 2 axes; got"),
     ],
 )
 def test_a_layout_that_can_not_be_is_refused(given, message):
@@ -214,14 +238,7 @@ class Unfolding(VisionTransformer):
 @pytest.mark.parametrize("patch_size", [None, 4, (4, 4)])
 def test_patches_without_a_convolution(patch_size):
     found = take(Unfolding(patch_size), "blocks.1", images())
-    assert found.layers[0].layout == Layout("tokens", (4, 6), 1, (16, 24))
-
-
-def test_two_grids_that_fit_are_refused():
-    evidence = Evidence(VisionTransformer(registers=2), (16, 24))
-    evidence.grids = [(3, 4), (2, 6)]
-    with pytest.raises(ValueError, match=r"several grids fit: \(2, 6\), \(3, 4\)"):
-        evidence.layout((2, 12, 8), "x")
+    assert found.layers[0].layout == Layout("tokens", (4, 6), 1, (3, 16, 24))
 
 
 # The automatic choice

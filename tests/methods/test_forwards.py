@@ -14,6 +14,7 @@ from torch.nn import functional
 from cfcam_gpu import CAM, targets
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture
+from cfcam_gpu.hooks.laying_out import laid_out
 from cfcam_gpu.methods import forwards
 from cfcam_gpu.methods.substituted_activations import first_copy_only, substituted
 
@@ -210,6 +211,7 @@ def test_shapleycam_passes_attention(images):
 
 def test_shapleycams_that_overlap_leave_torchs_choice_of_attention_as_it_was(images):
     outer, inner = Attending(True).eval(), Attending(True).eval()
+    outer_layer, inner_layer = (laid_out(net, images, [layers.find(net, "stem")])[0] for net in (outer, inner))
     began, ended = threading.Event(), threading.Event()
 
     def wait(module, args, output):
@@ -221,9 +223,9 @@ def test_shapleycams_that_overlap_leave_torchs_choice_of_attention_as_it_was(ima
         assert began.wait(30)
 
     inner.head.register_forward_hook(wait)
-    thread = threading.Thread(target=raw, args=(inner, "stem", images, 1, "shapleycam"))
+    thread = threading.Thread(target=raw, args=(inner, inner_layer, images, 1, "shapleycam"))
     handle = outer.stem.register_forward_hook(start)
-    raw(outer, "stem", images, 1, "shapleycam")  # ends while the other, which began later, is under way
+    raw(outer, outer_layer, images, 1, "shapleycam")  # ends while the other, which began later, is under way
     handle.remove()
     ended.set()
     thread.join()
@@ -266,8 +268,9 @@ def test_memory_changes_the_chunks_and_not_the_map(name, make, images):
 @pytest.mark.parametrize("make", [Net, Reshaping])
 def test_ablationcam_runs_the_layers_before_on_one_image_only(make, images):
     net, batches = made(make()), []
+    (layer,) = laid_out(net, images, [layers.find(net, "act2")])
     net.first.register_forward_hook(lambda module, args, output: batches.append(len(output)))
-    raw(net, "act2", images, [1, 3], "ablationcam")
+    raw(net, layer, images, [1, 3], "ablationcam")
     assert batches == [2, 1, 1, 1], "the capture, the trial, and each image once"
 
 

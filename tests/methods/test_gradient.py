@@ -113,6 +113,16 @@ def test_finercam_compares_with_the_nearest_logits_on_either_side():
         torch.testing.assert_close(class_scores.finer(logits, torch.tensor([c]))[0], expected)
 
 
+def test_finercam_of_classes_that_are_masked_out():
+    logits = torch.tensor([[-torch.inf, 2.0, 0.0, -torch.inf, -1.0]], requires_grad=True)
+    found = class_scores.finer(logits, torch.tensor([2]))
+    among = torch.tensor([[2.0, 0.0, -1.0]])
+    torch.testing.assert_close(found, class_scores.finer(among, torch.tensor([1])))
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert bool(gradient.isfinite().all())
+    assert gradient[0, [0, 3]].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("name", BY_GRADIENT)
 @pytest.mark.parametrize("size", [(12,), (3, 2, 2)], ids=["signal", "volume"])
 def test_gradient_methods_of_signals_and_volumes_are_those_of_the_same_positions_in_a_plane(name, size, taken):

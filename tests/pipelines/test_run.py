@@ -123,7 +123,7 @@ def test_a_bad_image_changes_no_bit_of_its_neighbours(source, tmp_path):
     (source / "00003.png").write_bytes(b"no image")
     model = narrow(8)
     explain(source, tmp_path / "bad", model=model, batch_size=5, shard_size=5)
-    assert model[0][0].sizes == [5, 5], "another batch size may round otherwise"
+    assert [size for size in model[0][0].sizes if size > 1] == [5, 5], "another batch size may round otherwise"
     rest = [b for b in range(10) if b != 3]
     np.testing.assert_array_equal(maps(tmp_path / "bad")[:][rest], maps(tmp_path / "good")[:][rest])
     assert [row for row in rows(tmp_path / "bad") if row["index"] != 3] == [
@@ -227,7 +227,9 @@ def test_out_of_memory_halves_the_batch_and_goes_on(source, tmp_path, caplog, er
     model = narrow(3, error=error)
     with caplog.at_level(logging.WARNING, "cfcam_gpu"):
         assert explain(source, tmp_path / "out", model=model, batch_size=8, shard_size=8).failed == 0
-    assert model[0][0].sizes == [8, 4, 2, 2, 2, 2, 2], "the second batch isn't tried whole again"
+    assert [size for size in model[0][0].sizes if size > 1] == [8, 4, 2, 2, 2, 2, 2], (
+        "the second batch isn't tried whole again"
+    )
     assert "a batch of 8 does not fit: going on with 4" in caplog.text
     np.testing.assert_allclose(maps(tmp_path / "out")[:], maps(tmp_path / "wide")[:], atol=2e-3)
     assert [row["source"] for row in rows(tmp_path / "out")] == [row["source"] for row in rows(tmp_path / "wide")]
@@ -237,7 +239,7 @@ def test_no_room_for_a_single_image_stops_a_run_that_goes_on_later(source, tmp_p
     options = {"batch_size": 2, "shard_size": 2}
     explain(source, tmp_path / "whole", model=narrow(8), **options)
     with pytest.raises(RuntimeError, match="out of memory with a single image"):
-        explain(source, tmp_path / "out", model=narrow(8, batches=3), **options)
+        explain(source, tmp_path / "out", model=narrow(8, batches=10), **options)
     assert explain(source, tmp_path / "out", model=narrow(8), **options).before == 6
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 

@@ -176,6 +176,16 @@ def test_image_text_is_the_log_odds_of_one_text_in_the_zero_shot_classifier():
         (lambda: targets.Segment(0)(LOGITS), TypeError, r"Segment expected logits \(K, h, w\) of one image; got shape"),
         (lambda: targets.Segment(0, torch.ones(1, 3, 3))(torch.ones(2, 3, 3)), ValueError, "mask: expected 2 axes"),
         (lambda: targets.Detection([0, 0, 5, 5], 1)({"boxes": LOGITS}), TypeError, "'labels'; got a dict with boxes"),
+        (
+            lambda: targets.Detection([0, 0, 5, 5], 1)({"boxes": LOGITS[None], "labels": LOGITS, "scores": LOGITS}),
+            TypeError,
+            r"boxes \(N, 4\), labels \(N,\) and scores \(N,\) of one image; got shapes \(1, 4\), \(4,\), \(4,\)",
+        ),
+        (
+            lambda: targets.Detection([0, 0, 5, 5], 1)({"logits": LOGITS, "pred_boxes": LOGITS}),
+            TypeError,
+            r"boxes in the images' pixels, .*; got 'pred_boxes', which are relative .*post_process_object_detection",
+        ),
         (lambda: targets.Detection([0, 0, 5, 5], 1)(LOGITS), TypeError, r"called 'boxes'; got shape \(4,\)"),
         (
             lambda: targets.Similarity([1.0, 2])(LOGITS),
@@ -316,3 +326,64 @@ def test_a_target_that_names_pixels_is_not_for_turned_images(images):
     with pytest.raises(ValueError, match="augment: Segment names places in the image, which 'flip' may move"):
         explain(images, [[targets.Segment(1), targets.Segment(1, torch.eye(8))]] * 2)
     assert explain(images, targets.Segment(1)).maps.shape == (2, 8, 8)
+
+
+def test_a_segment_of_logits_with_more_axes_than_the_images_have_is_refused():
+    """MONAI#8315: with deep supervision a network returns (B, heads, K, D, H, W), and the second head is no class."""
+
+    def net(answer):
+        return cfcam_gpu.CAM(Net(answer).eval(), "conv", method="gradcam")
+
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    heads = net(lambda maps: torch.stack([maps, maps * 2], dim=1))
+    for target in (
+        targets.Segment(1),
+        targets.Segment(1, torch.eye(8)),
+        [[targets.Segment(0), targets.Segment(1)]] * 2,
+    ):
+        with pytest.raises(
+            TypeError,
+            match=r"Segment expected logits \(K, ...\) of one image with the images' 2 spatial axes; got shape ",
+        ):
+            heads(images, target)
+    for method in ("scorecam", "ablationcam"):
+        with pytest.raises(TypeError, match=r"Segment expected logits .*; got shape \(2, 8, 8, 8\). Of several heads"):
+            cfcam_gpu.CAM(heads.model, "conv", method=method)(images, targets.Segment(1))
+    expected = net(lambda maps: maps)(images, targets.Segment(1))
+    torch.testing.assert_close(heads(images, lambda logits: targets.Segment(1)(logits[0])).maps, expected.maps)
+    # Of a video the frame in the middle, say, has an axis less.
+    assert net(lambda maps: maps.mean(-1))(images, targets.Segment(1, torch.ones(8))).maps.shape == (2, 8, 8)
+
+
+def test_detection_of_a_transformers_output_says_what_to_do(images):
+    @dataclass
+    class Found:
+        logits: torch.Tensor
+        pred_boxes: torch.Tensor
+
+    def answer(maps):
+        rows = maps.flatten(2).mT
+        return Found(rows, rows[..., :4].sigmoid())
+
+    explain = cfcam_gpu.CFCAM(Net(answer).eval(), "conv")
+    with pytest.raises(TypeError, match=r"target: Detection expected boxes in the images' pixels.*WholeOutput"):
+        explain(images, targets.Detection([0, 0, 4, 4], 3))
+    own = targets.WholeOutput(lambda found: found.logits[:, 3].max() * found.pred_boxes[0, 0])
+    assert explain(images, own).maps.shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("method", ["eigencam", "randomcam"])
+@pytest.mark.parametrize("smooth", [0, 2])
+@pytest.mark.parametrize(
+    "answer",
+    [as_detector, lambda maps: maps, lambda maps: None, lambda maps: maps[0], lambda maps: {"boxes": maps}],
+    ids=["detector", "segmentation", "nothing", "no batch", "dict"],
+)
+def test_methods_that_are_blind_to_the_class_need_no_logits(images, method, smooth, answer):
+    found = cfcam_gpu.CAM(Net(answer).eval(), "conv", method=method, smooth=smooth, seed=3)(images)
+    expected = cfcam_gpu.CAM(Net(lambda maps: maps.mean((2, 3))).eval(), "conv", method=method, smooth=smooth, seed=3)(
+        images
+    )
+    assert found.target is None
+    assert expected.target.shape == (2,)
+    assert torch.equal(found.maps, expected.maps)
