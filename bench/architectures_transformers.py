@@ -211,5 +211,5 @@ REFUSED_TRANSFORMERS = [
         },
         _SQUARE,
     ),
-    _of("DeformableDetrForObjectDetection", _DETR | {"d_model": 96}, targets=_BOXES),
+    _of("DeformableDetrForObjectDetection", _DETR | {"d_model": 96}, ((3, 128, 128),), _BOXES),
 ]
