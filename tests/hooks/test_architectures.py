@@ -10,8 +10,8 @@ DOCUMENT = architectures.DOCUMENT.read_text(encoding="utf-8")
 
 
 def parameters():
-    """The first of each library and of each kind of choice, which is layouts and reasons; the others are long."""
-    rows = {tuple(line.split(" | ")[:3]): line.split(" | ")[5:] for line in DOCUMENT.splitlines()}
+    """The first of each library and of each pair of layouts; the others are long."""
+    rows = {tuple(line.split(" | ")[:3]): line.split(" | ")[5:6] for line in DOCUMENT.splitlines()}
     seen = set()
     for one in architectures.ARCHITECTURES:
         # One that is not in the table yet is a kind by itself.
