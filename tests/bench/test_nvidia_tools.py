@@ -1,6 +1,7 @@
 """compute-sanitizer and Nsight Compute: scripts in their place."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,9 @@ def test_what_a_late_tool_started_is_stopped_with_it(tool, tmp_path):
     tool(f"sleep 60 & echo $! > {tmp_path / 'child'}; wait")
     nvidia_tools.bandwidth(6.0)
     state = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    until = time.monotonic() + 10  # a signal takes a moment to arrive
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < until:
+        time.sleep(0.01)
     # A killed process that nobody has waited for yet is a zombie.
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
