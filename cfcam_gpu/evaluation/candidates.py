@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -14,14 +15,26 @@ from ..core.config import Config
 from ..core.maps import over_maximum, upsample
 from ..engines.execution import compute
 from ..explain.cam import CAM
+from ..explain.plan import Layouts
 from ..hooks import layers
 from ..hooks.capture import capture
+from ..hooks.target_layer import TargetLayer
 from ..methods import gradient
 from ..metrics import Explainer
 
 #: Maps (B, T, H, W) in [0, 1] at a size from activations (B, C, h, w) and gradients (B, T, C, h, w), one of each for
 #: every layer, the finest first.
 Render: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], tuple[int, int]], torch.Tensor]
+
+
+#: Of each model, by the layers' names: what takes forwards of its own to find serves all candidates and photographs.
+_layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Layouts]] = WeakKeyDictionary()
+
+
+def _laid_out(model: nn.Module, names: tuple[str, ...], images: torch.Tensor) -> tuple[TargetLayer, ...]:
+    """The layers of these names with their layouts for such images."""
+    known = _layouts.setdefault(model, {}).setdefault(names, Layouts())
+    return known.of(model, images, tuple(layers.find(model, name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Candidate:
         self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
         """Activations and gradients at its layers, of images (B, 3, H, W) and classes (B, T)."""
-        fine, *coarse = (layers.find(model, name) for name in self.layers)
+        fine, *coarse = _laid_out(model, self.layers, images)
         found = capture(
             model,
             fine,
@@ -71,7 +84,8 @@ class Candidate:
         """Maps (B, T, H, W) in [0, 1] at `size`, of images (B, 3, h, w) and classes (B, T)."""
         if self.render is not None:
             return self.render(*self.captured(model, images, classes), size)
-        return upsample(CAM(model, self.layers[0], method=self.name)(images, classes).raw_maps, size)
+        (layer, *_) = _laid_out(model, self.layers, images)
+        return upsample(CAM(model, layer, method=self.name)(images, classes).raw_maps, size)
 
     def explainer(self, model: nn.Module) -> Explainer:
         """Maps (B, H, W) at the images' size, of images and classes (B,)."""

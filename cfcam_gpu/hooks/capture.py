@@ -18,12 +18,12 @@ from ..targets.per_image import ListsOf
 from ..targets.request import Request, are_sound, class_indices, logits_for, resolve
 from . import own_thread
 from .activation_hook import ActivationHook
+from .autograd_graph import depends
 from .gradients import (
     all_depend,
     check_callables,
     curvatures_of,
     cut,
-    depends,
     derivatives_of,
     gradients_of,
     independent,

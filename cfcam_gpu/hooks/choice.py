@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from ..core.axes import ACTIVATIONS
-from ..targets.outputs import logits_of
+from ..targets.outputs import logits_of, tensors_in
 from ..targets.request import Request
 from . import own_thread
 from .activation_hook import of_one_graph
@@ -309,8 +308,7 @@ class Scored(nn.Module):
         try:
             return logits_of(output)
         except TypeError:
-            values = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-            tensors = [value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
+            tensors = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
             if not tensors:
                 raise
             return next((tensor for tensor in tensors if tensor.ndim == 2), tensors[0].flatten(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from ..targets.outputs import first_tensor, logits_of
+from ..targets.outputs import first_tensor, logits_of, tensors_in
 from ..targets.request import Request, logits_for, resolve
 from . import own_thread
+from .autograd_graph import reached_from
 from .evidence import Evidence
 from .guard import guarded, noted
 from .laying_out import plausible, with_one
@@ -108,8 +108,7 @@ class ForwardTrace:
             output = self._forward(images, graph=True)
         except RuntimeError:  # what some models do in place can't be recorded
             output = self._forward(images, graph=False)
-        leaves = tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        tensors = tensors_in(output)
         if any(bool(tensor.isnan().any()) for tensor in tensors):  # of which nothing can be chosen
             raise ValueError("logits: expected finite numbers within float32; image 0 has NaN or infinity")
         self._outputs = {tuple(x.shape) for x in tensors if x.ndim == images.ndim}
@@ -223,18 +222,6 @@ def _negative(activation: torch.Tensor) -> float:
     """How much of an activation is negative; one that is zero everywhere tells nothing, so all."""
     total = activation.abs().sum()
     return float(activation.clamp(max=0).abs().sum() / total) if total > 0 else 1.0
-
-
-def reached_from(roots: Iterable[Node | None]) -> set[Node]:
-    """All that autograd's graph has behind some nodes, those included."""
-    ahead = [root for root in roots if root is not None]
-    found = set(ahead)
-    while ahead:
-        for node, _ in ahead.pop().next_functions:
-            if node is not None and node not in found:
-                found.add(node)
-                ahead.append(node)
-    return found
 
 
 def _of_first(request: Request, count: int) -> Request:

@@ -34,8 +34,16 @@ class Frame:
     axes: tuple[int, ...]
     inside: Inside
 
-    def layout(self, reading: Reading, extra: int | tuple[int, ...], size: Grid, turned: tuple[int, ...]) -> Layout:
-        """The layout of a reading whose axes are the convolution's in the order `turned`."""
+    def layout(
+        self,
+        reading: Reading,
+        size: Grid,
+        *,
+        turned: Sequence[int] | None = None,
+        extra: int | tuple[int, ...] = 0,
+    ) -> Layout:
+        """The layout of a reading for images of `size`; its axes are the convolution's, in the order `turned`."""
+        turned = range(len(self.axes)) if turned is None else turned
         axes = [self.axes[axis] for axis in turned]
         order = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         inside = tuple(self.inside[turned[axis]] for axis in order)
@@ -47,14 +55,14 @@ class Frame:
             size,
             order=None if order == tuple(range(len(order))) else order,
             axes=None if in_place == tuple(range(2, 2 + len(axes))) else in_place,
-            inside=None if all(share == (0.0, 1.0) for share in inside) else inside,
+            inside=None if all(share == WHOLE for share in inside) else inside,
             folded="image by image" if reading.folded else None,
         )
 
 
-def plain_frame(rank: int, axes: Sequence[int] = ()) -> Frame:
-    """Of images that the model takes as they are, along the axes behind the first two or those that are given."""
-    return Frame(tuple(axes) or tuple(range(2, 2 + rank)), (WHOLE,) * rank)
+def plain_frame(rank: int) -> Frame:
+    """Of images that the model takes as they are."""
+    return Frame(tuple(range(2, 2 + rank)), (WHOLE,) * rank)
 
 
 def frame_of(evidence: Evidence, seen: Seen | None, mixed: Sequence[int]) -> Frame | None:
@@ -96,7 +104,7 @@ def frame_of(evidence: Evidence, seen: Seen | None, mixed: Sequence[int]) -> Fra
     for axis in axes:
         low, high = found[axis][1]
         padded = low >= 0 and high <= 1 and round((1 - abs(high - low)) * seen.shape[axis]) <= pads.get(axis, 0)
-        inside.append(((0.0, 1.0) if high > low else (1.0, 0.0)) if padded else (low, high))
+        inside.append((WHOLE if high > low else WHOLE[::-1]) if padded else (low, high))
     return Frame(tuple(found[axis][0] for axis in axes), tuple(inside))
 
 

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
-from torch.autograd.graph import Node
 from torch.utils.checkpoint import CheckpointFunction
 
 from ..targets.request import Score, name_of
 from . import own_thread
+from .autograd_graph import leads_to
 from .guard import Survey
 from .target_layer import TargetLayer
 
@@ -230,28 +230,6 @@ def check_callables(
     if independent and (len(independent) < len(nodes) or (logits_node is not None and leads_to(logits_node, known))):
         called, image = name_of(callables[independent[0]]), independent[0] // len(scores)
         raise ValueError(f"target: what callable {called} returned for image {image} does not depend on {name}")
-
-
-def depends(later: torch.Tensor, earlier: torch.Tensor) -> bool:
-    """Whether autograd has a way from the one to the other."""
-    if not later.requires_grad:
-        return False
-    edge = torch.autograd.graph.get_gradient_edge
-    return leads_to(edge(later).node, {edge(earlier).node: True})
-
-
-def leads_to(node: Node, known: dict[Node, bool]) -> bool:
-    """Whether a graph has one of the nodes that are `known` to be true; what is found on the way joins them."""
-    path = [node]
-    while path:
-        successors = [successor for successor, _ in path[-1].next_functions if successor is not None]
-        unvisited = next((successor for successor in successors if successor not in known), None)
-        if path[-1] in known or unvisited is None or any(known.get(successor) for successor in successors):
-            visited = path.pop()
-            known.setdefault(visited, any(known.get(successor, False) for successor in successors))
-        else:
-            path.append(unvisited)
-    return known[node]
 
 
 def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor], keep_graph: bool) -> Derivatives:

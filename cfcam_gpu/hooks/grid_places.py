@@ -38,7 +38,7 @@ def of_grid(
     ranked.sort(key=lambda one: -one[0])
     if ranked and (len(ranked) == 1 or ranked[0][0] > 1.5 * ranked[1][0]):
         _, reading, turned = ranked[0]
-        return frame.layout(reading, 0, evidence.whole, turned)
+        return frame.layout(reading, evidence.whole, turned=turned)
     expected = expected_reading(evidence, shape)
     if expected is None:
         grids = " nor ".join(str(reading.grid) for reading in readings)
@@ -46,7 +46,7 @@ def of_grid(
     follows = [] if seen is None else _follows(seen, expected, plain, frame, digits=1)
     stated = evidence.touched(shape) or not evidence.along_channels
     if stated and (seen is None or max(expected.grid) <= _SMALL) and min(follows, default=0.0) > _CONTRARY:
-        return frame.layout(expected, 0, evidence.whole, plain)
+        return frame.layout(expected, evidence.whole)
     return "what is at its positions does not follow the places in the image"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from .evidence import Evidence
 from .frames import Frame, frame_of, plain_frame
 from .grid_places import expected_reading, of_grid
 from .guard import guarded, noted
-from .layouts import Folded, Layout
+from .layouts import Layout
 from .places import Seen, folded_order, look, own_numbers
 from .target_layer import TargetLayer
 
@@ -84,16 +84,13 @@ def laid_out(model: nn.Module, images: torch.Tensor, layers: Sequence[TargetLaye
     missing = next((layer for layer in unknown if layer.name not in shapes), None)
     if missing is not None:
         raise did_not_run(missing, model)
-    found = iter(decide(evidence, [(layer, shapes[layer.name]) for layer in unknown]))
-    settled: list[TargetLayer] = []
-    for layer in layers:
-        if layer in unknown:
-            layout = next(found)
-            if isinstance(layout, Exception):
-                raise layout
-            layer = replace(layer, layout=layout, checked=False)
-        settled.append(layer)
-    return tuple(settled)
+    found: list[Layout] = []
+    for layout in decide(evidence, [(layer, shapes[layer.name]) for layer in unknown]):
+        if isinstance(layout, ValueError):
+            raise layout
+        found.append(layout)
+    settled = iter(replace(layer, layout=layout, checked=False) for layer, layout in zip(unknown, found))
+    return tuple(layer if layer.knows_layout(size) else next(settled) for layer in layers)
 
 
 def with_one(work: Callable[[torch.Tensor], Result], model: nn.Module, images: torch.Tensor) -> Result:
@@ -143,11 +140,10 @@ def decide(evidence: Evidence, asked: Sequence[Asked]) -> list[Layout | ValueErr
         _layout(evidence, frame, layer.name, shape, [seen, before.get(shape[:2])])
         for (layer, shape), seen in zip(asked, looked)
     ]
-    order: Folded | Literal["unknown"] | None = "unknown"
-    for i, layout in enumerate(found):
-        if isinstance(layout, Layout) and layout.folded:
-            order = folded_order(evidence.model, images, asked[i][0]) if order == "unknown" else order
-            found[i] = replace(layout, folded=order) if order else _mixed(asked[i][0].name)
+    folded = [i for i, layout in enumerate(found) if isinstance(layout, Layout) and layout.folded]
+    order = folded_order(evidence.model, images, asked[folded[0]][0]) if folded else None
+    for i in folded:
+        found[i] = replace(cast(Layout, found[i]), folded=order) if order else _mixed(asked[i][0].name)
     return found
 
 
@@ -172,12 +168,12 @@ def plausible(evidence: Evidence, shape: tuple[int, ...]) -> Layout | None:
     """A layout that a tensor of this shape may have by its shape alone; None where it has none."""
     reading, frame = expected_reading(evidence, shape), plain_frame(len(evidence.size))
     if reading is not None:
-        return frame.layout(reading, 0, evidence.whole, tuple(range(len(reading.grid))))
+        return frame.layout(reading, evidence.whole)
     known = next((reading for reading in evidence.readings(shape) if evidence.knows(reading.grid)), None)
     if known is not None:
-        return frame.layout(known, 0, evidence.whole, tuple(range(len(known.grid))))
+        return frame.layout(known, evidence.whole)
     for tokens in evidence.token_readings(shape):
-        layout = frame.layout(tokens, 0, evidence.whole, tuple(range(len(tokens.grid))))
+        layout = frame.layout(tokens, evidence.whole)
         return replace(layout, extra=shape[1] - layout.tokens)
     return None
 
@@ -233,7 +229,7 @@ def _of_tokens(
             f"images or scales in one row the map would be of one alone{evidence.seen()}; {_REMEDY}"
         )
     if chosen is not None:
-        return frame.layout(chosen.reading, chosen.extra, evidence.whole, chosen.turned)
+        return frame.layout(chosen.reading, evidence.whole, turned=chosen.turned, extra=chosen.extra)
     return ValueError(
         f"{told}what they hold does not follow the places in the image: they are in another order than that of the "
         f"image, or no patches{evidence.seen()}; {_REMEDY}"

@@ -225,9 +225,7 @@ def _compared(first: torch.Tensor | None, second: torch.Tensor | None) -> Seen |
         return None
     seen = Seen(tuple(first.shape))
     differs = first != second
-    for axis in range(first.ndim):
-        others = [other for other in range(first.ndim) if other != axis]
-        seen.changes.append(differs.any(dim=others) if others else differs)
+    seen.changes = [differs.any(dim=others) for others in _all_but_one(first.ndim)]
     return seen
 
 
@@ -236,9 +234,13 @@ def _note(seen: Seen, mixture: Mixture, mixed: torch.Tensor, first: torch.Tensor
     nearer = (second - first) * (2 * mixed - first - second)
     nearer = torch.nan_to_num(nearer, posinf=0.0, neginf=0.0)
     seen.totals[mixture] = float(nearer.abs().sum())
-    for axis in range(mixed.ndim):
-        others = [other for other in range(mixed.ndim) if other != axis]
+    for axis, others in enumerate(_all_but_one(mixed.ndim)):
         seen.profiles[mixture, axis] = nearer.sum(dim=others)
+
+
+def _all_but_one(count: int) -> list[tuple[int, ...]]:
+    """For each of so many axes the others."""
+    return [tuple(other for other in range(count) if other != axis) for axis in range(count)]
 
 
 @contextmanager

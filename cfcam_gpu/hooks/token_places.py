@@ -40,7 +40,7 @@ class Arrangement(NamedTuple):
     reading: Reading
     turned: tuple[int, ...]
     extra: int | tuple[int, ...]
-    others: float = 0.0
+    others: float
 
 
 def levels_of(readings: Sequence[Reading], axes: Sequence[int], *, least: int) -> dict[int, int]:

@@ -154,6 +154,17 @@ def test_candidates_are_what_the_library_gives():
         assert torch.equal(maps(name), CAM(model, "4", method=name)(images, classes[:, 0]).maps)
 
 
+@pytest.mark.parametrize("name", ["gradcam", "cfcam", "cfcam-one", "eigencam"])
+def test_where_the_layers_are_in_the_image_is_found_once_a_model(name):
+    model, images = two_scales().eval(), torch.rand(2, 3, 224, 224)
+    candidate = candidates.find(model, images)[name]
+    candidate.maps(model, images, torch.zeros(2, 1, dtype=torch.int64), (224, 224))
+    batches = []
+    model.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    candidate.maps(model, images, torch.ones(2, 1, dtype=torch.int64), (224, 224))
+    assert batches == [2]
+
+
 def test_a_network_of_one_scale_has_no_fine_candidates():
     model = nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     there = candidates.find(model, torch.randn(1, 3, 224, 224))
