@@ -21,13 +21,16 @@ from .evaluation.command import bench
 from .photographs import terminal
 from .photographs.layers_command import layers
 from .photographs.options import (
+    AugmentOption,
     Device,
     DeviceOption,
     EngineOption,
+    MethodOption,
     OverwriteOption,
     Preset,
     PresetOption,
     Settings,
+    SmoothOption,
     WeightsOption,
 )
 from .pipelines.command import run as run_pipeline
@@ -100,7 +103,7 @@ def explain(
         ),
     ] = None,
     engine: EngineOption = "auto",
-    method: Annotated[str, typer.Option(help="One that cfcam-gpu methods lists.")] = "cfcam",
+    method: MethodOption = "cfcam",
     preset: PresetOption = Preset.default,
     fuse: Annotated[
         Fuse | None,
@@ -109,19 +112,8 @@ def explain(
             show_default="mean; two levels of cfcam",
         ),
     ] = None,
-    augment: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Look at each photograph transformed, too, and average: flip, flip-vertical, rotate90, rotate180 or "
-            "rotate270. May be given several times.",
-            show_default="none",
-        ),
-    ] = None,
-    smooth: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Average over N noisy copies of each photograph, the same in every run."),
-    ] = 0,
+    augment: AugmentOption = None,
+    smooth: SmoothOption = 0,
     components: Annotated[
         int | None,
         typer.Option(
@@ -147,12 +139,11 @@ def explain(
     """Explain photographs: overlays, maps, a line of JSON for each, and a contact sheet."""
     _run(
         paths=paths,
-        settings=Settings.given(model, weights, layer, engine, preset, device),
+        settings=Settings.given(
+            model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
+        ),
         target=target,
-        method=method,
         fuse=None if fuse is None else fuse.value,
-        augment=tuple(augment or ()),
-        smooth=smooth,
         components=components,
         batch_size=batch_size,
         out=out,

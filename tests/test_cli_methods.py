@@ -60,7 +60,7 @@ def test_the_check_of_a_job_runs_no_forward_for_each_channel(album, tmp_path, mo
         return model
 
     monkeypatch.setattr(models, "load", counted)
-    run = job.check(job.Job(paths=[album], out=tmp_path / "out", settings=Settings(model=SMALL), method="scorecam"))
+    run = job.check(job.Job(paths=[album], out=tmp_path / "out", settings=Settings(model=SMALL, method="scorecam")))
     assert len(calls) <= 12, "to see where the layer is, and what a blank image gives"
     steps = []
     run.execute(lambda count: None, lambda done, total: steps.append((done, total)))

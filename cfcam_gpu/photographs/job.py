@@ -14,7 +14,7 @@ from .. import methods
 from ..core.chunks import Progress
 from ..explain.attempts import reason, together_or_alone
 from ..explain.cam import CAM
-from ..explain.views import Fuse, Views, check_fuse
+from ..explain.views import Fuse, check_fuse
 from ..hooks.target_layer import TargetLayer
 from ..results import durable, overlays, saving
 from ..results.components import REST, Component
@@ -42,11 +42,7 @@ class Job:
     settings : Settings
     target : str or None
         A class index or name; None is the predicted class of each photograph.
-    method : str
-        A key of :data:`cfcam_gpu.methods.METHODS`.
     fuse : {"mean", "max"} or None
-    augment : sequence of str
-    smooth : int
         As for :class:`cfcam_gpu.CAM`.
     batch_size : int
     overwrite : bool
@@ -58,10 +54,7 @@ class Job:
     out: Path
     settings: Settings = field(default_factory=Settings)
     target: str | None = None
-    method: str = "cfcam"
     fuse: str | None = None
-    augment: Sequence[str] = ()
-    smooth: int = 0
     batch_size: int = 8
     overwrite: bool = False
     components: int | None = None
@@ -105,15 +98,15 @@ class Run:
     @property
     def title(self) -> str:
         """The method, for people."""
-        return methods.find(self.job.method).title
+        return methods.find(self.job.settings.method).title
 
     @property
     def how(self) -> str:
         """What is done where, for people."""
-        job = self.job
-        said = [*job.augment, f"{job.smooth} noisy copies"] if job.smooth else list(job.augment)
-        if methods.find(job.method).cluster_filter:
-            said = [f"{job.settings.preset} preset", f"{self.engine} engine", *said]
+        settings = self.job.settings
+        said = [*settings.augment, f"{settings.smooth} noisy copies"] if settings.smooth else list(settings.augment)
+        if methods.find(settings.method).cluster_filter:
+            said = [f"{settings.preset} preset", f"{self.engine} engine", *said]
         return f"{', '.join(said)}; {self.where}" if said else self.where
 
     @property
@@ -254,7 +247,7 @@ def check(job: Job) -> Run:
     ImportError, TypeError, ValueError, RuntimeError
         If model, weights, layer, target, engine or device can't be what is meant; the message says why.
     """
-    _check_method(job)
+    _check_components(job)
     files = photos.find(job.paths, skip=job.out)
     sheets, endings = [SHEET], [""]
     if job.components:
@@ -265,36 +258,17 @@ def check(job: Job) -> Run:
     outputs = [*saving.file_paths(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
     saving.check_free(outputs, overwrite=job.overwrite)
 
-    # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
-    method = "cfcam-paper" if job.settings.preset == "paper" else job.method
-    trial = method if methods.find(method).cluster_filter else "gradcam"
-    fuse = cast("Fuse | None", job.fuse)
-    loaded = loading.load(
-        job.settings,
-        lambda module, engine: CAM(module, list(job.settings.layers) or None, method=trial, fuse=fuse, engine=engine),
-    )
-    explain = CAM(
-        loaded.model.module,
-        [layer.name for layer in loaded.layers],
-        method=method,
-        fuse=fuse,
-        augment=list(job.augment),
-        smooth=job.smooth,
-        engine=loaded.engine,
-    )
+    loaded = loading.load_explainer(job.settings, fuse=cast("Fuse | None", job.fuse))
     target = None if job.target is None else models.class_index(job.target, loaded.class_names)
     job.out.mkdir(parents=True, exist_ok=True)
-    return Run(job=job, files=files, stems=stems, target=target, **(vars(loaded) | {"explain": explain}))
+    return Run(job=job, files=files, stems=stems, target=target, **vars(loaded))
 
 
-def _check_method(job: Job) -> None:
-    """Refuse what does not go together, and names that are none, before a model is loaded."""
-    methods.find(job.method)
+def _check_components(job: Job) -> None:
+    """Refuse what does not go together, before a model is loaded."""
+    loading.check(job.settings)
     check_fuse(job.fuse)
-    Views.read(list(job.augment), job.smooth, 0.0, 0)
-    preset = job.settings.preset
-    if preset != "default" and job.method != "cfcam":
-        raise ValueError(f"preset: {preset} is a form of the method cfcam; got the method {job.method}")
-    fused = job.fuse is not None or (len(job.settings.layers) > 1 and preset != "default")
-    if job.components and (job.method != "cfcam" or job.augment or job.smooth or fused):
+    settings = job.settings
+    fused = job.fuse is not None or (len(settings.layers) > 1 and settings.preset != "default")
+    if job.components and (settings.method != "cfcam" or settings.augment or settings.smooth or fused):
         raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")

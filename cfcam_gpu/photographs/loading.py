@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
-from .. import engines
+from .. import engines, methods
 from ..core.config import Config
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
+from ..explain.views import Fuse, Views
 from ..hooks.target_layer import TargetLayer
 from . import models
 from .models import Model
@@ -33,13 +34,63 @@ class Loaded(Generic[Explainer]):
     class_names: list[str]
 
 
+def check(settings: Settings) -> None:
+    """Refuse a method, preset and views that are none or don't go together, before a model is loaded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message says why.
+    """
+    methods.find(settings.method)
+    Views.read(list(settings.augment), settings.smooth, 0.0, 0)
+    if settings.preset != "default" and settings.method != "cfcam":
+        raise ValueError(f"preset: {settings.preset} is a form of the method cfcam; got the method {settings.method}")
+
+
+def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded[CAM]:
+    """A model by name, where it is to run, and its explainer. A blank image is explained.
+
+    Parameters
+    ----------
+    settings : Settings
+    fuse : {"mean", "max"}, optional
+        As for :class:`cfcam_gpu.CAM`.
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If model, weights, layer, engine, device or method can't be what is meant; the message says why.
+    """
+    check(settings)
+    method = "cfcam-paper" if settings.preset == "paper" else settings.method
+    # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
+    trial = method if methods.find(method).cluster_filter else "gradcam"
+    loaded = load(
+        settings,
+        lambda module, engine: CAM(module, list(settings.layers) or None, method=trial, fuse=fuse, engine=engine),
+    )
+    if trial == method and not settings.augment and not settings.smooth:
+        return loaded
+    explain = CAM(
+        loaded.model.module,
+        [layer.name for layer in loaded.layers],
+        method=method,
+        fuse=fuse,
+        augment=list(settings.augment),
+        smooth=settings.smooth,
+        engine=loaded.engine,
+    )
+    return replace(loaded, explain=explain)
+
+
 def load(settings: Settings, make: Callable[[nn.Module, str], Explainer]) -> Loaded[Explainer]:
     """A model by name, where it is to run, and its explainer. A blank image is explained.
 
     Parameters
     ----------
     settings : Settings
-        Layers and preset are the explainer's affair.
+        Layers, method and views are the explainer's affair.
     make : callable
         Makes an explainer of the module and the name of an engine.
 

@@ -40,6 +40,19 @@ WeightsAsExplained: TypeAlias = Annotated[Path | None, typer.Option(metavar="FIL
 EngineOption: TypeAlias = Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")]
 PresetOption: TypeAlias = Annotated[Preset, typer.Option(help="paper is the form of the authors' code.")]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option(help="auto is the GPU where there is one.")]
+MethodOption: TypeAlias = Annotated[str, typer.Option(help="One that cfcam-gpu methods lists.")]
+AugmentOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Look at each image transformed, too, and average: flip, flip-vertical, rotate90, rotate180 or rotate270. "
+        "May be given several times.",
+        show_default="none",
+    ),
+]
+SmoothOption: TypeAlias = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Average over N noisy copies of each image, the same in every run.")
+]
 OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")]
 
 
@@ -58,6 +71,11 @@ class Settings:
     preset : {"default", "paper"}
         Of the method ``"cfcam"``.
     device : {"auto", "cpu", "cuda"}
+    method : str
+        A key of :data:`cfcam_gpu.methods.METHODS`.
+    augment : sequence of str
+    smooth : int
+        As for :class:`cfcam_gpu.CAM`.
     """
 
     model: str = "lite0"
@@ -66,6 +84,9 @@ class Settings:
     engine: str = "auto"
     preset: str = "default"
     device: str = "auto"
+    method: str = "cfcam"
+    augment: tuple[str, ...] = ()
+    smooth: int = 0
 
     @classmethod
     def given(
@@ -76,6 +97,10 @@ class Settings:
         engine: str,
         preset: Preset,
         device: Device,
+        *,
+        method: str = "cfcam",
+        augment: Sequence[str] | None = None,
+        smooth: int = 0,
     ) -> Settings:
         """Those of a command's options."""
         return cls(
@@ -85,4 +110,7 @@ class Settings:
             engine=engine,
             preset=preset.value,
             device=device.value,
+            method=method,
+            augment=tuple(augment or ()),
+            smooth=smooth,
         )

@@ -32,8 +32,12 @@ class Batch(NamedTuple):
     targets : list of B int or None
     errors : list of B str or None
         Of images that could not be read; zeros stand in their place.
+    pages : list of B int or None
+        How many pages or frames the file has, of which the first is taken; None where it isn't known.
+    index : int
+        Place of the first image in the data set.
     digest : str
-        Of the images of its shard so far; empty where the source as a whole has a fingerprint.
+        Of the content of the images, as they came.
     """
 
     sources: list[str]
@@ -41,6 +45,8 @@ class Batch(NamedTuple):
     sizes: list[tuple[int, int] | None]
     targets: list[int | None]
     errors: list[str | None]
+    pages: list[int | None]
+    index: int = 0
     digest: str = ""
 
 
@@ -161,6 +167,7 @@ class Reader(Dataset[Batch]):
             sizes=[image.size for image in found],
             targets=[item.target if isinstance(item.target, int) else None for item in items],
             errors=[image.error for image in found],
+            pages=[None] * len(items),
         )
 
     def _read(self, item: Item) -> Decoded:

@@ -97,12 +97,19 @@ def _batch(item: Any, first: int) -> Batch:
     except TypeError:
         kinds = sorted({type(target).__name__ for target in targets})
         raise TypeError(f"dataset: expected targets that are integers or None; got {', '.join(kinds)}") from None
-    return Batch(names, images, [(width, height)] * count, classes, [None] * count)
+    return Batch(names, images, [(width, height)] * count, classes, [None] * count, [None] * count)
 
 
 def _cut(batch: Batch, start: int, stop: int | None) -> Batch:
     rows = slice(start, stop)
-    return Batch(batch.sources[rows], batch.images[rows], batch.sizes[rows], batch.targets[rows], batch.errors[rows])
+    return Batch(
+        batch.sources[rows],
+        batch.images[rows],
+        batch.sizes[rows],
+        batch.targets[rows],
+        batch.errors[rows],
+        batch.pages[rows],
+    )
 
 
 def _joined(parts: list[Batch]) -> Batch:
@@ -114,6 +121,7 @@ def _joined(parts: list[Batch]) -> Batch:
         sizes=[size for part in parts for size in part.sizes],
         targets=[target for part in parts for target in part.targets],
         errors=[error for part in parts for error in part.errors],
+        pages=[count for part in parts for count in part.pages],
     )
 
 

@@ -29,7 +29,12 @@ GIVEN = {
     "engine": "cpu",
     "preset": "paper",
     "device": "cpu",
+    "method": "gradcam",
+    "augment": ("flip", "rotate90"),
+    "smooth": 3,
 }
+#: Options that may be given several times, and what they fill.
+SEVERAL = {"layer": "layers", "augment": "augment"}
 
 
 def settings_of(command, args, monkeypatch):
@@ -56,8 +61,8 @@ def settings_of(command, args, monkeypatch):
 def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert settings_of(command, [], monkeypatch) == Settings()
-    given = [f"--{name}={value}" for name, value in GIVEN.items() if name != "layers"]
-    given += [f"--layer={name}" for name in GIVEN["layers"]]
+    given = [f"--{name}={value}" for name, value in GIVEN.items() if name not in SEVERAL.values()]
+    given += [f"--{name}={value}" for name, field in SEVERAL.items() for value in GIVEN[field]]
     found = settings_of(command, given, monkeypatch)
     # What other processes read is named from the root.
     weights = tmp_path / "weights.pth" if command == "serve" else GIVEN["weights"]
@@ -66,7 +71,14 @@ def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path)
     assert GIVEN.keys() == {field.name for field in fields(Settings)}
 
 
-SHARED = {"engine": options.EngineOption, "preset": options.PresetOption, "device": options.DeviceOption}
+SHARED = {
+    "engine": options.EngineOption,
+    "preset": options.PresetOption,
+    "device": options.DeviceOption,
+    "method": options.MethodOption,
+    "augment": options.AugmentOption,
+    "smooth": options.SmoothOption,
+}
 
 
 @pytest.mark.parametrize("command", [cli.explain, run, serve])
