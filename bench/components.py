@@ -41,6 +41,7 @@ from cfcam_gpu.evaluation import data
 from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.photographs import models
 from cfcam_gpu.results import components, durable
+from cfcam_gpu.targets.outputs import logits_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -70,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     album = data.read(given.data).limited(given.limit)
     model = models.load(given.model)
+    with torch.no_grad():
+        blank = model.preparation.normalize(model.preparation.blank(1))
+        album = album.with_classes_of(models.class_names(logits_of(model.module(blank)).shape[1]))
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     labels: list[dict[str, float]] = []
     batches = -(-len(album.photographs) // BATCH)

@@ -71,8 +71,9 @@ def explain(
             metavar="PHOTO_OR_FOLDER",
             show_default=False,
             help="Photographs, and folders of them. A folder is searched with its subfolders, in alphabetical order, "
-            "for JPEG, PNG, WebP, TIFF, BMP, GIF and PPM by suffix; hidden files and the output folder are passed "
-            "over.",
+            "for JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF, JPEG XL and HEIC by suffix, and for files "
+            "without a suffix that are one of these; what else is there is counted. Hidden files and the output folder "
+            "are passed over.",
         ),
     ],
     model: Annotated[
@@ -95,10 +96,11 @@ def explain(
         ),
     ] = None,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="ID_OR_NAME",
-            help="Class to explain, by index or name.",
+            help="Class to explain, by index or name. Given several times, each class is explained of each photograph, "
+            "and CLASS is its index in the names NAME-CLASS.",
             show_default="each photograph's predicted class",
         ),
     ] = None,
@@ -142,7 +144,7 @@ def explain(
         settings=Settings.given(
             model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
         ),
-        target=target,
+        targets=tuple(target or ()),
         fuse=None if fuse is None else fuse.value,
         components=components,
         batch_size=batch_size,
@@ -232,6 +234,9 @@ def _before_every_command(
 
 def main() -> None:
     """Entry point of ``cfcam-gpu``."""
+    from .photographs.reading import quiet
+
+    quiet()
     # A file's name that the terminal can't show must not end a run.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -241,6 +246,7 @@ def main() -> None:
 def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
     from .photographs.job import Job, check
+    from .photographs.photos import told
 
     with terminal.refusing():
         run = check(Job(**job))  # type: ignore[arg-type]
@@ -248,6 +254,8 @@ def _run(**job: object) -> None:
     err.print(f"{run.title} of {run.job.settings.model} on {run.device}: {run.how}")
     for layer in run.layers:
         err.print(f"  {layer.name}: {layer.reason}")
+    if run.passed_over:
+        err.print(terminal.plain(told(run.passed_over)))
     if not run.model.trained:
         terminal.warn_of_random_weights(err)
     try:
@@ -278,6 +286,11 @@ def _report(run: Run, err: Console) -> None:
         out.print(table)
         more = len(run.records) - TABLE
         out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {terminal.plain(run.sheet)}")
+    for file, pages in run.paged[:TABLE]:
+        err.print(f"{terminal.plain(file)}: page 1 of {pages} was explained")
+    if len(run.paged) > TABLE:
+        more = len(run.paged) - TABLE
+        err.print(f"of {more} more file{'s' * (more > 1)} of several pages the first was explained")
     for file, reason in run.failed:
         err.print(f"failed: {terminal.plain(file)}: {terminal.plain(reason)}", style="red")
     if run.failed:

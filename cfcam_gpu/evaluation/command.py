@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..photographs import terminal
+from ..photographs.options import WeightsAsExplained
 
 if TYPE_CHECKING:
     from .table import Row
@@ -45,15 +46,18 @@ def bench(
             metavar="DIR",
             show_default=False,
             help="A folder with manifest.csv (columns file, mask, class_index) and maybe mosaics.csv (columns grid, "
-            "files_row_major); or one with a sub-folder of images for each class.",
+            "files_row_major); or one with a sub-folder of images for each class, called by its index or its name. "
+            "docs/metrics.md says which masks are taken.",
         ),
     ],
     model: Annotated[
         str,
         typer.Option(
-            help="lite0, lite1 or lite2, or package.module:factory. torchvision:NAME and timm:NAME have random weights."
+            help="lite0, lite1 or lite2, or package.module:factory. torchvision:NAME and timm:NAME have random weights "
+            "unless --weights."
         ),
     ] = "lite0",
+    weights: WeightsAsExplained = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -99,6 +103,7 @@ def bench(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of the same names.")] = False,
 ) -> None:
     """Measure CF-CAM beside the CAMs of the field: means, and paired differences, with 95% intervals."""
+    from ..photographs import photos
     from . import evaluate, table
 
     job = evaluate.Job(
@@ -106,6 +111,7 @@ def bench(
         data=data,
         out=out,
         model=model,
+        weights=weights,
         methods=_names(methods),
         reference=reference,
         metrics=_names(metrics),
@@ -121,8 +127,12 @@ def bench(
     err.print(f"{suite.value} of {model} on {run.device}: {', '.join(c.name for c in run.candidates)}")
     for candidate in run.candidates:
         err.print(f"  {candidate.name}: {' and '.join(candidate.layers)}")
+    if run.passed_over:
+        err.print(terminal.plain(photos.told(run.passed_over)))
     if not run.model.trained:
-        err.print("WARNING: the weights are random, so these numbers mean nothing", style="bold red")
+        err.print(
+            "WARNING: the weights are random, so these numbers mean nothing; give --weights FILE", style="bold red"
+        )
     fault: RuntimeError | None = None
     try:
         with terminal.progress(err) as progress:

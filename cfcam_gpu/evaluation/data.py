@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -15,6 +17,7 @@ from torch.nn import functional
 from .. import metrics
 from ..photographs import photos
 from ..photographs.photos import Preparation
+from . import masks
 
 Item = TypeVar("Item")
 
@@ -58,12 +61,13 @@ class Photograph:
         image = photos.read(self.path)
         mask = None
         if self.mask is not None:
-            drawn = photos.read(self.mask)
+            drawn = Image.fromarray(np.where(masks.read(self.mask), np.uint8(255), np.uint8(0)))
             if drawn.size != image.size:
                 raise ValueError(
                     f"mask: expected {_sides(image)} pixels, as the image; {self.mask} has {_sides(drawn)}"
                 )
-            mask = _pixels(drawn, replace(preparation, interpolation=Image.Resampling.NEAREST))[0] > 127
+            nearest = replace(preparation, interpolation=Image.Resampling.NEAREST)
+            mask = _pixels(drawn.convert("RGB"), nearest)[0] > 127
         pixels = _pixels(image, preparation)
         size = preparation.size
         return Sample(preparation.normalize(pixels), torch.tensor([self.class_index]), mask, (size, size))
@@ -98,15 +102,51 @@ class Grid:
 
 @dataclass(frozen=True)
 class Album:
-    """What a folder has: photographs, in order, and mosaics of them."""
+    """What a folder has: photographs, in order, and mosaics of them.
+
+    ``folders`` are the names of classes where they are names: until :meth:`with_classes_of` a class index is a place
+    among them. ``passed_over`` counts what such folders have besides; see
+    :func:`cfcam_gpu.photographs.photos.told`.
+    """
 
     photographs: tuple[Photograph, ...]
     grids: tuple[Grid, ...]
+    folders: tuple[str, ...] = ()
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def with_classes_of(self, names: Sequence[str]) -> Album:
+        """The same with the classes of a model whose classes have these names.
+
+        A folder's name is a class's name, in any case, with underscores or spaces; or, where there are as many folders
+        as classes, the folders in alphabetical order are the classes in theirs.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such classes.
+        """
+        if not self.folders:
+            return self
+        known = {_plain(name): index for index, name in enumerate(names)}
+        indices = [known.get(_plain(folder)) for folder in self.folders]
+        if None in indices and len(self.folders) == len(names):
+            indices = list(range(len(names)))
+        unknown = [folder for folder, index in zip(self.folders, indices) if index is None]
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            raise ValueError(
+                f"data: the folders {', '.join(unknown[:3])}{more} are no classes of the model by name, and there are "
+                f"{len(self.folders)} folders for its {len(names)} classes; expected folders called by class indices "
+                f"or by names such as {names[0]!r}, or a {MANIFEST} (columns file, mask, class_index)"
+            )
+        photographs = tuple(replace(one, class_index=cast("int", indices[one.class_index])) for one in self.photographs)
+        return replace(self, photographs=photographs, folders=())
 
     def limited(self, limit: int | None) -> Album:
         """At most `limit` photographs, and as many mosaics of each side, spread evenly over the folder's order."""
         grids = [_spread([grid for grid in self.grids if grid.n == n], limit) for n in SIDES]
-        return Album(tuple(_spread(self.photographs, limit)), tuple(grid for some in grids for grid in some))
+        photographs = tuple(_spread(self.photographs, limit))
+        return replace(self, photographs=photographs, grids=tuple(grid for some in grids for grid in some))
 
 
 def read(folder: Path) -> Album:
@@ -117,7 +157,7 @@ def read(folder: Path) -> Album:
     folder : Path
         With ``manifest.csv`` (columns file, mask, class_index; paths from the folder, an empty mask is none) and maybe
         ``mosaics.csv`` (columns grid, files_row_major, the files separated by semicolons). Without a manifest: one
-        sub-folder for each class, whose index is its name if the names are numbers, else its place in the alphabet.
+        sub-folder for each class, called by its index, or by a name for :meth:`Album.with_classes_of`.
 
     Raises
     ------
@@ -129,7 +169,7 @@ def read(folder: Path) -> Album:
     if not folder.is_dir():
         raise FileNotFoundError(f"data: {folder} is not a folder")
     if not (folder / MANIFEST).exists():
-        return Album(tuple(_image_folder(folder)), ())
+        return _image_folder(folder)
     photographs: dict[str, Photograph] = {}
     for place, row in _table(folder / MANIFEST, ("file", "mask", "class_index")):
         name, mask = row["file"], row["mask"]
@@ -179,7 +219,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]
         ]
 
 
-def _image_folder(folder: Path) -> list[Photograph]:
+def _image_folder(folder: Path) -> Album:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     numbered = [name.isdecimal() for name in classes]
     if not classes or (any(numbered) and not all(numbered)):
@@ -188,11 +228,12 @@ def _image_folder(folder: Path) -> list[Photograph]:
             f"indices or none; got {', '.join(classes[:5]) or 'no sub-folder'}"
         )
     found: list[Photograph] = []
+    passed_over: Counter[str] = Counter()
     for position, name in enumerate(classes):
-        for path in photos.find([folder / name], skip=folder):
+        for path in photos.find([folder / name], skip=folder, passed_over=passed_over):
             index = int(name) if numbered[position] else position
             found.append(Photograph(path.relative_to(folder).as_posix(), path, None, index, len(found)))
-    return found
+    return Album(tuple(found), (), () if all(numbered) else tuple(classes), passed_over)
 
 
 def _spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -206,6 +247,10 @@ def _pixels(image: Image.Image, preparation: Preparation) -> torch.Tensor:
     if image.size == (preparation.size, preparation.size):
         preparation = replace(preparation, resize=preparation.size)
     return preparation.pixels(image)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ")
 
 
 def _sides(image: Image.Image) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -46,6 +47,8 @@ class Job:
         The folder for the results.
     model : str
         See :func:`cfcam_gpu.photographs.load`.
+    weights : Path or None
+        A state dict for the model.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; none is every one that takes one forward and backward.
     reference : str
@@ -66,6 +69,7 @@ class Job:
     data: Path
     out: Path
     model: str = "lite0"
+    weights: Path | None = None
     methods: Sequence[str] = ()
     reference: str = "gradcam"
     metrics: Sequence[str] = ()
@@ -78,13 +82,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A job that was found sound, ready to go. ``rows`` has what is measured: all of it, or what was before a fault."""
+    """A job that was found sound, ready to go.
+
+    ``passed_over`` counts what class folders have besides. ``rows`` has what is measured: all of it, or what was before
+    a fault.
+    """
 
     job: Job
     model: Model
     device: torch.device
     candidates: tuple[Candidate, ...]
     plan: tuple[tuple[Measure, tuple[Subject, ...]], ...]
+    passed_over: Counter[str]
     rows: list[Row] = field(default_factory=list, init=False)
 
     @property
@@ -190,6 +199,7 @@ def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
     about = {
         "suite": job.suite,
         "model": job.model,
+        "weights": None if job.weights is None else str(job.weights),
         "trained": run.model.trained,
         "device": str(run.device),
         "versions": describe()["versions"] | {name: metadata.version(name) for name in PACKAGES},
@@ -231,14 +241,14 @@ def check(job: Job) -> Run:
             raise ValueError(f"{name}: expected a whole number of at least {least}; got {number}")
     _known("metrics", job.metrics, suite)
     album = data.read(job.data).limited(job.limit)
-    plan = _plan(job, suite, album)
+    _plan(job, suite, album)
     saving.check_free(outputs(job), overwrite=job.overwrite)
     for package in PACKAGES:
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[bench]'")
 
     device = device_of("auto")
-    model = models.load(job.model)
+    model = models.load(job.model, job.weights)
     model.module.to(device)
     size = model.preparation.size
     if not 1 <= job.step <= size * size:
@@ -248,10 +258,11 @@ def check(job: Job) -> Run:
     names = job.methods or [name for name, candidate in there.items() if candidate.render is not None]
     _known("methods", names, there)
     _known("reference", [job.reference], there)
-    _check_classes(model, blank, album)
+    album = _with_classes(model, blank, album)
+    plan = _plan(job, suite, album)
     job.out.mkdir(parents=True, exist_ok=True)
     candidates = tuple(there[name] for name in dict.fromkeys([job.reference, *names]))
-    return Run(job, model, device, candidates, plan)
+    return Run(job, model, device, candidates, plan, album.passed_over)
 
 
 def _plan(job: Job, suite: Mapping[str, Measure], album: data.Album) -> tuple[tuple[Measure, tuple[Subject, ...]], ...]:
@@ -270,14 +281,17 @@ def _known(argument: str, names: Sequence[str], known: Iterable[str]) -> None:
             raise ValueError(f"{argument}: expected one of {', '.join(known)}; got {name!r}")
 
 
-def _check_classes(model: Model, blank: torch.Tensor, album: data.Album) -> None:
+def _with_classes(model: Model, blank: torch.Tensor, album: data.Album) -> data.Album:
+    """The album with the model's classes, all of which it has."""
     with torch.no_grad():
         classes = logits_of(model.module(blank)).shape[1]
+    album = album.with_classes_of(models.class_names(classes))
     for photograph in album.photographs:
         if photograph.class_index >= classes:
             raise ValueError(
                 f"data: {photograph.name} is of class {photograph.class_index}; {model.name} has {classes} classes"
             )
+    return album
 
 
 def _fits(measure: Measure, candidate: Candidate) -> bool:

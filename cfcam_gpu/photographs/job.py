@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +41,8 @@ class Job:
     out : Path
         The folder for the results.
     settings : Settings
-    target : str or None
-        A class index or name; None is the predicted class of each photograph.
+    targets : sequence of str
+        Classes by index or name, each explained of each photograph; none is the predicted class of each.
     fuse : {"mean", "max"} or None
         As for :class:`cfcam_gpu.CAM`.
     batch_size : int
@@ -53,7 +54,7 @@ class Job:
     paths: Sequence[Path]
     out: Path
     settings: Settings = field(default_factory=Settings)
-    target: str | None = None
+    targets: Sequence[str] = ()
     fuse: str | None = None
     batch_size: int = 8
     overwrite: bool = False
@@ -61,32 +62,38 @@ class Job:
 
 
 class _Photograph(NamedTuple):
-    """One that was read: where from, what its results are called, and its (3, H, W) uint8 pixels."""
+    """One that was read: where from, what each target's results are called, (3, H, W) uint8 pixels, and its pages."""
 
     file: Path
-    stem: str
+    stems: Sequence[str]
     pixels: torch.Tensor
+    pages: int
 
 
 @dataclass
 class Run:
     """A job that was found sound, ready to go.
 
-    ``records`` are the lines of JSON of what is done, ``failed`` the photographs that could not be explained and why.
+    ``stems`` has of each file the names of its results, one for each target. ``passed_over`` counts what was passed
+    over in folders; see :func:`cfcam_gpu.photographs.photos.told`. ``records`` are the lines of JSON of what is done,
+    ``failed`` the photographs that could not be explained and why, and ``paged`` those of which there are more pages
+    than the first, which was explained.
     """
 
     job: Job
     files: list[Path]
-    stems: list[str]
+    stems: list[list[str]]
+    passed_over: Counter[str]
     model: Model
     explain: CAM
     layers: tuple[TargetLayer, ...]
     engine: str
     device: torch.device
     class_names: list[str]
-    target: int | None
+    targets: list[int]
     records: list[saving.Line] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    paged: list[tuple[Path, int]] = field(default_factory=list)
     entries: list[contact_sheet.Entry] = field(default_factory=list)
     rows: list[contact_sheet.Row] = field(default_factory=list)
 
@@ -140,8 +147,8 @@ class Run:
         if self.rows:
             self._save_components(self.rows, self.job.out / COMPONENTS)
 
-    def _explain_batch(self, files: Sequence[Path], stems: Sequence[str], within: Progress | None) -> None:
-        batch = [photograph for file, stem in zip(files, stems) if (photograph := self._read(file, stem))]
+    def _explain_batch(self, files: Sequence[Path], stems: Sequence[Sequence[str]], within: Progress | None) -> None:
+        batch = [photograph for file, own in zip(files, stems) if (photograph := self._read(file, own))]
         if not batch:
             return
         # One photograph may spoil its batch, or the batch be too large for the device.
@@ -151,9 +158,10 @@ class Run:
             else:
                 self._write(*found, some)
 
-    def _read(self, file: Path, stem: str) -> _Photograph | None:
+    def _read(self, file: Path, stems: Sequence[str]) -> _Photograph | None:
         try:
-            return _Photograph(file, stem, self.model.preparation.pixels(photos.read(file)))
+            image, pages = photos.first_page(file)
+            return _Photograph(file, stems, self.model.preparation.pixels(image), pages)
         except photos.UnreadableError as error:
             self.failed.append((file, str(error)))
             return None
@@ -163,18 +171,23 @@ class Run:
     ) -> tuple[Explanation, list[list[Component]]]:
         pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
         images = self.model.preparation.normalize(pixels)
-        result = self.explain(images, self.target, progress=within)
+        target = [self.targets] * len(images) if len(self.targets) > 1 else next(iter(self.targets), None)
+        result = self.explain(images, target, progress=within)
         return result, result.components(images, self.job.components) if self.job.components else []
 
     def _write(
         self, result: Explanation, components: Sequence[Sequence[Component]], batch: Sequence[_Photograph]
     ) -> None:
         pixels = torch.stack([photograph.pixels for photograph in batch])
-        overlays = result.overlay(pixels.to(self.device)).cpu().numpy()
-        stems = [photograph.stem for photograph in batch]
-        found = saving.write(result, self.job.out, stems, overlays=overlays, class_names=self.class_names)
+        overlays = result.overlay(pixels.to(self.device)).flatten(0, int(result.several)).cpu().numpy()
+        self.paged += [(photograph.file, photograph.pages) for photograph in batch if photograph.pages > 1]
+        # One for each target of each photograph.
+        each = [(photograph, stem) for photograph in batch for stem in photograph.stems]
+        found = saving.write(
+            result, self.job.out, [stem for _, stem in each], overlays=overlays, class_names=self.class_names
+        )
         about = {"model": self.job.settings.model, "engine": self.engine, "preset": self.job.settings.preset}
-        for i, (photograph, overlay, record) in enumerate(zip(batch, overlays, found)):
+        for i, ((photograph, stem), overlay, record) in enumerate(zip(each, overlays, found)):
             entry = contact_sheet.Entry(
                 photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
                 overlay=contact_sheet.thumbnail(overlay),
@@ -185,11 +198,11 @@ class Run:
             if len(self.entries) < contact_sheet.LIMIT:
                 self.entries.append(entry)
             if components:
-                record = {**record, **self._write_components(entry, components[i], photograph)}
-            self.records.append({"file": str(photograph.file), **record, **about})
+                record = {**record, **self._write_components(entry, components[i], photograph, stem)}
+            self.records.append({"file": str(photograph.file), "pages": photograph.pages, **record, **about})
 
     def _write_components(
-        self, entry: contact_sheet.Entry, components: Sequence[Component], photograph: _Photograph
+        self, entry: contact_sheet.Entry, components: Sequence[Component], photograph: _Photograph, stem: str
     ) -> saving.Line:
         """Draw a photograph's components, and say what they are."""
         groups = [component for component in components if component.name != REST]
@@ -200,7 +213,7 @@ class Run:
         row = contact_sheet.Row(entry, drawn)
         if len(self.rows) < contact_sheet.ROWS:
             self.rows.append(row)
-        file = f"{photograph.stem}{COMPONENTS_ENDING}.png"
+        file = f"{stem}{COMPONENTS_ENDING}.png"
         self._save_components([row], self.job.out / file, last=False)
         return {
             "components_overlay": file,
@@ -226,7 +239,12 @@ class Run:
 
     def _draw(self) -> Image.Image:
         shown, there = len(self.entries), len(self.records)
-        count = f"{there} photograph{'s' * (there > 1)}{f', the first {shown} here' * (there > shown)}"
+        classes = max(1, len(self.targets))
+        count = f"{there // classes} photograph{'s' * (there > classes)}"
+        if classes > 1:
+            count += f", {classes} classes of each"
+        if there > shown:
+            count += f", the first {shown} {'maps ' * (classes > 1)}here"
         return contact_sheet.draw(
             self.entries,
             title=f"{self.title} of {self.job.settings.model}",
@@ -248,20 +266,33 @@ def check(job: Job) -> Run:
         If model, weights, layer, target, engine or device can't be what is meant; the message says why.
     """
     _check_components(job)
-    files = photos.find(job.paths, skip=job.out)
+    passed_over: Counter[str] = Counter()
+    files = photos.find(job.paths, skip=job.out, passed_over=passed_over)
+    # Of several targets the results are called by the classes, which the model must tell first.
+    several = len(job.targets) > 1
+    stems = [] if several else _names(job, files, [])
+    loaded = loading.load_explainer(job.settings, fuse=cast("Fuse | None", job.fuse))
+    targets = [models.class_index(target, loaded.class_names) for target in job.targets]
+    if twice := [index for index, count in Counter(targets).items() if count > 1]:
+        raise ValueError(f"target: {loaded.class_names[twice[0]]} (class {twice[0]}) is given twice")
+    if several:
+        stems = _names(job, files, targets)
+    job.out.mkdir(parents=True, exist_ok=True)
+    return Run(job=job, files=files, stems=stems, passed_over=passed_over, targets=targets, **vars(loaded))
+
+
+def _names(job: Job, files: Sequence[Path], targets: Sequence[int]) -> list[list[str]]:
+    """What the results of each file are called, one name for each of several targets; none is there already."""
     sheets, endings = [SHEET], [""]
     if job.components:
         sheets, endings = [SHEET, COMPONENTS], ["", COMPONENTS_ENDING]
     taken = [Path(name).stem for name in sheets]
-    stems = saving.file_names((file.stem for file in files), taken=taken, endings=endings)
+    behind = [f"-{index}" for index in targets] or [""]
+    stems = saving.file_names((f"{file.stem}{end}" for file in files for end in behind), taken=taken, endings=endings)
     pictures = [f"{stem}{ending}.png" for stem in stems for ending in endings[1:]] + sheets
     outputs = [*saving.file_paths(job.out, stems, overlays=True), *(job.out / name for name in pictures)]
     saving.check_free(outputs, overwrite=job.overwrite)
-
-    loaded = loading.load_explainer(job.settings, fuse=cast("Fuse | None", job.fuse))
-    target = None if job.target is None else models.class_index(job.target, loaded.class_names)
-    job.out.mkdir(parents=True, exist_ok=True)
-    return Run(job=job, files=files, stems=stems, target=target, **vars(loaded))
+    return [stems[first : first + len(behind)] for first in range(0, len(stems), len(behind))]
 
 
 def _check_components(job: Job) -> None:
@@ -272,3 +303,5 @@ def _check_components(job: Job) -> None:
     fused = job.fuse is not None or (len(settings.layers) > 1 and settings.preset != "default")
     if job.components and (settings.method != "cfcam" or settings.augment or settings.smooth or fused):
         raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
+    if job.components and len(job.targets) > 1:
+        raise ValueError(f"components: expected one target at most; got {', '.join(job.targets)}")

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-#: Pillow's decoders that are let near a file. The list keeps out EPS, for one, which Pillow hands to Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-#: What counts as a photograph in a folder.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm"})
+from .finding import Search, find, search, told
+from .formats import SUFFIXES, TooLargeError, UnreadableError
+from .reading import Page, dimensions, first_page, quiet, read
+
+__all__ = [
+    "SUFFIXES",
+    "Page",
+    "Preparation",
+    "Search",
+    "TooLargeError",
+    "UnreadableError",
+    "dimensions",
+    "find",
+    "first_page",
+    "quiet",
+    "read",
+    "samples",
+    "search",
+    "told",
+]
 
 _SAMPLES = (
     ("skimage", "data/chelsea.png"),
@@ -26,14 +38,6 @@ _SAMPLES = (
     ("sklearn", "datasets/images/china.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
 )
-
-
-class UnreadableError(ValueError):
-    """A file that is no photograph that can be explained; the message says why, without the file's name."""
-
-
-class TooLargeError(UnreadableError):
-    """A photograph of more pixels than are allowed."""
 
 
 @dataclass(frozen=True)
@@ -81,115 +85,6 @@ def _central(image: Image.Image, width: int, height: int) -> Image.Image:
         return image
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
-    """The photographs that `paths` mean, each once.
-
-    A file is taken as it is. A folder is searched with its subfolders, in alphabetical order, for the suffixes in
-    :data:`SUFFIXES`; what is hidden (its name starts with a dot) is passed over, and links to folders are not followed.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-    skip : Path
-        A folder that is not searched: where results go, which are images too.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one of `paths` does not exist.
-    OSError
-        If a folder can't be read.
-    ValueError
-        If a folder has no photograph.
-    """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = list(search(path, skip.resolve()))
-            if not inside:
-                raise ValueError(f"no photographs in {path} (looked for {', '.join(sorted(SUFFIXES))})")
-        elif path.exists():
-            inside = [path]
-        else:
-            raise FileNotFoundError(f"{path} does not exist")
-        for file in inside:
-            found.setdefault(Path(os.path.realpath(file)), file)  # resolve() fails of a loop of links
-    return list(found.values())
-
-
-def search(folder: Path, skip: Path) -> Iterator[Path]:
-    """The photographs in one folder, as :func:`find` says."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = folder / entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if path.resolve() != skip:
-                yield from search(path, skip)
-        # A broken link or a pipe is found, too: whoever reads it says what it is. The entry's own fails of a loop.
-        elif path.suffix.lower() in SUFFIXES and not os.path.isdir(path):
-            yield path
-
-
-def read(path: Path | IO[bytes], *, max_pixels: int | None = None) -> Image.Image:
-    """A photograph as RGB, upright.
-
-    The orientation in its EXIF data is applied, what is transparent is laid on white, 16-bit greys are scaled down,
-    and of several frames the first is taken.
-
-    Parameters
-    ----------
-    path : Path, or a binary file
-    max_pixels : int, optional
-        Refuse an image whose header promises more, before it is decoded. Pillow's own limit holds all the same.
-
-    Raises
-    ------
-    UnreadableError
-        If it is missing, no image in one of :data:`FORMATS`, or damaged.
-    TooLargeError
-        If it has too many pixels.
-    """
-    with warnings.catch_warnings():
-        # Pillow only warns of an image up to twice its limit; about damaged EXIF data nothing need be said.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            if isinstance(path, Path) and path.exists() and not path.is_file():
-                raise UnreadableError("not a regular file")  # reading a pipe would wait for ever
-            with Image.open(path, formats=FORMATS) as image:
-                pixels = image.width * image.height
-                # The warnings' filter is the whole process's, and another thread may have set it back.
-                if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-                    raise Image.DecompressionBombError
-                if max_pixels is not None and pixels > max_pixels:
-                    raise TooLargeError(f"{image.width} x {image.height}, more than the limit of {max_pixels:,} pixels")
-                return _rgb(ImageOps.exif_transpose(image))
-        except UnreadableError:
-            raise
-        except UnidentifiedImageError:
-            raise UnreadableError(f"not an image in a format of {', '.join(FORMATS)}, or damaged") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise TooLargeError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels") from None
-        except Exception as error:  # what a decoder raises on damaged data is anything: SyntaxError, struct.error, ...
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise UnreadableError(reason) from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise UnreadableError("its pixels are floating-point numbers of no fixed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise UnreadableError("its pixels are integers beyond 16 bits; save it with 8 or 16 bits")
-        return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def samples() -> list[Path]:

@@ -122,7 +122,7 @@ class Gallery:
         return Tile(candidate.name, _uri(overlays.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
 
 
-def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:
+def check(spec: str, methods: Sequence[str], files: Sequence[Path], weights: Path | None = None) -> Gallery:
     """Load a model and photographs, and find whatever keeps them from being explained.
 
     Parameters
@@ -133,14 +133,16 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path]) -> Gallery:
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; others become ``unknown``.
     files : sequence of Path
         Photographs.
+    weights : Path, optional
+        A state dict for the model.
 
     Raises
     ------
-    ImportError, TypeError, ValueError, RuntimeError
-        If the model can't be had, has no layers to choose, or a photograph can't be read.
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If the model or its weights can't be had, it has no layers to choose, or a photograph can't be read.
     """
     device = device_of("auto")
-    model = models.load(spec)
+    model = models.load(spec, weights)
     model.module.to(device)
     photographs = [(path, _pixels(path, model)) for path in files]
     blank = torch.zeros_like(photographs[0][1], device=device)

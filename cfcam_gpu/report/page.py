@@ -118,6 +118,7 @@ def check(job: Job) -> Report:
             model,
             list(dict.fromkeys(name for evaluation in results.of(model) for name in evaluation.methods)),
             photographs,
+            results.weights_of(model),
         )
         for model in results.models
     )

@@ -25,6 +25,7 @@ class Evaluation:
     path: Path
     suite: str
     model: str
+    weights: Path | None
     trained: bool
     device: str
     version: str
@@ -87,6 +88,23 @@ class Results:
     def of(self, model: str) -> tuple[Evaluation, ...]:
         """The evaluations of a model."""
         return tuple(evaluation for evaluation in self.evaluations if evaluation.model == model)
+
+    def weights_of(self, model: str) -> Path | None:
+        """The file of weights that a model was evaluated with.
+
+        Raises
+        ------
+        ValueError
+            If evaluations of it differ.
+        """
+        first, *others = self.of(model)
+        for other in others:
+            if other.weights != first.weights:
+                raise ValueError(
+                    f"results: {first.path} and {other.path} are of one model, {model}, with other weights "
+                    f"({first.weights or 'its own'} and {other.weights or 'its own'}); report them apart"
+                )
+        return first.weights
 
 
 def read(paths: Sequence[Path]) -> Results:
@@ -191,6 +209,7 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
         path=path,
         suite=_text(content["suite"]),
         model=_text(content["model"]),
+        weights=None if content.get("weights") is None else Path(_text(content["weights"])),
         trained=bool(content["trained"]),
         device=_text(content["device"]),
         version=_text(content["versions"]["cfcam_gpu"]),

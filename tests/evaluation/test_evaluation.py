@@ -111,18 +111,6 @@ def test_maps_of_a_mosaic_of_three_are_measured_where_three_divides(folder):
     assert (tuple(sample.image.shape), sample.size) == ((3, 224, 224), (225, 225))
 
 
-@pytest.mark.parametrize(("names", "expected"), [(("cat", "dog"), [0, 1]), (("281", "7"), [281, 7])])
-def test_an_image_folder(tmp_path, names, expected):
-    for name in names:
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (30, 30)).save(tmp_path / name / "x.png")
-    found = data.read(tmp_path)
-    assert [(one.name, one.class_index, one.mask) for one in found.photographs] == [
-        (f"{name}/x.png", index, None) for name, index in zip(names, expected)
-    ]
-    assert found.grids == ()
-
-
 def test_a_limit_spreads_over_the_folder(folder):
     found = data.read(folder)
     assert [one.name for one in found.limited(2).photographs] == ["0.png", "2.png"]
@@ -371,13 +359,6 @@ def test_a_class_that_the_model_does_not_have_is_refused(folder, tmp_path):
     (folder / "mosaics.csv").unlink()
     done = bench("localisation", folder, tmp_path / "out")
     assert (done.exit_code, "0.png is of class 4; " + MODEL + " has 4 classes" in done.stderr) == (2, True), done.stderr
-
-
-def test_folders_of_numbers_and_names_are_refused(tmp_path):
-    for name in ("1", "cat"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match="all called by class indices or none"):
-        data.read(tmp_path)
 
 
 def test_results_are_not_written_over(folder, tmp_path):

@@ -1,0 +1,150 @@
+"""Photographs found: in folders by their suffixes, and what is passed over there counted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import formats
+from .formats import SUFFIXES, UnreadableError
+
+#: How what has no suffix is counted, and what is a link to a folder.
+NO_SUFFIX = "without a suffix"
+LINKED_FOLDER = "linked folder"
+#: Kinds of files that :func:`told` names.
+_TOLD = 8
+
+
+class Search:
+    """The photographs in one folder and its subfolders, in alphabetical order, and a count of what is passed over.
+
+    A file with a suffix in :data:`SUFFIXES` is a photograph, and one without a suffix whose first bytes are those of a
+    format that is read. What is hidden (its name starts with a dot) is passed over without being counted. Links to
+    folders are not followed.
+
+    Parameters
+    ----------
+    folder : Path
+    skip : Path
+        A folder, resolved, that is not searched: where results go, which are images too.
+
+    Attributes
+    ----------
+    passed_over : Counter of str
+        How many files of each suffix, such as ``".dcm"``, were passed over so far; :data:`NO_SUFFIX` and
+        :data:`LINKED_FOLDER` stand among them.
+    """
+
+    def __init__(self, folder: Path, skip: Path) -> None:
+        self.folder = folder
+        self.skip = skip
+        self.passed_over: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Path]:
+        """Search anew.
+
+        Raises
+        ------
+        OSError
+            If a folder can't be read.
+        """
+        self.passed_over.clear()
+        yield from self._within(self.folder)
+
+    def _within(self, folder: Path) -> Iterator[Path]:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if path.resolve() != self.skip:
+                    yield from self._within(path)
+            elif os.path.isdir(path):  # the entry's own fails of a loop of links
+                self.passed_over[LINKED_FOLDER] += 1
+            # A broken link or a pipe is found, too: whoever reads it says what it is.
+            elif (suffix := suffix_of(path)) in SUFFIXES or (suffix == "" and _begins_as_one(path)):
+                yield path
+            else:
+                self.passed_over[suffix or NO_SUFFIX] += 1
+
+
+def search(folder: Path, skip: Path) -> Iterator[Path]:
+    """The photographs in one folder, as :class:`Search` has them."""
+    yield from Search(folder, skip)
+
+
+def find(paths: Sequence[Path], *, skip: Path, passed_over: Counter[str] | None = None) -> list[Path]:
+    """The photographs that `paths` mean, each once.
+
+    A file is taken as it is. A folder is searched as :class:`Search` does.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    skip : Path
+        A folder that is not searched: where results go, which are images too.
+    passed_over : Counter of str, optional
+        Gets what is passed over in folders; see :func:`told`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of `paths` does not exist.
+    OSError
+        If a folder can't be read.
+    ValueError
+        If a folder has no photograph.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            within = Search(path, skip.resolve())
+            inside = list(within)
+            if not inside:
+                also = f"; {told(within.passed_over)}" if within.passed_over else ""
+                raise ValueError(f"no photographs in {path} (looked for {', '.join(sorted(SUFFIXES))}{also})")
+            if passed_over is not None:
+                passed_over.update(within.passed_over)
+        elif path.exists():
+            inside = [path]
+        else:
+            raise FileNotFoundError(f"{path} does not exist")
+        for file in inside:
+            found.setdefault(Path(os.path.realpath(file)), file)  # resolve() fails of a loop of links
+    return list(found.values())
+
+
+def told(passed_over: Counter[str]) -> str:
+    """What was passed over, for people, the most frequent first: ``"passed over: 3 .dcm, 1 without a suffix"``."""
+    kinds = sorted(passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
+    said = [f"{count} {kind}{'s' * (kind == LINKED_FOLDER and count > 1)}" for kind, count in kinds[:_TOLD]]
+    if rest := sum(count for _, count in kinds[_TOLD:]):
+        said.append(f"{rest} of other suffixes")
+    return f"passed over: {', '.join(said)}"
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in small letters, that of what is compressed with the one before it: ``".nii.gz"``.
+
+    Empty where there is none, or where what follows the last dot is none: a number (``IMG.0001``, DICOM's UIDs),
+    several words, or too long.
+    """
+    stem, suffix = os.path.splitext(path.name.lower())
+    if suffix in (".gz", ".bz2", ".xz", ".zst"):
+        suffix = os.path.splitext(stem)[1] + suffix
+    last = suffix.rpartition(".")[2]
+    return "" if not last or last.isdigit() or " " in last or len(last) > 10 else suffix
+
+
+def _begins_as_one(path: Path) -> bool:
+    # Opening a pipe would wait for ever.
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            formats.recognise(file.read(formats.HEAD))
+    except (UnreadableError, OSError):
+        return False
+    return True
