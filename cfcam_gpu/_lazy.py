@@ -16,7 +16,8 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
     package : str
         Its ``__name__``.
     homes : mapping
-        For each public name the module in the package that has it; for a module, its own path.
+        For each public name the module in the package that has it, with a dot before it if it is beside the package;
+        for a module, its own path.
     """
 
     def find(name: str) -> Any:

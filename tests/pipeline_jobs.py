@@ -1,6 +1,8 @@
 """Jobs of pipelines that take no time: tiny photographs, a tiny network, and what a folder of results holds."""
 
 import multiprocessing
+import random
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +13,8 @@ from torch import nn
 
 from cfcam_gpu import CFCAM
 from cfcam_gpu.photographs.photos import Preparation
-from cfcam_gpu.pipelines import Photographs, run
+from cfcam_gpu.pipelines import Photographs, command, run
+from cfcam_gpu.results import durable
 
 from .albums import small
 
@@ -52,6 +55,28 @@ def explain_in_a_process(source, out):
     # A child of a fork server would start its worker by another one.
     multiprocessing.set_start_method("fork", force=True)
     explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=32)
+
+
+def explain_on_a_slow_disk(source, out, seed, said):
+    """What an interrupted process was doing; what it says is what was there when the run had been left, and later."""
+    multiprocessing.set_start_method("fork", force=True)
+    write, moments = durable.write, random.Random(seed)
+
+    def slow(*args, **options):
+        time.sleep(moments.uniform(0, 0.1))
+        write(*args, **options)
+
+    durable.write = slow
+    with command._stoppable():
+        said.send("began")
+        try:
+            explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=16, overlays="png")
+            said.send("done")
+        except KeyboardInterrupt:
+            left = contents(out)
+            said.send("stopped")
+            time.sleep(0.3)
+            said.send(contents(out) == left)
 
 
 def maps(out):

@@ -127,7 +127,7 @@ def address():
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-@pytest.mark.parametrize("page", ["README.md", "docs/pipelines.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/service.md"])
 def test_the_requests_of_a_page_are_answered(address, page, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / f"{name}.jpg").write_bytes(picture(form="JPEG"))

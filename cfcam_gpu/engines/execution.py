@@ -11,6 +11,7 @@ from .. import engines
 from ..core import two_level
 from ..core.axes import ACTIVATIONS
 from ..core.config import Config
+from ..core.finite import NotFiniteError
 from . import dlpack
 
 _MOST = torch.finfo(torch.float32).max
@@ -201,7 +202,7 @@ def check_finite(finite: Mapping[str, torch.Tensor]) -> None:
 
     Raises
     ------
-    ValueError
+    NotFiniteError
         That has the name and the images.
     """
     flags = torch.stack(list(finite.values()))
@@ -210,7 +211,7 @@ def check_finite(finite: Mapping[str, torch.Tensor]) -> None:
     for name, flag in zip(finite, flags.cpu()):
         if not bool(flag.all()):
             images = ", ".join(str(int(b)) for b in (~flag).nonzero()[:10])
-            raise ValueError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
+            raise NotFiniteError(f"{name}: expected finite numbers within float32; image {images} has NaN or infinity")
 
 
 def check_config(config: Config | None) -> Config:

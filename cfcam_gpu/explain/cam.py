@@ -109,6 +109,11 @@ class CAM:
         by_part = [part.layers for part in self._parts]
         return None if None in by_part else tuple(layer for of_part in by_part if of_part for layer in of_part)
 
+    @property
+    def engine(self) -> str | None:
+        """The engine of CF-CAM as it was asked for; None for the other methods, which have none."""
+        return next((part.engine for part in self._parts if isinstance(part, CFCAM)), None)
+
     def __call__(
         self, images: torch.Tensor, target: targets.Target = None, *, progress: Progress | None = None
     ) -> Explanation:

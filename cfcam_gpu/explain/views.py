@@ -14,11 +14,12 @@ from torch import nn
 from ..core.axes import last_axes
 from ..core.chunks import Progress
 from ..core.maps import Inside, interpolate, over_maximum
+from ..engines.execution import check_finite
 from ..hooks.guard import guarded
 from ..methods.noise import noisy_copies
 from ..results.explanation import Explanation
 from ..targets.per_image import ListsOf
-from ..targets.request import Request, class_indices, logits_for, pinned
+from ..targets.request import Request, are_sound, class_indices, logits_for, pinned
 
 Fuse = Literal["mean", "max"]
 
@@ -219,9 +220,10 @@ def _settled(model: nn.Module, images: torch.Tensor, request: Request) -> _Settl
     with guarded(model):
         # Where there are none and a look needs them, it says so.
         logits = logits_for(request, model(images), len(images), ListsOf(model, images), needed=False)
-        if logits is None or logits.ndim != 2:
-            return _Settled(logits, request)
-        return _Settled(logits.detach(), pinned(request, class_indices(request, logits)))
+        indices = None if logits is None or logits.ndim != 2 else class_indices(request, logits)
+        if logits is not None:  # a look checks those of the copies
+            check_finite(are_sound(logits, indices, []))
+        return _Settled(None if logits is None else logits.detach(), pinned(request, indices))
 
 
 def _back(back: torch.Tensor, name: str, maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

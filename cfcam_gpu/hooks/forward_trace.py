@@ -16,6 +16,7 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
+from ..core.finite import NotFiniteError
 from ..targets.outputs import first_tensor, logits_of, tensors_in
 from ..targets.request import Request, logits_for, resolve
 from . import own_thread
@@ -110,7 +111,7 @@ class ForwardTrace:
             output = self._forward(images, graph=False)
         tensors = tensors_in(output)
         if any(bool(tensor.isnan().any()) for tensor in tensors):  # of which nothing can be chosen
-            raise ValueError("logits: expected finite numbers within float32; image 0 has NaN or infinity")
+            raise NotFiniteError("logits: expected finite numbers within float32; image 0 has NaN or infinity")
         self._outputs = {tuple(x.shape) for x in tensors if x.ndim == images.ndim}
         roots = [score.grad_fn for score in self._scores(output)] or [tensor.grad_fn for tensor in tensors]
         self._scored = reached_from(roots) if any(root is not None for root in roots) else None

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..core.axes import ACTIVATIONS
+from ..core.finite import NotFiniteError
 from . import own_thread, token_places
 from .activation_hook import did_not_run, floating, runs_twice
 from .evidence import Evidence
@@ -183,7 +184,7 @@ def _measure(layer: TargetLayer, shapes: dict[str, tuple[int, ...]], value: Any)
         raise runs_twice(layer.name)
     activation = floating(value, layer.name)
     if not bool(activation.isfinite().all()):  # nothing can be seen of its places, and it is refused in the end
-        raise ValueError("activations: expected finite numbers within float32; image 0 has NaN or infinity")
+        raise NotFiniteError("activations: expected finite numbers within float32; image 0 has NaN or infinity")
     shapes[layer.name] = tuple(activation.shape)
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from .._lazy import lazily
 
 if TYPE_CHECKING:
+    from ..sources.photographs import Photographs
     from .batches import BatchExplainer
     from .bulk import Summary, run
-    from .sources import Photographs
     from .store import ChangedError
 
 __all__ = ["BatchExplainer", "ChangedError", "Photographs", "Summary", "run"]
@@ -15,7 +15,7 @@ __all__ = ["BatchExplainer", "ChangedError", "Photographs", "Summary", "run"]
 _HOMES = {
     "BatchExplainer": "batches",
     "ChangedError": "store",
-    "Photographs": "sources",
+    "Photographs": ".sources.photographs",
     "Summary": "bulk",
     "run": "bulk",
 }

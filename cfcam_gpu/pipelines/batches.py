@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 
-from ..core.cluster_filter import DEAD, DOMINANT, NOISE
-from ..explain.attempts import OUT_OF_MEMORY, attempt, reason
+from ..core import axes
+from ..core.finite import NotFiniteError
+from ..explain.attempts import FAILURES, OUT_OF_MEMORY, attempt, reason
+from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
+from ..hooks.guard import guarded
 from ..results.explanation import Explanation
-from ..targets.outputs import probabilities
+from ..targets.request import Request, logits_for
+from .found import Found, joined, measured
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What is known of the B images of a batch. Tensors are on the images' device, or on the host (:meth:`to_host`).
-
-    Of an image with an error, the map is NaN, the overlay black, and the rest without meaning.
-
-    Parameters
-    ----------
-    maps : (B, H, W) float16 or float32
-        In [0, 1].
-    overlays : (B, H, W, 3) uint8, or None
-    target : (B,) int64
-    probability : (B,) float32
-    empty : (B,) bool
-    clusters, noise, dominant, dead : (B,) int64
-        How many clusters, and how many channels of each other kind.
-    errors : list of B str or None
-    """
-
-    maps: torch.Tensor
-    overlays: torch.Tensor | None
-    target: torch.Tensor
-    probability: torch.Tensor
-    empty: torch.Tensor
-    clusters: torch.Tensor
-    noise: torch.Tensor
-    dominant: torch.Tensor
-    dead: torch.Tensor
-    errors: list[str | None]
-
-    def to_host(self) -> Found:
-        """The same on the host; waits for the device."""
-        moved: dict[str, Any] = {
-            name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in _items(self)
-        }
-        return Found(**moved)
+#: Makes the model's input of images as they come.
+Prepare: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class BatchExplainer:
@@ -61,19 +30,25 @@ class BatchExplainer:
 
     Parameters
     ----------
-    explainer : CFCAM
+    explainer : CFCAM or CAM
     prepare : callable, optional
         Makes the model's input (B, C, H, W) of what :meth:`__call__` gets, on the device.
         :meth:`cfcam_gpu.photographs.Preparation.normalize`, say.
     dtype : torch.dtype
         Of the maps that are returned.
     overlay : bool
-        Draw the overlays, too.
+        Draw the overlays, too: of images.
+    components : int, optional
+        How many groups of channels to name of each image, as ``explanation.components`` does. The images go through the
+        model once more.
+    size : sequence of int, optional
+        Of the maps, for a batch of which every image fails: with a `prepare` that changes the images' size it isn't
+        theirs. Default: that of the maps before, or of the images.
 
     Raises
     ------
-    ValueError
-        If `explainer` takes several looks (augment, smooth): their results count no channels.
+    TypeError, ValueError
+        If `components` is no int of at least 1, or `explainer` doesn't know the groups: only one look by CF-CAM does.
 
     Notes
     -----
@@ -82,18 +57,30 @@ class BatchExplainer:
 
     def __init__(
         self,
-        explainer: CFCAM,
+        explainer: CFCAM | CAM,
         *,
-        prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        prepare: Prepare | None = None,
         dtype: torch.dtype = torch.float16,
         overlay: bool = False,
+        components: int | None = None,
+        size: Sequence[int] | None = None,
     ) -> None:
-        if explainer._views.several:
-            raise ValueError("explainer: expected one without augment and smooth, whose results count no channels")
+        self._labelled = _is_labelled(explainer)
+        if components is not None:
+            if isinstance(components, bool) or not isinstance(components, int):
+                raise TypeError(f"components: expected an int; got {type(components).__name__}")
+            if components < 1:
+                raise ValueError(f"components: expected at least 1; got {components}")
+            if not self._labelled:
+                raise ValueError(
+                    "components: only one look by the method cfcam has them, without augment, smooth and fuse"
+                )
         self.explainer = explainer
         self.prepare = prepare
         self.dtype = dtype
         self.overlay = overlay
+        self.components = components
+        self.size = None if size is None else tuple(size)
         self.limit: int | None = None
 
     def __call__(
@@ -110,6 +97,7 @@ class BatchExplainer:
         Parameters
         ----------
         images : (B, C, H, W) tensor on the model's device
+            Volumes are (B, C, D, H, W), signals (B, C, L).
         targets : sequence of B int or None, optional
             A class each; None is the predicted class.
         errors : sequence of B str or None, optional
@@ -132,7 +120,7 @@ class BatchExplainer:
                     break
                 parts.append(found)
             else:
-                return _join(parts)
+                return joined(parts)
             del parts
             if step == 1:
                 raise RuntimeError("out of memory with a single image")
@@ -140,6 +128,29 @@ class BatchExplainer:
             if images.is_cuda:
                 torch.cuda.empty_cache()
             _log.warning("a batch of %d does not fit: going on with %d", step, self.limit)
+
+    def explanation(
+        self, images: torch.Tensor, targets: Sequence[int | None] | None = None
+    ) -> tuple[Explanation, Found]:
+        """The explanation of images none of which fails, and what is kept of it.
+
+        Parameters
+        ----------
+        images, targets
+            As for a call.
+
+        Raises
+        ------
+        MemoryError, RuntimeError, TypeError, ValueError
+            Whatever the explainer, the model or `prepare` raises, and if `prepare` gives something else than a tensor
+            with as many images.
+        """
+        inputs = images if self.prepare is None else _prepared(self.prepare, images)
+        result = self.explainer(inputs, None if targets is None else list(targets))
+        self.size = result.size
+        overlays = result.overlay(images) if self.overlay else None
+        groups = None if self.components is None else result.components(inputs, self.components)
+        return result, measured(result, overlays, groups, self.dtype)
 
     def _whole(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found | None:
         """A batch in one go, or None where it is too large.
@@ -171,60 +182,124 @@ class BatchExplainer:
         if len(good) < len(images):
             places = [b if error is None else good[0] for b, error in enumerate(errors)]
             images, targets = images[places], [targets[b] for b in places]
-        inputs = images if self.prepare is None else self.prepare(images)
-        result = self.explainer(inputs, targets)
-        overlays = result.overlay(images) if self.overlay else None
-        found = measure(result, overlays, self.dtype)
+        _, found = self.explanation(images, targets)
         found.maps[bad] = torch.nan
-        if overlays is not None:
-            overlays[bad] = 0
+        if found.overlays is not None:
+            found.overlays[bad] = 0
         return replace(found, errors=list(errors))
 
     def _nothing(self, images: torch.Tensor, errors: list[str | None]) -> Found:
-        count, size, device = len(images), images.shape[-2:], images.device
-        whole = torch.zeros(count, dtype=torch.int64, device=device)
-        return Found(
-            maps=torch.full((count, *size), torch.nan, dtype=self.dtype, device=device),
-            overlays=torch.zeros(count, *size, 3, dtype=torch.uint8, device=device) if self.overlay else None,
-            target=whole,
-            probability=whole.float(),
-            empty=whole.bool(),
-            clusters=whole,
-            noise=whole,
-            dominant=whole,
-            dead=whole,
-            errors=list(errors),
+        return Found.failed(
+            errors,
+            self.size or images.shape[2:],
+            dtype=self.dtype,
+            device=images.device,
+            overlay=self.overlay,
+            labelled=self._labelled,
+            components=self.components is not None,
         )
 
 
-def measure(result: Explanation, overlays: torch.Tensor | None, dtype: torch.dtype) -> Found:
-    """What is kept of an explanation of B images, one target each."""
-    assert result.target is not None
-    assert result.logits is not None
-    assert result.labels is not None
-    share = probabilities(result.logits).gather(1, result.target[:, None])[:, 0]
-    counts = {"noise": NOISE, "dominant": DOMINANT, "dead": DEAD}
-    return Found(
-        maps=result.maps.to(dtype, copy=True),
-        overlays=overlays,
-        target=result.target,
-        probability=share.detach(),
-        empty=result.empty,
-        clusters=result.labels.amax(dim=1).clamp(min=-1) + 1,
-        **{kind: (result.labels == label).sum(dim=1) for kind, label in counts.items()},
-        errors=[None] * len(result),
+def trial(
+    explainer: CFCAM | CAM,
+    prepare: Prepare | None,
+    example: torch.Tensor,
+    *,
+    overlay: bool = False,
+    components: int | None = None,
+) -> Explanation:
+    """The explanation of one image, before a data set is gone through.
+
+    Where it fails, noise of the same kind is explained in its place: if that fails, too, it is no fault of the image.
+    It is none of its kind either where values alone are wrong: activations or logits that are not finite.
+
+    Parameters
+    ----------
+    explainer, prepare, overlay, components
+        As for :class:`BatchExplainer`.
+    example : (1, C, H, W) tensor on the model's device
+        As the data set gives it; of volumes (1, C, D, H, W), of signals (1, C, L).
+
+    Returns
+    -------
+    Explanation
+        Of the predicted class of `example`, or of noise; with an empty map where neither has finite values.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        If every image would fail: dtype, number of channels or size are not the model's, say. The message names the
+        data set or `prepare`.
+    """
+    explain = BatchExplainer(explainer, prepare=prepare, overlay=overlay, components=components)
+    faults = []
+    for images in (example, _noise_like(example)):
+        found = attempt(lambda images=images: explain.explanation(images)[0], example.device)  # type: ignore[misc]
+        if isinstance(found, Explanation):
+            return found
+        faults.append(found)
+    if all(isinstance(fault, NotFiniteError) for fault in faults) and explainer.layers is not None:
+        return _empty(explainer, example if prepare is None else _prepared(prepare, example))
+    fault = faults[-1]
+    if isinstance(fault, OUT_OF_MEMORY):
+        raise RuntimeError(f"out of memory with a single image: {reason(fault)}")
+    kind = next(kind for kind in FAILURES if isinstance(fault, kind))
+    came = f"{tuple(example.shape[1:])}, {str(example.dtype).removeprefix('torch.')}, on '{example.device}'"
+    why = f"every image fails: {reason(fault)}"
+    if prepare is not None:
+        raise kind(f"prepare: expected it to make the model's input of images {came}; {why}")
+    dims, hint = axes.of_model(explainer.model), ""
+    if dims not in (None, example.ndim - 2):
+        hint = f". The model's first convolution works on {dims} axes: spatial_dims={dims}?"
+    raise kind(
+        f"dataset: expected images as the model takes them, or `prepare`, which makes them so; got {came}, and "
+        f"{why}{hint}"
     )
 
 
-def _items(found: Found) -> list[tuple[str, Any]]:
-    return [(field.name, getattr(found, field.name)) for field in fields(found)]
+def _empty(explainer: CFCAM | CAM, images: torch.Tensor) -> Explanation:
+    """What there is of an image without finite values: what the model says of it, and the size of its map."""
+    assert explainer.layers is not None
+    with guarded(explainer.model):
+        logits = logits_for(Request(), explainer.model(images), len(images))
+    layout, dims = explainer.layers[0].layout, images.ndim - 2
+    return Explanation(
+        raw_maps=torch.zeros(1, *[1] * dims, device=images.device),
+        target=torch.zeros(1, dtype=torch.int64, device=images.device),
+        logits=logits,
+        labels=None,
+        weights=None,
+        eps=None,
+        layers=explainer.layers,
+        config=explainer.config if isinstance(explainer, CFCAM) else None,
+        size=tuple(images.shape[2:]) if layout is None else layout.size_of(images.shape),
+        method="cfcam" if isinstance(explainer, CFCAM) else explainer.method,
+    )
 
 
-def _join(parts: Sequence[Found]) -> Found:
-    if len(parts) == 1:
-        return parts[0]
-    joined: dict[str, Any] = {"errors": [error for part in parts for error in part.errors]}
-    for name, value in _items(parts[0]):
-        if name != "errors":
-            joined[name] = None if value is None else torch.cat([getattr(part, name) for part in parts])
-    return Found(**joined)
+def _noise_like(images: torch.Tensor) -> torch.Tensor:
+    """Noise of the same shape, dtype and device; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    if images.is_floating_point():
+        return torch.rand(images.shape, generator=generator).to(images)
+    return torch.randint(0, 128, images.shape, generator=generator).to(images)
+
+
+def _prepared(prepare: Prepare, images: torch.Tensor) -> torch.Tensor:
+    inputs = prepare(images)
+    if not isinstance(inputs, torch.Tensor):
+        raise TypeError(f"prepare: expected it to return a tensor; got {type(inputs).__name__}")
+    if inputs.ndim == 0 or len(inputs) != len(images):
+        raise ValueError(
+            f"prepare: expected it to return the {len(images)} images that it was given; got shape "
+            f"{tuple(inputs.shape)}"
+        )
+    return inputs
+
+
+def _is_labelled(explainer: CFCAM | CAM) -> bool:
+    """Whether its results count channels: those of one look by CF-CAM do."""
+    if isinstance(explainer, CFCAM):
+        return not explainer._views.several
+    parts = explainer._parts
+    return len(parts) == 1 and isinstance(parts[0], CFCAM) and not explainer._views.several

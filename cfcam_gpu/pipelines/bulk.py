@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,20 @@ from torch import nn
 from .. import engines
 from .._version import __version__
 from ..explain.attempts import attempt
+from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
+from ..results import durable
+from ..results.explanation import Explanation
+from ..sources.photographs import Batch, Photographs
 from ..targets.request import check_range
-from . import store
-from .batches import BatchExplainer, Found
-from .sources import Batch, Photographs
-from .stream import ahead, batches_of, check_repeatable, targets_of, unseen
+from . import resuming, store
+from .batches import BatchExplainer, trial
+from .feeds import Feed, Files, Stream
+from .found import Found
+from .lock import held
+from .resuming import Job
+from .store import Store
+from .stream import ahead, batches_of, check_repeatable, targets_of
 from .writer import Writer
 
 #: Images in a shard, about.
@@ -54,7 +61,7 @@ class Summary:
 
 
 def run(
-    explainer: CFCAM,
+    explainer: CFCAM | CAM,
     dataset: Photographs | Iterable[Any],
     out: str | os.PathLike[str],
     *,
@@ -64,23 +71,30 @@ def run(
     shard_size: int | None = None,
     dtype: str = "float16",
     overlays: str | None = None,
+    components: int | None = None,
     class_names: Sequence[str] | None = None,
+    spatial_dims: int = 2,
+    image_column: str | None = None,
+    target_column: str | None = None,
+    name_column: str | None = None,
     restart: bool = False,
+    append: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
-    explained: Callable[[int], Iterable[tuple[Found, Batch]]] | None = None,
+    explained: Callable[[Sequence[int]], Iterable[tuple[Found, Batch]]] | None = None,
 ) -> Summary:
     """Explain every image of a data set; called again after whatever stopped it, it goes on where it was.
 
     Parameters
     ----------
-    explainer : CFCAM
+    explainer : CFCAM or CAM
     dataset : Photographs, DataLoader or iterable
         :class:`Photographs` are read in worker processes. Anything else gives images (C, H, W) or batches (B, C, H, W)
-        of one size, or tuples of these with a target each (an index or None) and, third, a name each; the same in the
-        same order every time. Of what is done already it is asked again, to see that.
+        of one size, or tuples of these with a target each (an index or None) and, third, a name each, or dicts; the
+        same in the same order every time. Of what is done already it is asked again, to see that.
     out : path
         A folder for ``maps.zarr`` ((N, H, W), NaN where an image has an error), ``manifest.parquet`` (a row for each
-        image, see :data:`cfcam_gpu.pipelines.rows.COLUMNS`), ``overlays`` and ``job.json``, what was asked.
+        image, see :data:`cfcam_gpu.pipelines.rows.COLUMNS`), ``overlays``, ``job.json``, what was asked, and
+        ``example.safetensors``, what becomes of one image.
     target : None, int or "predicted"
         What to explain of every image. None: the data set's own target where it gives one, else the predicted class.
     prepare : callable, optional
@@ -95,14 +109,23 @@ def run(
         Of the maps that are kept.
     overlays : {"jpg", "png"} or None
         Write the maps over their images, too.
+    components : int, optional
+        How many groups of channels to name of each image in the manifest's column ``components``.
     class_names : sequence of K str, optional
+    spatial_dims : {1, 2, 3}
+        Of the data set's images: 3 for volumes (C, D, H, W), 1 for signals (C, L).
+    image_column, target_column, name_column : str, optional
+        Keys of dicts. Default: the usual ones. :class:`Photographs` has arguments of its own for these.
     restart : bool
         Drop what a job left in `out`, and begin anew.
+    append : bool
+        Explain images that came behind those of the job, or new files of its SOURCE, into the same folder. What is done
+        stays.
     progress : callable, optional
         Called with (images written, images in all or None where that isn't known), perhaps in another thread.
     explained : callable, optional
-        Called with the index of the first image that isn't done, of Photographs; what it gives is written, instead of
-        what would be explained here: :func:`cfcam_gpu.pipelines.ray.explained`, say.
+        Called with the indices of the first images of the batches that aren't done, of Photographs; what it gives is
+        written, instead of what would be explained here: :func:`cfcam_gpu.pipelines.ray.explained`, say.
 
     Returns
     -------
@@ -111,9 +134,11 @@ def run(
     Raises
     ------
     ChangedError
-        If the data set, the model or what is asked is not what `out` was begun with; the message says what.
+        If the data set, the model or what is asked is not what `out` was begun with; the message says what. Beside
+        what was given, an image is explained and compared with what came of it at first: that shows whether `prepare`,
+        or code, has changed.
     FileExistsError
-        If `out` has results of no job, or another process is writing to it.
+        If `out` has results of no job, or another run is writing to it.
     ModuleNotFoundError
         If zarr or pyarrow is not installed.
     OSError
@@ -121,7 +146,7 @@ def run(
     RuntimeError
         If the device's memory does not hold one image, or the device is out of order. What is done is kept.
     TypeError, ValueError
-        If an argument can't be what is meant.
+        If an argument can't be what is meant, or the model can't take images like the first.
 
     Notes
     -----
@@ -130,63 +155,95 @@ def run(
     undisturbed run, byte for byte, where the model gives the same for the same batch. Not so where a batch does not fit
     the device's memory: it is halved, and the maps may differ by rounding.
     """
-    shard_size = _check(dataset, target, batch_size, shard_size, dtype, overlays)
+    shard_size = _check(dataset, target, batch_size, shard_size, dtype, overlays, spatial_dims)
+    columns = {"image_column": image_column, "target_column": target_column, "name_column": name_column}
     device = next((parameter.device for parameter in explainer.model.parameters()), torch.device("cpu"))
-    asked: dict[str, Any] = {}
-    total = None
+    feed: Feed
     if isinstance(dataset, Photographs):
-        total, source = len(dataset), dataset.source
-        prepare = prepare or dataset.preparation.normalize
-        example = dataset.preparation.blank(1)
-        asked = {"images": total, "fingerprint": dataset.fingerprint}
+        if given := [name for name, value in columns.items() if value is not None]:
+            raise ValueError(f"{given[0]}: expected none beside Photographs, which are told their columns themselves")
+        feed, prepare = Files(dataset), prepare or dataset.preparation.normalize
     else:
-        source, stream = type(dataset).__name__, batches_of(dataset, batch_size)
-        first = next(stream, None)
-        if first is None:
-            raise ValueError("dataset: expected images; it has none")
-        example, stream = torch.zeros_like(first.images[:1]), chain([first], stream)
-    explain = BatchExplainer(explainer, prepare=prepare, dtype=DTYPES[dtype], overlay=overlays is not None)
-    asked |= _facts(explainer, example.to(device), prepare)
-    if target is not None or class_names is not None:
-        _check_classes(explain, example.to(device), target, class_names)
-    asked |= {
+        stream = batches_of(dataset, batch_size, spatial_dims=spatial_dims, targets=target is None, **columns)
+        feed = Stream(type(dataset).__name__, stream)
+    if explainer.engine is not None:
+        engines.choose(explainer.engine, device)  # or the reason why not
+    example = feed.example.to(device)
+    first = trial(explainer, prepare, example, overlay=overlays is not None, components=components)
+    inputs = example if prepare is None else attempt(lambda: prepare(example), device)
+    if isinstance(inputs, Exception):  # noise was explained in its place
+        inputs = example
+    _check_classes(first, target, class_names)
+    asked = _facts(explainer, first, device) | {
         "target": target,
         "batch_size": batch_size,
         "shard_size": shard_size,
         "dtype": dtype,
         "overlays": overlays,
+        "components": components,
         "class_names": None if class_names is None else _digest(repr(list(class_names)).encode()),
+        "spatial_dims": spatial_dims,
     }
-    with store.opened(
-        Path(out), asked, source=source, shard_size=shard_size, pictures=overlays, restart=restart
-    ) as kept:
+    explain = BatchExplainer(
+        explainer,
+        prepare=prepare,
+        dtype=DTYPES[dtype],
+        overlay=overlays is not None,
+        components=components,
+        size=first.size,
+    )
+    folder = Path(out)
+    with held(durable.folder(folder)):
+        job = resuming.found(folder, restart=restart)
+        feed.arrange(folder, job, append=append)
+        now = Job.of(feed.source, asked | feed.facts(job, append=append), feed.stamps())
+        _check_same(folder, job, now, resuming.example_of(first, example, inputs))
+        kept = Store(
+            folder,
+            shape=first.size,
+            dtype=dtype,
+            shard_size=shard_size,
+            pictures=overlays,
+            total=feed.total,
+            grow=append,
+        )
+        if job is not None and not (append and feed.total is None):
+            feed.check(kept, job, batch_size)
+        kept.begin()
+        if job is not None:
+            now = Job.of(job.source, asked | feed.facts(None, append=False), feed.stamps())
+            if now != job:
+                now.write(folder)
         before = kept.images
         if progress is not None:
-            progress(before, total)
+            progress(before, feed.total)
         if not kept.complete:
             results: Iterable[tuple[Found, Batch]]
             if explained is None:
-                if isinstance(dataset, Photographs):
-                    rest = dataset.batches(batch_size, start=before, pin_memory=device.type == "cuda")
-                else:
-                    rest = unseen(stream, kept.digests, shard_size // batch_size)
+                rest = feed.rest(kept, batch_size, pin_memory=device.type == "cuda")
                 results = (
                     (explain(batch.images, targets_of(batch, target), batch.errors), batch)
                     for batch in ahead(rest, device)
                 )
             else:
-                results = explained(before)
+                results = explained(kept.starts(batch_size))
             with Writer(
-                kept, class_names=class_names, done=lambda: progress and progress(kept.images, total)
+                kept, class_names=class_names, done=lambda: progress and progress(kept.images, feed.total)
             ) as writer:
                 for found, batch in results:
                     writer.put(found, batch)
-            kept.finish(dtype)
-        return Summary(Path(out), kept.images, kept.failed, before)
+            kept.finish()
+        return Summary(folder, kept.images, kept.failed, before)
 
 
 def _check(
-    dataset: object, target: object, batch_size: int, shard_size: int | None, dtype: str, overlays: str | None
+    dataset: object,
+    target: object,
+    batch_size: int,
+    shard_size: int | None,
+    dtype: str,
+    overlays: str | None,
+    spatial_dims: int,
 ) -> int:
     """Refuse what can't be meant, before anything is done; returns the shards' size."""
     require()
@@ -202,8 +259,14 @@ def _check(
         raise ValueError(f"shard_size: expected a multiple of batch_size, {batch_size}; got {shard_size}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
+    if spatial_dims not in (1, 2, 3):
+        raise ValueError(f"spatial_dims: expected 1, 2 or 3; got {spatial_dims!r}")
+    if spatial_dims != 2 and isinstance(dataset, Photographs):
+        raise ValueError(f"spatial_dims: expected 2, as photographs have; got {spatial_dims}")
     if overlays is not None and overlays not in store.PICTURES:
         raise ValueError(f"overlays: expected one of {', '.join(store.PICTURES)}; got {overlays!r}")
+    if overlays is not None and spatial_dims != 2:
+        raise ValueError(f"overlays: expected None, as only images have them; got {overlays!r}")
     return shard_size
 
 
@@ -222,37 +285,40 @@ def require() -> None:
         )
 
 
-def _facts(
-    explainer: CFCAM, example: torch.Tensor, prepare: Callable[[torch.Tensor], torch.Tensor] | None
-) -> dict[str, Any]:
+def _check_same(folder: Path, job: Job | None, now: Job, example: resuming.Example) -> None:
+    """Refuse to go on with a job of which something else was asked; note a new one."""
+    if job is None:
+        now.write(folder)
+    elif said := resuming.differences(job.asked, now.asked):
+        raise resuming.refuse(folder, job, said)
+    if (other := resuming.same_example(folder, example)) is not None:
+        raise resuming.refuse(folder, job or now, [other])
+
+
+def _facts(explainer: CFCAM | CAM, result: Explanation, device: torch.device) -> dict[str, Any]:
     """What the results depend on, of model and method."""
-    engines.choose(explainer.engine, example.device)  # or the reason why not
-    if explainer.layers is None:  # they are chosen at the first call
-        explainer(example if prepare is None else prepare(example))
-    assert explainer.layers is not None
-    assert explainer.config is not None
+    views = explainer._views
+    engine = explainer.engine
+    fused = isinstance(explainer, CAM) and len(result.layers) > 1 and result.config is None
     return {
         "model": digest_of(explainer.model),
-        "layers": [layer.name for layer in explainer.layers],
-        "config": asdict(explainer.config),
-        "engine": engines.resolve(explainer.engine, example.device),
-        "device": example.device.type,
+        "method": result.method,
+        "layers": [layer.name for layer in result.layers],
+        "config": None if result.config is None else asdict(result.config),
+        "fuse": explainer._fuse if isinstance(explainer, CAM) and fused else None,
+        "augment": list(views.names),
+        "smooth": [views.samples, views.noise, views.seed] if views.samples else None,
+        "engine": None if engine is None else engines.resolve(engine, device),
+        "device": device.type,
         "cfcam_gpu": __version__,
         "torch": torch.__version__,
     }
 
 
-def _check_classes(
-    explain: BatchExplainer, example: torch.Tensor, target: int | str | None, class_names: Sequence[str] | None
-) -> None:
+def _check_classes(result: Explanation, target: int | str | None, class_names: Sequence[str] | None) -> None:
     """Refuse a class that the model doesn't have, and names for fewer than it has, before anything is written."""
-    inputs = example if explain.prepare is None else explain.prepare(example)
-    found = attempt(lambda: explain.explainer(inputs), example.device)
-    if isinstance(found, Exception):
-        return  # of a blank image, maybe; what is wrong with the others their rows say
-    logits = found.logits
-    assert logits is not None  # the predicted class was asked for
-    classes = logits.shape[1]
+    assert result.logits is not None  # the predicted class was asked for
+    classes = result.logits.shape[1]
     if isinstance(target, int):
         check_range(torch.tensor([target]), classes)
     if class_names is not None and len(class_names) < classes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,13 +29,16 @@ from rich.text import Text
 
 from ..photographs import terminal
 from ..photographs.options import (
+    AugmentOption,
     Device,
     DeviceOption,
     EngineOption,
+    MethodOption,
     ModelAsExplained,
     Preset,
     PresetOption,
     Settings,
+    SmoothOption,
     WeightsAsExplained,
 )
 
@@ -67,9 +71,10 @@ def run(
         typer.Argument(
             metavar="SOURCE",
             show_default=False,
-            help="A folder, searched as cfcam-gpu explain does; a .txt with a file a line; a .csv with the columns "
-            "file and, if any, target; a .tar of a WebDataset, or a pattern of them: 'shard-{000..123}.tar'. Files of "
-            "a list are relative to its folder.",
+            help="A folder, searched as cfcam-gpu explain does; a .txt with a file a line; a .csv, .tsv or .jsonl with "
+            "the columns file and, if any, target; a .tar, packed or not, of images or a WebDataset; a .parquet or "
+            ".arrow with images, or a folder that datasets saved; a pattern of them, 'shard-{000..123}.tar' or "
+            "'photos/**/*.jpg'; an address, s3:// or https://, by fsspec. Files of a list are relative to its folder.",
         ),
     ],
     out: Annotated[
@@ -99,8 +104,32 @@ def run(
             show_default="SOURCE's own where it has one (column target, .cls), else predicted",
         ),
     ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a table: the column of the files, or of the images' bytes.",
+            show_default="file, file_name or image",
+        ),
+    ] = None,
+    target_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a table: the column of the classes to explain.", show_default="target"),
+    ] = None,
     engine: EngineOption = "auto",
+    method: MethodOption = "cfcam",
     preset: PresetOption = Preset.default,
+    augment: AugmentOption = None,
+    smooth: SmoothOption = 0,
+    components: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Name the K strongest groups of channels of each image, and their shares, in the manifest.",
+            show_default="none",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images in one forward.")] = 32,
     shard_size: Annotated[
         int | None,
@@ -125,6 +154,10 @@ def run(
         Picture | None, typer.Option(help="Write the maps over their images, too.", show_default="none")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what a job left in DIR, and begin anew.")] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Explain what is new in SOURCE, too, behind what a finished run left in DIR."),
+    ] = False,
     device: DeviceOption = Device.auto,
     on_ray: Annotated[
         bool,
@@ -147,38 +180,45 @@ def run(
         asked = job.Job(
             source=source,
             out=out,
-            settings=Settings.given(model, weights, layer, engine, preset, device),
+            settings=Settings.given(
+                model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
+            ),
             target=target,
             batch_size=batch_size,
             shard_size=shard_size,
             workers=default_workers() if workers is None else workers,
             dtype=dtype.value,
             overlays=None if overlays is None else overlays.value,
+            components=components,
             restart=restart,
+            append=append,
             ray=(ray_address or "") if on_ray or ray_address else None,
+            image_column=image_column,
+            target_column=target_column,
         )
         ready = job.check(asked)
     err.print(ready.description)
     if not ready.trained:
         terminal.warn_of_random_weights(err)
     began = False
-    try:
-        with _terminable(), _progress(err) as show:
+    with _stoppable():
+        try:
+            with _progress(err) as show:
 
-            def progress(done: int, total: int | None) -> None:
-                nonlocal began
-                began = True
-                show(done, total)
+                def progress(done: int, total: int | None) -> None:
+                    nonlocal began
+                    began = True
+                    show(done, total)
 
-            summary = ready.execute(progress)
-    except (OSError, TypeError, ValueError, RuntimeError, KeyboardInterrupt) as error:
-        # The folder is looked at before any image is.
-        if not began and isinstance(error, Exception):
-            terminal.refuse(error)
-        stopped = isinstance(error, KeyboardInterrupt)
-        err.print("stopped" if stopped else f"error: {terminal.plain(error)}", style="red")
-        err.print("what is done is kept, and the same command goes on from there")
-        raise typer.Exit(143 if isinstance(error, _Terminated) else 130 if stopped else 1) from None
+                summary = ready.execute(progress)
+        except (OSError, TypeError, ValueError, RuntimeError, KeyboardInterrupt) as error:
+            # The folder is looked at before any image is.
+            if not began and isinstance(error, Exception):
+                terminal.refuse(error)
+            stopped = isinstance(error, KeyboardInterrupt)
+            err.print("stopped" if stopped else f"error: {terminal.plain(error)}", style="red")
+            err.print("what is done is kept, and the same command goes on from there")
+            raise typer.Exit(143 if isinstance(error, _Terminated) else 130 if stopped else 1) from None
     _report(summary, err)
     if summary.failed:
         raise typer.Exit(1)
@@ -196,17 +236,20 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM end a run as Ctrl-C does, and not leave the processes that read."""
+def _stoppable() -> Iterator[None]:
+    """Have SIGTERM end a run as Ctrl-C does, and either of them once: a second one breaks no orderly end."""
 
     def stop(number: int, frame: object) -> None:
-        raise _Terminated
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            return  # the first is on its way through here
+        raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -258,10 +301,13 @@ class _Lines:
 
 
 def _report(summary: Summary, err: Console) -> None:
-    from .store import MANIFEST, MAPS, failures
+    from .manifest import MANIFEST, failures, paged
+    from .store import MAPS
 
     folder = summary.folder
     print(f"{summary.images:,} images in {terminal.plain(folder / MAPS)} and {terminal.plain(folder / MANIFEST)}")
+    if several := paged(folder):
+        err.print(f"{several:,} images are the first page or frame of several in their file: see the column pages")
     if summary.failed:
         for source, reason in failures(folder, NAMED):
             err.print(f"failed: {terminal.plain(source)}: {terminal.plain(reason)}", style="red")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..explain.cfcam import CFCAM
+from ..explain.cam import CAM
 from ..photographs import loading, models
 from ..photographs.options import Settings
+from ..sources.photographs import Batch, Photographs
 from . import ray_session
-from .batches import Found
 from .bulk import Summary, require, run
-from .sources import Batch, Photographs
+from .found import Found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,12 @@ class Job:
     workers: int
     dtype: str
     overlays: str | None
+    components: int | None
     restart: bool
+    append: bool
     ray: str | None
+    image_column: str | None
+    target_column: str | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Ready:
     """A job that was found sound. ``description`` is for people, ``trained`` says whether its maps mean something."""
 
     job: Job
-    explainer: CFCAM
+    explainer: CAM
     photographs: Photographs
     class_names: Sequence[str]
     target: int | str | None
@@ -57,6 +61,7 @@ class Ready:
             "weights": settings.weights and settings.weights.absolute(),
             "dtype": job.dtype,
             "overlay": job.overlays is not None,
+            "components": job.components,
         }
         with ray_session.connected(job.ray or None):
             how = partial(
@@ -67,7 +72,7 @@ class Ready:
     def _run(
         self,
         progress: Callable[[int, int | None], None],
-        explained: Callable[[int], Iterable[tuple[Found, Batch]]] | None,
+        explained: Callable[[Sequence[int]], Iterable[tuple[Found, Batch]]] | None,
     ) -> Summary:
         return run(
             self.explainer,
@@ -78,8 +83,10 @@ class Ready:
             shard_size=self.job.shard_size,
             dtype=self.job.dtype,
             overlays=self.job.overlays,
+            components=self.job.components,
             class_names=self.class_names,
             restart=self.job.restart,
+            append=self.job.append,
             progress=progress,
             explained=explained,
         )
@@ -96,17 +103,25 @@ def check(job: Job) -> Ready:
     require()
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
-    loaded = loading.load_cfcam(job.settings)
+    loaded = loading.load_explainer(job.settings)
     target: int | str | None = job.target
     if target is not None and target != "predicted":
         target = models.class_index(str(target), loaded.class_names)
     photographs = Photographs(
-        job.source, loaded.model.preparation, class_names=loaded.class_names, workers=job.workers, skip=job.out
+        job.source,
+        loaded.model.preparation,
+        class_names=loaded.class_names,
+        workers=job.workers,
+        skip=job.out,
+        image_column=job.image_column,
+        target_column=job.target_column,
+        own_targets=target is None,
     )
     lines = [
         f"{job.settings.model} on {loaded.device}, {loaded.engine} engine; {len(photographs):,} images in {job.source}"
     ]
     lines += [f"  {layer.name}: {layer.reason}" for layer in loaded.layers]
+    lines += photographs.notes
     return Ready(
         job=job,
         explainer=loaded.explain,

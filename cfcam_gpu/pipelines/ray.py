@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..photographs import loading, models
+from ..photographs import loading, reading
 from ..photographs.options import Settings
-from .batches import BatchExplainer, Found
+from ..sources.decoding import Decoded, decode
+from ..sources.labels import target_of
+from ..sources.photographs import Batch, Part, Photographs, Reader
+from .batches import BatchExplainer
 from .bulk import DTYPES
-from .decoding import Decoded, decode
+from .found import Found
 from .rows import columns
-from .sources import Batch, Item, Photographs, Reader
 from .stream import targets_of
 
 #: A batch in Ray Data's format "numpy": a column a name.
 Columns = dict[str, Any]
-#: Columns of :func:`columns` that say where an image was, which the caller's own columns do.
-_ELSEWHERE = ("index", "source", "overlay")
+#: Columns of :func:`columns` that say where an image was, which the caller's own columns do, and those of volumes.
+_ELSEWHERE = ("index", "source", "overlay", "depth", "centre_z")
 
 
 class Explain:
@@ -33,18 +35,20 @@ class Explain:
 
     Each actor of the pool loads the model once. A batch has a column ``image``: paths, encoded bytes or RGB arrays
     (H, W, 3) uint8; and, if wanted, ``target``: class indices or names, None or "" for the predicted class. What comes
-    out are the other columns, ``image`` where it was paths, and ``map`` (S, S), ``target``, ``class``,
-    ``probability``, ``empty``, ``clusters``, ``noise``, ``dominant``, ``dead``, ``width``, ``height`` and ``error``. An
-    image that can't be read or explained has its error, a map of NaN, and otherwise nothing.
+    out are the other columns, ``image`` where it was paths, ``map`` (S, S), and those of the manifest
+    (:data:`cfcam_gpu.pipelines.rows.COLUMNS`) from ``width`` to ``error`` that photographs can have. An image that
+    can't be read or explained has its error, a map of NaN, and otherwise nothing.
 
     Parameters
     ----------
-    model, weights, layers, preset, engine, device
-        See :func:`cfcam_gpu.photographs.loading.load`.
+    model, weights, layers, preset, engine, device, method, augment, smooth
+        See :class:`cfcam_gpu.photographs.options.Settings`.
     dtype : {"float16", "float32"}
         Of the maps.
     overlay : bool
         Whether there is a column ``overlay``, (S, S, 3) uint8.
+    components : int, optional
+        How many groups of channels to name in the column ``components``.
 
     Raises
     ------
@@ -72,12 +76,16 @@ class Explain:
         preset: str = "default",
         engine: str = "auto",
         device: str = "auto",
+        method: str = "cfcam",
+        augment: Sequence[str] = (),
+        smooth: int = 0,
         dtype: str = "float16",
         overlay: bool = False,
+        components: int | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
-        loaded = loading.load_cfcam(
+        loaded = loading.load_explainer(
             Settings(
                 model=model,
                 weights=None if weights is None else Path(weights),
@@ -85,12 +93,19 @@ class Explain:
                 engine=engine,
                 preset=preset,
                 device=device,
+                method=method,
+                augment=tuple(augment),
+                smooth=smooth,
             )
         )
         self.device, self.class_names = loaded.device, loaded.class_names
         self.preparation = loaded.model.preparation
         self.explain = BatchExplainer(
-            loaded.explain, prepare=self.preparation.normalize, dtype=DTYPES[dtype], overlay=overlay
+            loaded.explain,
+            prepare=self.preparation.normalize,
+            dtype=DTYPES[dtype],
+            overlay=overlay,
+            components=components,
         )
         self._readers = ThreadPoolExecutor(torch.get_num_threads())
 
@@ -110,15 +125,16 @@ class Explain:
         count = len(images)
         targets, faults = self._targets(batch.get("target"), count)
         errors = [image.error or fault for image, fault in zip(images, faults)]
-        pixels = torch.stack([image.pixels for image in images]).to(self.device)
-        found = self.explain(pixels, targets, errors).to_host()
+        pixels = torch.stack([image.pixels for image in images])
+        found = self.explain(pixels.to(self.device), targets, errors).to_host()
         kept = {name: values for name, values in batch.items() if name != "image" or _paths(values)}
-        return kept | self._columns(found, [image.size for image in images])
+        sizes, pages = [image.size for image in images], [image.pages for image in images]
+        return kept | self._columns(found, Batch([""] * count, pixels, list(sizes), targets, errors, pages))
 
-    def _columns(self, found: Found, sizes: Sequence[tuple[int, int] | None]) -> Columns:
-        count = len(found.errors)
-        known = columns(found, [""] * count, sizes, class_names=self.class_names)
-        result: Columns = {name: _objects(values) for name, values in known.items() if name not in _ELSEWHERE}
+    def _columns(self, found: Found, batch: Batch) -> Columns:
+        known = columns(found, batch, class_names=self.class_names)
+        left_out = _ELSEWHERE if found.components is not None else (*_ELSEWHERE, "components")
+        result: Columns = {name: _objects(values) for name, values in known.items() if name not in left_out}
         result["map"] = found.maps.numpy()
         if found.overlays is not None:
             result["overlay"] = found.overlays.numpy()
@@ -139,12 +155,8 @@ class Explain:
         targets: list[int | None] = [None] * count
         faults: list[str | None] = [None] * count
         for b, target in enumerate([] if given is None else list(given)):
-            if target is None or target == "" or target != target:  # None among numbers comes as NaN, they as floats
-                continue
-            if isinstance(target, float) and target.is_integer():
-                target = int(target)
             try:
-                targets[b] = models.class_index(str(target), self.class_names)
+                targets[b] = target_of(target, self.class_names)
             except ValueError as error:
                 faults[b] = str(error)
         return targets, faults
@@ -157,14 +169,20 @@ def _paths(values: Any) -> bool:
 def _objects(values: Sequence[Any]) -> Any:
     """A column in which None is a missing value."""
     result = np.empty(len(values), object)
-    result[:] = values
+    for b, value in enumerate(values):  # at once, lists of one length would be taken for an axis
+        result[b] = value
     return result
 
 
 def explained(
-    photographs: Photographs, first: int, *, batch_size: int, target: int | str | None, options: Mapping[str, Any]
+    photographs: Photographs,
+    starts: Sequence[int],
+    *,
+    batch_size: int,
+    target: int | str | None,
+    options: Mapping[str, Any],
 ) -> Iterator[tuple[Found, Batch]]:
-    """The explanations of a SOURCE from image `first` on, in its order, made on the cluster that Ray is connected to.
+    """The explanations of some batches of a SOURCE, in their order, made on the cluster that Ray is connected to.
 
     Batches are those of a run on one machine, so that the results are, too, where the machines are alike. All of them
     must see the files by the same names. An actor that dies is replaced, and what it was at is done again: by Ray.
@@ -172,7 +190,8 @@ def explained(
     Parameters
     ----------
     photographs : Photographs
-    first : int
+    starts : sequence of int
+        Places of the batches' first images.
     batch_size : int
     target : None, int or "predicted"
         See :func:`cfcam_gpu.pipelines.run`.
@@ -186,10 +205,11 @@ def explained(
     """
     import ray.data
 
-    items = photographs.items
-    plan = [items[start : start + batch_size] for start in range(first, len(items), batch_size)]
     # A row is a batch: blocks of rows are Ray's affair, and must not change what is explained together.
-    rows = ray.data.from_items([{"batch": pickle.dumps(part)} for part in plan])
+    plan = [{"part": pickle.dumps(part)} for part in photographs.parts(batch_size, starts)]
+    if not plan:
+        return
+    rows = ray.data.from_items(plan)
     there = ray.cluster_resources()
     cpus, gpus = there.get("CPU", 1), 0 if options.get("device") == "cpu" else there.get("GPU", 0)
     # One CPU at least reads.
@@ -197,7 +217,7 @@ def explained(
     share = 1 if cpus > 1 else 0.5
     results = rows.map_batches(
         _read,
-        fn_kwargs={"reader": Reader(photographs.root.absolute(), photographs.preparation)},
+        fn_kwargs={"reader": photographs.reader()},
         batch_size=1,
         num_cpus=share,
     ).map_batches(
@@ -220,8 +240,9 @@ def explained(
 
 
 def _read(batch: Columns, *, reader: Reader) -> Columns:
-    items: list[Item] = pickle.loads(batch["batch"][0])
-    return {"batch": _objects([pickle.dumps(reader[items])])}
+    reading.quiet()  # the process is Ray's, for this alone
+    part: Part = pickle.loads(batch["part"][0])
+    return {"batch": _objects([pickle.dumps(reader[part])])}
 
 
 class _ExplainBatch(Explain):

@@ -1,88 +1,193 @@
 """The folder of results: maps in Zarr, a manifest in Parquet, and what it takes to go on where a run was killed.
 
 A shard is so many consecutive images. Its overlays are written first, then the file of its maps, then its part of the
-manifest: a shard is done when its part is there. Each file appears whole, by renaming. The last part done, the Zarr
-array gets its metadata and the parts become ``manifest.parquet``: a job is done when that is there.
+manifest: a shard is done when its part is there, and what the part tells of is. Each file appears whole, by renaming.
+Shards may be written in any order. When all are done, the parts become ``manifest.parquet``: a job is done when that is
+there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..results import durable
-from .rows import COLUMNS, Columns
+from .manifest import MANIFEST
+from .rows import Columns, table
 
-JOB = "job.json"
 MAPS = "maps.zarr"
-MANIFEST = "manifest.parquet"
 OVERLAYS = "overlays"
 PARTS = "parts"
-LOCK = "job.lock"
-FORMAT = 1
 
 #: Maps that are compressed together: reading one reads these.
 CHUNK = 16
 #: Suffix to Pillow's name and options.
 PICTURES: dict[str, tuple[str, dict[str, int]]] = {"jpg": ("JPEG", {"quality": 90}), "png": ("PNG", {})}
 
+#: A part's metadata, as :class:`Shard` has them.
+_FACTS = {"images": int, "failed": int, "digest": str, "size": int}
+
+_log = logging.getLogger(__name__)
+
 
 class ChangedError(ValueError):
     """A job can't go on: what is asked, or its images, are not those that it began with."""
 
 
+class Shard(NamedTuple):
+    """What is known of a shard that is done.
+
+    Parameters
+    ----------
+    images, failed : int
+        How many it has, and how many of these have an error.
+    digest : str
+        Of its images.
+    size : int
+        Bytes of the file of its maps; 0 where it has none, since every image failed.
+    """
+
+    images: int
+    failed: int
+    digest: str
+    size: int
+
+
+def combined(digests: Iterable[str]) -> str:
+    """The digest of a shard, of those of its batches."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
 class Store:
-    """A job's folder. See :func:`opened`.
+    """The results of a job, in its folder.
 
     Parameters
     ----------
     folder : Path
+    shape : sequence of int
+        H and W of the maps, of volumes D, H and W, of signals their length.
+    dtype : {"float16", "float32"}
+        Of the maps.
     shard_size : int
     pictures : {"jpg", "png"} or None
         Kind of the overlays.
+    total : int, optional
+        Images of the job, where that is known.
+    grow : bool
+        Whether images may come behind those of a job that is done. Otherwise a shard that is not full is the last one.
 
     Attributes
     ----------
-    digests : list of str
-        Of the images of each shard that is done, as :meth:`write` got them.
-    images, failed : int
-        How many are done, and how many of these have an error.
-    size : (int, int)
-        H and W of the maps.
+    done : dict
+        Shards by number.
+    lost : list of int
+        Numbers of shards that were done, and of which a file is missing or cut off now. They are done again.
     complete : bool
+        Whether nothing is left to do.
+
+    Raises
+    ------
+    ChangedError
+        If the manifest can't be read.
+    OSError
     """
 
-    def __init__(self, folder: Path, *, shard_size: int, pictures: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        shape: Sequence[int],
+        dtype: str,
+        shard_size: int,
+        pictures: str | None = None,
+        total: int | None = None,
+        grow: bool = False,
+    ) -> None:
         self.folder = folder
+        self.shape = tuple(shape)
+        self.dtype = dtype
         self.shard_size = shard_size
         self.pictures = pictures
-        self.digests: list[str] = []
-        self.images = self.failed = 0
-        self.size = (0, 0)
-        self.complete = (folder / MANIFEST).is_file()
+        self.total = total
+        self._closed = (folder / MANIFEST).is_file()
+        there = self._in_manifest() if self._closed else self._in_parts()
+        there = {number: shard for number, shard in there.items() if self._ends(number, shard, grow)}
+        self.lost = [number for number, shard in there.items() if not self._is_whole(number, shard)]
+        self.done = {number: shard for number, shard in there.items() if number not in self.lost}
+        more = grow if total is None else self.images < total
+        self.complete = self._closed and not self.lost and not more
+
+    def begin(self) -> None:
+        """Make ready to write what isn't done.
+
+        Raises
+        ------
+        OSError
+            If a file can't be written.
+        """
+        if self.lost:
+            _log.warning("%d shards in %s have lost files: they are done again", len(self.lost), self.folder)
         if self.complete:
-            self._count(folder / MANIFEST)
-            durable.remove(folder / PARTS)
+            durable.remove(self.folder / PARTS)
+        elif self._closed:
+            self._reopen()
+        self.describe()
+
+    @property
+    def images(self) -> int:
+        """How many are done."""
+        return sum(shard.images for shard in self.done.values())
+
+    @property
+    def failed(self) -> int:
+        """How many of them have an error."""
+        return sum(shard.failed for shard in self.done.values())
+
+    def starts(self, batch_size: int) -> list[int]:
+        """Of a job whose images are counted: where the batches that aren't done begin."""
+        assert self.total is not None
+        numbers = [k for k in range(math.ceil(self.total / self.shard_size)) if k not in self.done]
+        ends = [min((number + 1) * self.shard_size, self.total) for number in numbers]
+        return [
+            start for number, end in zip(numbers, ends) for start in range(number * self.shard_size, end, batch_size)
+        ]
+
+    def describe(self) -> None:
+        """Have the array readable: write its metadata, where they are not there."""
+        array: dict[str, Any] = {}
+        images = self.total or max((k * self.shard_size + shard.images for k, shard in self.done.items()), default=0)
+        if not images:
             return
-        while (part := self._part(len(self.digests))).is_file():
-            self.digests.append(self._count(part))
+        self._zarr(array, images)
+        path, text = self.folder / MAPS / "zarr.json", array["zarr.json"].to_bytes()
+        if not path.is_file() or path.read_bytes() != text:
+            durable.write(durable.folder(path.parent) / path.name, text)
 
     def write(
-        self, maps: NDArray[Any], columns: Columns, *, overlays: Sequence[NDArray[np.uint8]] | None, digest: str = ""
+        self,
+        number: int,
+        maps: NDArray[Any],
+        columns: Columns,
+        *,
+        overlays: Sequence[NDArray[np.uint8]] | None,
+        digest: str = "",
     ) -> None:
-        """Write the next shard.
+        """Write a shard.
 
         Parameters
         ----------
+        number : int
         maps : (n, H, W) float16 or float32
             n is `shard_size`, or less in the last shard.
         columns : dict
@@ -94,60 +199,65 @@ class Store:
         Raises
         ------
         ValueError
-            If the last shard has been written: one of less than `shard_size` images ends the array. If `maps` are none
-            or too many, or not as many as the rows. Nothing is written then.
+            If the shard is done, or lies behind one that is not full. If `maps` are none, too many, of another shape
+            than the others, or not as many as the rows. Nothing is written then.
         OSError
             If a file can't be written.
         """
-        number = len(self.digests)
         self._check(number, maps, columns, overlays)
         if overlays is not None and self.pictures is not None:
             columns = columns | {"overlay": self._draw(number, columns, overlays)}
         array: dict[str, Any] = {}
-        self._zarr(array, maps.shape, maps.dtype)[...] = maps
+        self._zarr(array, len(maps))[...] = maps
         # Of a shard without a single map there is no file: the array reads as NaN there.
-        if "c/0/0/0" in array:
-            place = durable.folder(self.folder / MAPS / "c" / str(number) / "0")
-            durable.write(place / "0", array["c/0/0/0"].to_bytes())
+        data = array[self._place(0)].to_bytes() if self._place(0) in array else b""
+        if data:
+            path = self.folder / MAPS / self._place(number)
+            durable.write(durable.folder(path.parent) / path.name, data)
         failed = sum(error is not None for error in columns["error"])
+        shard = Shard(len(maps), failed, digest, len(data))
         durable.folder(self.folder / PARTS)
-        self.size = (maps.shape[1], maps.shape[2])
-        facts = {"failed": failed, "digest": digest, "height": self.size[0], "width": self.size[1]}
-        durable.write(self._part(number), _parquet(_table(columns), facts))
-        self.digests.append(digest)
-        self.images += len(maps)
-        self.failed += failed
+        durable.write(self._part(number), _parquet(table(columns), shard._asdict()))
+        self.done[number] = shard
+        if self.total is None:
+            self.describe()
 
-    def finish(self, dtype: str) -> None:
+    def finish(self) -> None:
         """All shards are written: make the array and the manifest whole."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        array: dict[str, Any] = {}
-        self._zarr(array, (self.images, *self.size), np.dtype(dtype))
-        durable.write(durable.folder(self.folder / MAPS) / "zarr.json", array["zarr.json"].to_bytes())
+        self.describe()
+        numbers = sorted(self.done)
         rows = pa.concat_tables(
             # Their schemas differ in the metadata.
             pq.read_table(self._part(number)).replace_schema_metadata(None)
-            for number in range(len(self.digests))
+            for number in numbers
         )
-        facts = {"failed": self.failed, "height": self.size[0], "width": self.size[1]}
+        facts = {"failed": self.failed, "shards": json.dumps([self.done[number] for number in numbers])}
         durable.write(self.folder / MANIFEST, _parquet(rows, facts))
         durable.remove(self.folder / PARTS)
         self.complete = True
 
     def _check(
-        self, number: int, maps: NDArray[Any], columns: Columns, overlays: Sequence[NDArray[np.uint8]] | None
+        self,
+        number: int,
+        maps: NDArray[Any],
+        columns: Columns,
+        overlays: Sequence[NDArray[np.uint8]] | None,
     ) -> None:
         """Refuse what would put maps beside other images' rows."""
         count = len(maps)
-        if self.images != number * self.shard_size:
+        short = [k for k, shard in self.done.items() if shard.images < self.shard_size]
+        if number in self.done or (short and number > short[0]):
             raise ValueError(
-                f"maps: expected no more: after {number} shards of {self.shard_size} images there are {self.images}, "
-                f"so the last one has been written; got {count}"
+                f"maps: expected those of a shard that isn't done, before the last one; shard {number} is done, or "
+                f"lies behind shard {short[0] if short else number}, which is the last; got {count}"
             )
         if not 1 <= count <= self.shard_size:
             raise ValueError(f"maps: expected 1 to {self.shard_size}, the images of a shard; got {count}")
+        if maps.shape[1:] != self.shape:
+            raise ValueError(f"maps: expected {self.shape} each, as the others; got {maps.shape[1:]}")
         lengths = {name: len(column) for name, column in columns.items()}
         lengths |= {} if overlays is None else {"overlays": len(overlays)}
         for name, length in lengths.items():
@@ -157,15 +267,62 @@ class Store:
     def _part(self, number: int) -> Path:
         return self.folder / PARTS / f"{number:08d}.parquet"
 
-    def _count(self, path: Path) -> str:
+    def _place(self, number: int) -> str:
+        return "/".join(["c", str(number), *"0" * len(self.shape)])
+
+    def _in_parts(self) -> dict[int, Shard]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        found = pq.read_metadata(path)
-        facts: dict[str, str] = {key.decode(): value.decode() for key, value in found.metadata.items()}
-        self.images += found.num_rows
-        self.failed += int(facts["failed"])
-        self.size = (int(facts["height"]), int(facts["width"]))
-        return facts.get("digest", "")
+        found = {}
+        for path in sorted(self.folder.glob(f"{PARTS}/[0-9]*.parquet")):
+            try:
+                facts = pq.read_metadata(path).metadata
+                found[int(path.stem)] = Shard(*(kind(facts[name.encode()].decode()) for name, kind in _FACTS.items()))
+            except (pa.ArrowException, OSError, KeyError, ValueError):  # a copy that is no whole one: done again
+                continue
+        return found
+
+    def _in_manifest(self) -> dict[int, Shard]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.folder / MANIFEST
+        try:
+            shards = json.loads(pq.read_metadata(path).metadata[b"shards"])
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise ChangedError(
+                f"out: {path} is damaged ({error}): put a whole copy in its place, or drop the results with restart "
+                "(--restart)"
+            ) from None
+        return {number: Shard(*facts) for number, facts in enumerate(shards)}
+
+    def _ends(self, number: int, shard: Shard, grow: bool) -> bool:
+        """Whether a shard has all the images that it is to have."""
+        if self.total is None:
+            return shard.images == self.shard_size or not grow
+        return shard.images == min(self.shard_size, self.total - number * self.shard_size)
+
+    def _is_whole(self, number: int, shard: Shard) -> bool:
+        path = self.folder / MAPS / self._place(number)
+        if shard.size and (not path.is_file() or path.stat().st_size != shard.size):
+            return False
+        if self.pictures is None or shard.failed == shard.images:
+            return True
+        folder = self.folder / OVERLAYS / f"{number:08d}"
+        names = os.listdir(folder) if folder.is_dir() else []
+        return sum(name.endswith(f".{self.pictures}") for name in names) == shard.images - shard.failed
+
+    def _reopen(self) -> None:
+        """A job that was done goes on: its manifest becomes parts again, those of the shards that are there."""
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(self.folder / MANIFEST).replace_schema_metadata(None)
+        durable.folder(self.folder / PARTS)
+        for number, shard in self.done.items():
+            part = rows.slice(number * self.shard_size, shard.images)
+            durable.write(self._part(number), _parquet(part, shard._asdict()))
+        durable.remove(self.folder / MANIFEST)
 
     def _draw(self, number: int, columns: Columns, overlays: Sequence[NDArray[np.uint8]]) -> list[str | None]:
         assert self.pictures is not None
@@ -184,143 +341,28 @@ class Store:
             durable.write(path, picture.getbuffer())
         return names
 
-    def _zarr(self, store: dict[str, Any], shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
+    def _zarr(self, store: dict[str, Any], images: int) -> Any:
         """An array in memory whose one file is a shard's, or whose metadata is the whole array's."""
         import zarr
         from zarr.codecs import BloscCodec
 
         return zarr.create_array(
             store=store,
-            shape=tuple(shape),
-            dtype=dtype,
-            shards=(self.shard_size, *shape[1:]),
-            chunks=(math.gcd(self.shard_size, CHUNK), *shape[1:]),
+            shape=(images, *self.shape),
+            dtype=np.dtype(self.dtype),
+            shards=(self.shard_size, *self.shape),
+            chunks=(math.gcd(self.shard_size, CHUNK), *self.shape),
             compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
             fill_value=float("nan"),
-            dimension_names=("image", "y", "x"),
+            dimension_names=("image", *("z", "y", "x")[-len(self.shape) :]),
         )
 
 
-@contextmanager
-def opened(
-    folder: Path, asked: Mapping[str, Any], *, source: str, shard_size: int, pictures: str | None, restart: bool
-) -> Iterator[Store]:
-    """The folder of a job, new or to go on with; no other process writes to it meanwhile.
-
-    Parameters
-    ----------
-    folder : Path
-    asked : mapping
-        All that the results depend on, as JSON takes it.
-    source : str
-        Where the images come from, for people.
-    shard_size, pictures
-        See :class:`Store`.
-    restart : bool
-        Drop what a job left there, whatever it was.
-
-    Raises
-    ------
-    ChangedError
-        If the folder is a job's of which something else was asked; the message says what.
-    FileExistsError
-        If results of no job are there, or another process is writing to it.
-    OSError
-        If it can't be written.
-    """
-    durable.folder(folder)
-    with _locked(folder / LOCK):
-        job = folder / JOB
-        ours = [MANIFEST, PARTS, MAPS, OVERLAYS, JOB]
-        found = _job(job)
-        if found is not None and restart:
-            for name in ours:
-                durable.remove(folder / name)
-        elif found is not None:
-            _check_same(found, asked, folder)
-        if found is None or restart:
-            there = [name for name in ours if (folder / name).exists()]
-            if there:
-                raise FileExistsError(f"out: {folder} has {', '.join(there)} of no job; choose another folder")
-            text = {"format": FORMAT, "source": source, "asked": asked}
-            durable.write(job, json.dumps(text, indent=2, sort_keys=True).encode() + b"\n")
-        yield Store(folder, shard_size=shard_size, pictures=pictures)
-
-
-def failures(folder: Path, limit: int) -> list[tuple[str, str]]:
-    """Sources and errors of the first images that failed, of a job that is complete."""
-    import pyarrow.parquet as pq
-
-    found: list[tuple[str, str]] = []
-    with pq.ParquetFile(folder / MANIFEST) as manifest:
-        for rows in manifest.iter_batches(columns=["source", "error"]):
-            found += [(row["source"], row["error"]) for row in rows.to_pylist() if row["error"] is not None]
-            if len(found) >= limit:
-                break
-    return found[:limit]
-
-
-def _job(path: Path) -> dict[str, Any] | None:
-    """What a job said of itself; None where there is no job, whoever's file is there."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if isinstance(found, dict) and {"format", "source", "asked"} <= found.keys() else None
-
-
-def _check_same(found: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    if found.get("format") != FORMAT:
-        raise ChangedError(f"out: {folder} is a job's of another release")
-    before = found["asked"]
-    now = json.loads(json.dumps(asked))
-    different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    if not different:
-        return
-    said = []
-    for key in different:
-        if key == "fingerprint":
-            said.append("the images' names, sizes, times or targets have changed")
-        elif key == "model":
-            said.append("the model or its weights have changed")
-        elif key == "class_names":
-            said.append("the names of the classes have changed")
-        else:
-            said.append(f"{key} was {before.get(key)}, is {now.get(key)}")
-    raise ChangedError(
-        f"out: {folder} has results of another job, begun with {found['source']}: {'; '.join(said)}. Choose another "
-        "folder, or drop them with restart (--restart)"
-    )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(path, "ab") as file:
-        try:
-            # A record lock, not flock: the kernel takes it back with this process, whatever children outlive it.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise FileExistsError(f"out: another process is writing to {path.parent}") from None
-        yield
-
-
-def _table(columns: Columns) -> Any:
-    import pyarrow as pa
-
-    types = {name: pa.type_for_alias(kind) for name, kind in COLUMNS.items()}
-    return pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
-
-
-def _parquet(table: Any, facts: Mapping[str, object]) -> memoryview:
+def _parquet(rows: Any, facts: dict[str, Any]) -> memoryview:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
     metadata = {key: str(value) for key, value in facts.items()}
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    pq.write_table(rows.replace_schema_metadata(metadata), sink, compression="zstd")
     return memoryview(sink.getvalue())

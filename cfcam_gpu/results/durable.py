@@ -54,9 +54,11 @@ def write(path: Path, data: bytes | memoryview, *, alone: bool = True, last: boo
         finally:
             os.close(file)
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.lexists(part):
             os.unlink(part)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk is told of a file's number
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     if last:
         sync(path.parent)
@@ -66,7 +68,11 @@ def folder(path: Path) -> Path:
     """Make a folder, and those above it, where they are not there yet."""
     if not os.path.isdir(path):
         folder(path.parent)
-        os.mkdir(path)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):  # another process may have made it meanwhile
+                raise
         sync(path.parent)
     return path
 

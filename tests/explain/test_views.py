@@ -10,7 +10,6 @@ from cfcam_gpu import CAM, CFCAM, Config
 from cfcam_gpu.explain.views import TRANSFORMS, Views, resized
 from cfcam_gpu.methods import METHODS
 from cfcam_gpu.methods.noise import noisy_copies
-from cfcam_gpu.pipelines.batches import BatchExplainer
 
 from ..small import Network, draw
 
@@ -255,12 +254,6 @@ def test_transforms_that_go_wrong_are_named(model, images):
 def test_no_graph_holds_several_looks(model, images):
     with pytest.raises(ValueError, match="cuda_graph: a graph holds one look at the images"):
         CFCAM(model, "late", augment="flip").cuda_graph(images)
-
-
-def test_pipelines_which_count_channels_take_one_look(model):
-    for options in ({"augment": "flip"}, {"smooth": 1}):
-        with pytest.raises(ValueError, match="explainer: expected one without augment and smooth"):
-            BatchExplainer(CFCAM(model, "late", **options))
 
 
 def test_a_map_of_nothing_is_empty(model, images):

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import webdataset
 import zarr
 from PIL import Image
 from rich.console import Console
@@ -28,6 +27,7 @@ from cfcam_gpu.results import durable
 from ..albums import album, small
 from ..networks import lite0
 from ..pipeline_jobs import contents
+from ..source_images import archive
 
 __all__ = ["album"]
 
@@ -206,8 +206,7 @@ def test_the_readmes_commands_run_as_written(tmp_path, monkeypatch):
     pixels.save("photos/a.jpg")
     Path("list.csv").write_text("file,target\nphotos/a.jpg,tiger cat\n")
     for number in range(2):
-        with webdataset.TarWriter(f"shard-{number:06d}.tar") as tar:
-            tar.write({"__key__": "a", "jpg": Path("photos/a.jpg").read_bytes(), "cls": 281})
+        archive(f"shard-{number:06d}.tar", [("a.jpg", Path("photos/a.jpg").read_bytes()), ("a.cls", b"281")])
     assert len(readme()) >= 3
     for line in readme():
         result = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import random
+import signal
 import time
 
 import pyarrow.parquet as pq
@@ -11,7 +12,14 @@ import pytest
 
 from cfcam_gpu.results import durable
 
-from ..pipeline_jobs import contents, explain, explain_in_a_process, photographs, tiny
+from ..pipeline_jobs import (
+    contents,
+    explain,
+    explain_in_a_process,
+    explain_on_a_slow_disk,
+    photographs,
+    tiny,
+)
 
 #: What changes the disk. At each of these a process may be the last time.
 STEPS = ("open", "write", "replace", "mkdir", "unlink", "rmdir")
@@ -101,6 +109,54 @@ def test_sigkill_at_random_moments(tmp_path, shards, kills):
     process.join()
     assert process.exitcode == 0
     assert contents(out) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_two_signals_at_random_moments_on_a_slow_disk(tmp_path, times):
+    source = photographs(tmp_path / "source", 72)  # the last shard is not full
+    options = {"batch_size": 8, "shard_size": 16, "overlays": "png"}
+    explain(source, tmp_path / "whole", model=tiny(), **options)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([explain.__module__, "cfcam_gpu.engines.cpu", "zarr", "pyarrow.dataset"])
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    moments, out, stopped = random.Random(seed), tmp_path / "out", 0
+    for number in range(times):
+        said, saying = context.Pipe(duplex=False)
+        process = context.Process(target=explain_on_a_slow_disk, args=(source, out, seed + number, saying))
+        process.start()
+        saying.close()
+        assert said.recv() == "began"
+        time.sleep(moments.uniform(0, 0.8))
+        for _ in range(2):
+            os.kill(process.pid, moments.choice([signal.SIGINT, signal.SIGTERM]))
+            time.sleep(moments.uniform(0, 0.2))
+        while not said.poll(0.002):
+            assert _is_locked(out) or said.poll(0.3), "the lock was free before the run had been left"
+        if said.recv() == "stopped":
+            stopped += 1
+            assert said.recv(), "something was written after the run had been left"
+        process.join(30)
+        assert process.exitcode == 0
+    assert stopped > times // 4
+    explain(source, out, model=tiny(), **options)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def _is_locked(out):
+    import fcntl
+
+    if not (out / "job.lock").exists():
+        return True
+    with open(out / "job.lock", "ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _parts(out, shards):

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu import CFCAM, pipelines
+from cfcam_gpu import CAM, CFCAM, pipelines
 from cfcam_gpu.photographs import photos
 from cfcam_gpu.pipelines import Photographs, bulk
 from cfcam_gpu.pipelines.batches import BatchExplainer
 from cfcam_gpu.pipelines.rows import COLUMNS
+from cfcam_gpu.pipelines.store import ChangedError
 
 from ..albums import small
 from ..pipeline_jobs import TINY, contents, errors, explain, images, maps, photographs, rows
@@ -166,10 +167,59 @@ def test_classes_that_the_model_has_not_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_explainer_of_several_looks_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="explainer: expected one without augment and smooth"):
-        pipelines.run(CFCAM(small().eval(), "1", augment="flip"), [images(3)], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    "explainer",
+    [
+        lambda model: CFCAM(model, "1", augment="flip"),
+        lambda model: CAM(model, "1", method="layercam"),
+        lambda model: CAM(model, ["0", "1"], method="gradcam", fuse="max", augment="flip"),
+    ],
+    ids=["views", "method", "layers"],
+)
+def test_any_explainer_will_do(tmp_path, explainer):
+    x = images(5)
+    found = pipelines.run(explainer(small().eval()), [x], tmp_path / "out", batch_size=5, dtype="float32")
+    assert found.failed == 0
+    np.testing.assert_array_equal(maps(tmp_path / "out")[:], explainer(small().eval())(x).maps)
+    assert {row["clusters"] for row in rows(tmp_path / "out")} == {None}
+    other = CAM(small().eval(), "1", method="hirescam")
+    with pytest.raises(ChangedError, match="method was"):
+        pipelines.run(other, [x], tmp_path / "out", batch_size=5, dtype="float32")
+
+
+def test_volumes_and_signals(tmp_path):
+    torch.manual_seed(0)
+    volumes, signals = torch.rand(3, 1, 8, 12, 16), torch.rand(3, 2, 64)
+    nets = {
+        3: nn.Sequential(nn.Conv3d(1, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)),
+        1: nn.Sequential(nn.Conv1d(2, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)),
+    }
+    for dims, x in ((3, volumes), (1, signals)):
+        out, explainer = tmp_path / str(dims), CFCAM(nets[dims].eval(), "1")
+        pipelines.run(explainer, [x[:2], x[2:]], out, batch_size=3, dtype="float32", spatial_dims=dims)
+        np.testing.assert_array_equal(maps(out)[:], explainer(x).maps)
+        assert pipelines.run(explainer, [x], out, batch_size=3, dtype="float32", spatial_dims=dims).before == 3
+    assert [(row["depth"], row["height"], row["width"]) for row in rows(tmp_path / "3")] == [(8, 12, 16)] * 3
+    with pytest.raises(ValueError, match="overlays: expected None, as only images have them"):
+        pipelines.run(CFCAM(nets[3], "1"), [volumes], tmp_path / "no", overlays="png", spatial_dims=3)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_prepare_that_resizes_and_a_batch_that_fails(tmp_path):
+    """What stands for maps that aren't there has the maps' size, which isn't the images'."""
+    x = images(6)
+    x[4:] = torch.nan
+    found = pipelines.run(
+        CFCAM(small().eval(), "1"),
+        [x],
+        tmp_path / "out",
+        prepare=lambda x: nn.functional.interpolate(x, (64, 48)),
+        batch_size=2,
+        shard_size=2,
+    )
+    assert found.failed == 2
+    assert maps(tmp_path / "out").shape == (6, 64, 48)
+    np.testing.assert_array_equal(np.isnan(maps(tmp_path / "out")[:]).all((1, 2)), [False] * 4 + [True] * 2)
 
 
 def test_one_images_class_that_the_model_has_not_is_its_rows_error(tmp_path):
@@ -239,7 +289,7 @@ def test_no_room_for_a_single_image_stops_a_run_that_goes_on_later(source, tmp_p
     options = {"batch_size": 2, "shard_size": 2}
     explain(source, tmp_path / "whole", model=narrow(8), **options)
     with pytest.raises(RuntimeError, match="out of memory with a single image"):
-        explain(source, tmp_path / "out", model=narrow(8, batches=10), **options)
+        explain(source, tmp_path / "out", model=narrow(8, batches=11), **options)
     assert explain(source, tmp_path / "out", model=narrow(8), **options).before == 6
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -253,10 +303,10 @@ def test_a_reader_that_dies_stops_the_run_and_is_no_fault_of_an_image(source, tm
             self.batches = batches
 
         def forward(self, x):
-            self.batches -= 1
-            if self.batches == -1:
-                (reader,) = multiprocessing.active_children()
-                reader.kill()
+            readers = multiprocessing.active_children()
+            self.batches -= len(readers)
+            if readers and self.batches == -1:
+                readers[0].kill()
                 time.sleep(10)
             return x
 

@@ -1,10 +1,13 @@
-"""The folder of results: what is refused before anything is written."""
+"""The folder of results: what is in it, what is lost and done again, what is refused before anything is written."""
+
+import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cfcam_gpu.pipelines.rows import COLUMNS
-from cfcam_gpu.pipelines.store import Store
+from cfcam_gpu.pipelines.store import ChangedError, Store
 
 from ..pipeline_jobs import contents, maps, rows
 
@@ -16,36 +19,66 @@ def shard(first, count):
     return np.arange(first, first + count, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32), columns
 
 
+def opened(folder, **options):
+    store = Store(folder, **{"shape": (2, 3), "dtype": "float32", "shard_size": 4} | options)
+    store.begin()
+    return store
+
+
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "out", shard_size=4, pictures="png")
+    return opened(tmp_path / "out")
+
+
+def write(store, *numbers, count=4, drawn=False):
+    for number in numbers:
+        found, columns = shard(4 * number, count)
+        overlays = [np.zeros((2, 3, 3), np.uint8)] * count if drawn else None
+        store.write(number, found, columns, overlays=overlays, digest=f"digest {number}")
 
 
 def test_each_map_is_its_rows(store):
-    for first, count in ((0, 4), (4, 4), (8, 1)):
-        found, columns = shard(first, count)
-        store.write(found, columns, overlays=None)
-    store.finish("float32")
+    write(store, 1, 0)
+    write(store, 2, count=1)
+    store.finish()
     assert [row["source"] for row in rows(store.folder)] == [str(b) for b in range(9)]
     np.testing.assert_array_equal(maps(store.folder)[:, 0, 0], range(9))
+
+
+@pytest.mark.parametrize("total", [9, None], ids=["counted", "not counted"])
+def test_an_unfinished_one_can_be_read(tmp_path, total):
+    store = opened(tmp_path / "out", total=total)
+    write(store, 0)
+    found = maps(store.folder)
+    assert found.shape == (total or 4, 2, 3)
+    np.testing.assert_array_equal(found[:, 0, 0], [0, 1, 2, 3] + [np.nan] * 5 if total else range(4))
+    assert pq.read_table(store.folder / "parts").num_rows == 4
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_maps_of_signals_and_volumes(tmp_path, shape):
+    store = opened(tmp_path / "out", shape=shape)
+    values = np.random.default_rng(0).random((4, *shape), np.float32)
+    store.write(0, values, shard(0, 4)[1], overlays=None)
+    store.finish()
+    np.testing.assert_array_equal(maps(store.folder)[:], values)
+    assert opened(store.folder, shape=shape).complete
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["at once", "by another run"])
 def test_nothing_comes_behind_a_short_shard(store, again):
     """The rows would follow each other, and the maps begin with the next shard: each would be another image's."""
-    store.write(*shard(0, 4), overlays=None)
-    store.write(*shard(4, 3), overlays=None)
+    write(store, 0)
+    write(store, 1, count=3)
     if again:
-        store = Store(store.folder, shard_size=4, pictures="png")
+        store = opened(store.folder)
     before = contents(store.folder)
-    message = "maps: expected no more: after 2 shards of 4 images there are 7, so the last one has been written; got"
-    for count in (4, 1):
-        found, columns = shard(7, count)
-        with pytest.raises(ValueError, match=f"{message} {count}"):
-            store.write(found, columns, overlays=[np.zeros((2, 3, 3), np.uint8)] * count)
+    for number in (1, 2):
+        with pytest.raises(ValueError, match=rf"shard {number} is done, or lies behind shard 1, which is the last"):
+            write(store, number, drawn=True)
     assert contents(store.folder) == before
-    assert (store.images, len(store.digests)) == (7, 2)
-    store.finish("float32")
+    assert (store.images, len(store.done)) == (7, 2)
+    store.finish()
     np.testing.assert_array_equal(maps(store.folder)[:, 0, 0], range(7))
 
 
@@ -62,5 +95,80 @@ def test_what_is_no_shard_is_refused_before_anything_is_written(store, count, ro
     found, columns = shard(0, count)[0], shard(0, rows_of)[1]
     overlays = None if drawn is None else [np.zeros((2, 3, 3), np.uint8)] * drawn
     with pytest.raises(ValueError, match=message):
-        store.write(found, columns, overlays=overlays)
+        store.write(0, found, columns, overlays=overlays)
     assert not store.folder.exists()
+
+
+def test_maps_of_another_size_than_the_others_are_refused(store):
+    with pytest.raises(ValueError, match=r"maps: expected \(2, 3\) each, as the others; got \(2, 4\)"):
+        store.write(0, np.zeros((4, 2, 4), np.float32), shard(0, 4)[1], overlays=None)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+LOSSES = {
+    "maps": lambda out: (out / "maps.zarr/c/1/0/0").unlink(),
+    "cut": lambda out: _cut(out / "maps.zarr/c/1/0/0"),
+    "overlay": lambda out: (out / "overlays/00000001/0000000005.png").unlink(),
+    "overlays": lambda out: shutil.rmtree(out / "overlays/00000001"),
+}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_shard_whose_files_are_lost_is_done_again_and_no_other(tmp_path, loss, finished, caplog):
+    options = {"total": 11, "pictures": "png"}
+    store = opened(tmp_path / "out", **options)
+    write(store, 0, 1, drawn=True)
+    write(store, 2, count=3, drawn=True)
+    if finished:
+        store.finish()
+    whole = contents(store.folder)
+    LOSSES[loss](store.folder)
+    again = opened(store.folder, **options)
+    assert (again.lost, sorted(again.done), again.complete) == ([1], [0, 2], False)
+    assert "1 shards in" in caplog.text
+    assert again.starts(2) == [4, 6]
+    assert not (store.folder / "manifest.parquet").exists()
+    write(again, 1, drawn=True)
+    if finished:
+        again.finish()
+    assert contents(store.folder) == whole
+
+
+def test_a_part_that_is_cut_off_is_done_again(tmp_path):
+    store = opened(tmp_path / "out", total=8)
+    write(store, 0, 1)
+    _cut(store.folder / "parts/00000000.parquet")
+    assert opened(store.folder, total=8).starts(4) == [0]
+
+
+def test_a_manifest_that_is_cut_off_is_refused_with_the_way_out(tmp_path):
+    store = opened(tmp_path / "out", total=4)
+    write(store, 0)
+    store.finish()
+    _cut(store.folder / "manifest.parquet")
+    before = contents(store.folder)
+    with pytest.raises(ChangedError, match=r"manifest\.parquet is damaged .*: put a whole copy in its place"):
+        opened(store.folder, total=4)
+    assert contents(store.folder) == before
+
+
+@pytest.mark.parametrize("total", [11, None])
+def test_what_comes_behind_a_finished_one_leaves_what_is_done(tmp_path, total):
+    store = opened(tmp_path / "out", total=total and 6)
+    write(store, 0)
+    write(store, 1, count=2)
+    store.finish()
+    more = opened(store.folder, total=total, grow=True)
+    assert (sorted(more.done), more.complete) == ([0], False), "the last shard wasn't full"
+    write(more, 1)
+    write(more, 2, count=3)
+    more.finish()
+    whole = opened(tmp_path / "whole", total=total)
+    write(whole, 0, 1)
+    write(whole, 2, count=3)
+    whole.finish()
+    assert contents(more.folder) == contents(whole.folder)

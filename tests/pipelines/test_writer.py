@@ -2,14 +2,18 @@
 
 import errno
 import os
+import signal
 import threading
+import time
+from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
 
-from cfcam_gpu.pipelines.batches import Found
-from cfcam_gpu.pipelines.sources import Batch
+from cfcam_gpu.pipelines.found import Found
 from cfcam_gpu.pipelines.writer import WAITING, Writer
+from cfcam_gpu.sources.photographs import Batch
 
 
 class Faulty:
@@ -21,23 +25,38 @@ class Faulty:
         self.images = self.tried = 0
         self.fails_at = fails_at
 
-    def write(self, maps, columns, *, overlays, digest):
+    def write(self, number, maps, columns, *, overlays, digest):
         self.tried += 1
         if self.tried == self.fails_at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.images += len(maps)
 
 
-def batch(count):
+class Slow(Faulty):
+    """A store of shards of one image on a disk that takes its time."""
+
+    shard_size = 1
+
+    def __init__(self):
+        super().__init__()
+        self.writing = threading.Event()
+
+    def write(self, number, maps, columns, *, overlays, digest):
+        self.writing.set()
+        time.sleep(0.2)
+        super().write(number, maps, columns, overlays=overlays, digest=digest)
+
+
+def batch(first, count):
     """What is handed over of `count` images."""
-    whole = torch.zeros(count, dtype=torch.int64)
-    found = Found(torch.zeros(count, 3, 3), None, whole, whole.float(), whole.bool(), *[whole] * 4, [None] * count)
-    return found, Batch(["name"] * count, torch.zeros(count, 3, 3, 3), [(3, 3)] * count, [None] * count, [None] * count)
+    found = replace(Found.failed([None] * count, (3, 3)), maps=torch.zeros(count, 3, 3))
+    nothing = [None] * count
+    return found, Batch(["name"] * count, torch.zeros(count, 3, 3, 3), [(3, 3)] * count, *[nothing] * 3, index=first)
 
 
 def put(writer, *counts):
-    for count in counts:
-        writer.put(*batch(count))
+    for first, count in zip(accumulate(counts, initial=0), counts):
+        writer.put(*batch(first, count))
 
 
 def put_and_fail(writer, *counts):
@@ -51,7 +70,7 @@ def put_and_refuse(writer, counts):
         put(writer, *counts)
     for _ in range(3 * WAITING):
         with pytest.raises(OSError, match="No space left") as again:
-            put(writer, 2)
+            writer.put(*batch(2 * len(counts), 2))
         assert again.value is first.value
 
 
@@ -94,3 +113,57 @@ def test_left_by_an_exception_it_writes_what_is_whole_and_the_exception_stays(wr
     with pytest.raises(KeyError, match="mine"), writing(store, written) as writer:
         put_and_fail(writer, 2, 2, 1)
     assert written == [2, 4]
+
+
+def _interrupt(*moments):
+    """Ctrl-C in the main thread, so many seconds from now each."""
+
+    def send():
+        began = time.monotonic()
+        for moment in moments:
+            time.sleep(max(0, began + moment - time.monotonic()))
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals to a thread")
+@pytest.mark.parametrize("moments", [(0.0,), (0.0, 0.03), (0.0, 0.01, 0.02, 0.05, 0.1)])
+def test_however_often_it_is_interrupted_nothing_is_written_when_it_has_been_left(written, moments):
+    store = Slow()
+    sender = None
+    # While it waits for room, and while it waits for the end.
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with writing(store, written) as writer:
+            writer.put(*batch(0, 1))
+            store.writing.wait()
+            sender = _interrupt(*moments)
+            put_forever(writer)
+        pytest.fail("left without a word")
+    tried, threads = store.tried, [thread for thread in threading.enumerate() if thread.name == "cfcam-writer"]
+    assert not threads
+    sender.join()
+    time.sleep(0.3)
+    assert store.tried == tried == store.images, "what was under way was finished, and nothing begun behind it"
+    assert tried <= 2
+
+
+def put_forever(writer):
+    number = 1
+    while True:
+        writer.put(*batch(number, 1))
+        number += 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals to a thread")
+def test_an_interrupt_of_its_orderly_end_is_told(written):
+    store = Slow()
+    with pytest.raises(KeyboardInterrupt), writing(store, written) as writer:  # noqa: PT012
+        put(writer, 1, 1, 1)
+        store.writing.wait()
+        sender = _interrupt(0.05)
+    sender.join()
+    assert store.tried < 3
+    assert written == list(range(1, store.tried + 1))

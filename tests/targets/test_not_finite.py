@@ -98,3 +98,23 @@ def test_the_two_levels_contrast_of_masked_classes():
     alone = CFCAM(Spoilt([1, 2, 3], -INF, of_all=True).eval(), ["conv", "act"])
     with pytest.raises(ValueError, match="score: expected finite numbers"):
         alone(images, 0)
+
+
+class Precise(Spoilt):
+    """Spoils an image that is marked to the last bit: none of its noisy copies is."""
+
+    def forward(self, images):
+        plain = super().forward(images.clamp(max=1))
+        return plain + self.spoil.where(images[:, :1, 0, 0] == 6, 0.0)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("target", [None, [0, 1, 1], lambda logits: logits[0]])
+def test_an_image_whose_own_logits_are_not_finite_is_refused_however_its_copies_look(value, target):
+    model = Precise(range(4) if value == -INF else 3, value).eval()
+    for explainer in (CFCAM(model, "act", smooth=2), CAM(model, "act", method="gradcam", smooth=2, augment="flip")):
+        assert explainer(batch([]), target).raw_maps.isfinite().all()
+        if value == -INF and callable(target):
+            continue  # which may be of another output: the copies' are looked at
+        with pytest.raises(ValueError, match=r"(logits|score): expected finite numbers within.* image 1 has NaN"):
+            explainer(batch(1), target)

@@ -22,11 +22,14 @@ class Decoded(NamedTuple):
         Width and height of the image itself, upright.
     error : str or None
         Why it could not be read.
+    pages : int or None
+        How many pages or frames the file has, of which this is the first; None where there is an error.
     """
 
     pixels: torch.Tensor
     size: tuple[int, int] | None = None
     error: str | None = None
+    pages: int | None = None
 
     @classmethod
     def failed(cls, error: str, preparation: Preparation) -> Decoded:
@@ -44,8 +47,8 @@ def decode(file: Path | IO[bytes], preparation: Preparation) -> Decoded:
     preparation : Preparation
     """
     try:
-        image = photos.read(file)
-        return Decoded(preparation.pixels(image), image.size)
+        image, pages = photos.first_page(file)
+        return Decoded(preparation.pixels(image), image.size, pages=pages)
     except photos.UnreadableError as error:
         return Decoded.failed(str(error), preparation)
     except MemoryError:

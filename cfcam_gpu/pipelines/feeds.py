@@ -1,0 +1,232 @@
+"""A data set as a job sees it: how many images, whether they are those of before, and which are left to explain."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ..sources.photographs import Batch, Photographs
+from . import manifest, resuming
+from .resuming import Job
+from .store import ChangedError, Store, combined
+from .stream import unseen
+
+#: How many more images may be explained into a folder, and how that is asked for.
+_APPEND = "to explain what is new, too, ask for it with append (--append)"
+
+
+class Feed(ABC):
+    """The images of a job.
+
+    Attributes
+    ----------
+    source : str
+        Where they come from, for people.
+    total : int or None
+        How many; None where that isn't known.
+    example : (1, C, ...) tensor
+        An image, as they come, for :func:`cfcam_gpu.pipelines.resuming.example_of`.
+    """
+
+    source: str
+    total: int | None
+    example: torch.Tensor
+
+    @abstractmethod
+    def arrange(self, folder: Path, job: Job | None, *, append: bool) -> None:
+        """Put the images into the order of the job in `folder`, what is new behind them.
+
+        Raises
+        ------
+        ChangedError
+            If an image of the job isn't there any more.
+        """
+
+    @abstractmethod
+    def facts(self, job: Job | None, *, append: bool) -> dict[str, Any]:
+        """What of the images a job asks for; with `append`, of those of `job` where the others are behind them.
+
+        Raises
+        ------
+        ChangedError
+            If there are new ones, and nobody asked to append them.
+        """
+
+    @abstractmethod
+    def stamps(self) -> str:
+        """A digest of the times of change of the images' files; empty where they have none."""
+
+    @abstractmethod
+    def rest(self, store: Store, batch_size: int, *, pin_memory: bool) -> Iterator[Batch]:
+        """The batches that aren't done.
+
+        Raises
+        ------
+        ChangedError
+            If images that are done are others now, as far as that shows only when they come.
+        """
+
+    @abstractmethod
+    def check(self, store: Store, job: Job, batch_size: int) -> None:
+        """See whether the images that are done are those that come now.
+
+        Raises
+        ------
+        ChangedError
+        """
+
+
+class Files(Feed):
+    """Those of a SOURCE, which are counted, and can be read from any one on."""
+
+    def __init__(self, dataset: Photographs) -> None:
+        self.dataset = dataset
+        self.source, self.total = dataset.source, len(dataset)
+        # Waves of several widths and colours: a blank image would show nothing of how it is prepared.
+        draw = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+        shape = dataset.preparation.blank(1).shape[-2:]
+        smooth = functional.interpolate(draw, shape, mode="bicubic", align_corners=True)
+        self.example = (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def arrange(self, folder: Path, job: Job | None, *, append: bool) -> None:
+        """See :meth:`Feed.arrange`.
+
+        Raises
+        ------
+        ChangedError
+            As there.
+        """
+        names = resuming.order(folder) if job is not None else None
+        if job is not None and append and (folder / manifest.MANIFEST).is_file() and self._more(job):
+            names = manifest.sources(folder)
+            resuming.keep_order(folder, names)
+        if names is not None:
+            try:
+                self.dataset = self.dataset.ordered(names)
+            except ValueError as error:
+                raise ChangedError(f"out: {folder} has results of other images: {error}") from None
+
+    def facts(self, job: Job | None, *, append: bool) -> dict[str, Any]:
+        """See :meth:`Feed.facts`.
+
+        Raises
+        ------
+        ChangedError
+            As there.
+        """
+        count = len(self.dataset)
+        if job is not None and self._more(job):
+            before = int(job.asked["images"])
+            same = self.dataset.fingerprint(before) == job.asked["fingerprint"]
+            if append:
+                count = before
+            elif same:
+                raise ChangedError(
+                    f"dataset: {count - before:,} images are new behind the {before:,} that the job began with; "
+                    f"{_APPEND}"
+                )
+        return {"images": count, "fingerprint": self.dataset.fingerprint(count)}
+
+    def stamps(self) -> str:
+        """See :meth:`Feed.stamps`."""
+        return self.dataset.stamps(len(self.dataset))
+
+    def rest(self, store: Store, batch_size: int, *, pin_memory: bool) -> Iterator[Batch]:
+        """See :meth:`Feed.rest`."""
+        return self.dataset.batches(batch_size, starts=store.starts(batch_size), pin_memory=pin_memory)
+
+    def check(self, store: Store, job: Job, batch_size: int) -> None:
+        """See :meth:`Feed.check`.
+
+        Raises
+        ------
+        ChangedError
+            If files were written since, and have other bytes now.
+        """
+        known = int(job.asked["images"])
+        if job.stamps == self.dataset.stamps(known):
+            return
+        # Copied or restored, maybe: the times are others, and the bytes need not be.
+        digests: dict[int, list[str]] = {number: [] for number in sorted(store.done)}
+        size = store.shard_size
+        starts = [
+            start
+            for number, shard in sorted(store.done.items())
+            for start in range(number * size, number * size + shard.images, batch_size)
+        ]
+        for start, digest in self.dataset.contents(batch_size, starts=starts):
+            digests[start // size].append(digest)
+        other = [number for number, found in digests.items() if combined(found) != store.done[number].digest]
+        if other:
+            first = other[0] * size
+            last = first + store.done[other[0]].images - 1
+            raise ChangedError(
+                f"dataset: files were written since they were explained, and what is in them is something else now: "
+                f"between the images {first:,} and {last:,}, for one. Choose another folder, or begin anew with "
+                "restart (--restart)"
+            )
+
+    def _more(self, job: Job) -> bool:
+        return len(self.dataset) > int(job.asked.get("images", len(self.dataset)))
+
+
+class Stream(Feed):
+    """Those of an iterable, in batches.
+
+    Parameters
+    ----------
+    source : str
+    batches : iterable of Batch
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+
+    def __init__(self, source: str, batches: Iterable[Batch]) -> None:
+        stream = iter(batches)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError("dataset: expected images; it has none")
+        self.source, self.total, self.example = source, None, first.images[:1]
+        self._batches = chain([first], stream)
+
+    def arrange(self, folder: Path, job: Job | None, *, append: bool) -> None:
+        """See :meth:`Feed.arrange`: they have the order in which they come."""
+
+    def facts(self, job: Job | None, *, append: bool) -> dict[str, Any]:
+        """See :meth:`Feed.facts`: how many there are shows only at the end."""
+        return {}
+
+    def stamps(self) -> str:
+        """See :meth:`Feed.stamps`."""
+        return ""
+
+    def rest(self, store: Store, batch_size: int, *, pin_memory: bool) -> Iterator[Batch]:
+        """See :meth:`Feed.rest`."""
+        done = {number: shard.digest for number, shard in store.done.items()}
+        return unseen(self._batches, done, store.shard_size // batch_size)
+
+    def check(self, store: Store, job: Job, batch_size: int) -> None:
+        """See :meth:`Feed.check`: of a job that isn't done :meth:`rest` does, on the way.
+
+        Raises
+        ------
+        ChangedError
+            If they are others, or more.
+        """
+        if not store.complete:
+            return
+        try:
+            more = next(self.rest(store, batch_size, pin_memory=False), None)
+        except ChangedError as error:
+            raise ChangedError(f"{error}. If all of them are there, and others behind them: {_APPEND}") from None
+        if more is not None:
+            raise ChangedError(f"dataset: there are images behind the {store.images:,} that were explained; {_APPEND}")
