@@ -1,5 +1,7 @@
 """The service under load: many clients at once, every map that it returns checked against the library's.
 
+Beside the load alone: a rolling restart under it, which must lose no request, and memory over thousands of requests.
+
 ``python -m bench.service`` measures and writes a JSON file; ``--show FILE`` prints one. See bench/README.md.
 """
 
@@ -16,10 +18,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -34,6 +40,10 @@ from .latency import ROOT, keep_freed_memory, machine, record_path, versions
 #: A map is wrong where it differs by more from the library's at one of its places: beyond float16's rounding, and that
 #: of convolutions over batches of other sizes.
 TOLERANCE = 0.002
+#: By how much memory may grow, as a fraction, after the first fifth of many requests.
+GROWTH = 0.05
+#: How often memory is looked at.
+STEPS = 10
 #: Seconds of load before anything is counted.
 WARM_UP = 3.0
 #: The shorter side of the photographs that are sent, so that JPEG's decoding is no more than it must be.
@@ -62,6 +72,10 @@ def jobs(answering: Any, classes: int) -> list[Job]:
             result = first if target is None else answering.explainer(pixels, target)
             found.append(Job(file.getvalue(), target, result.maps[0].numpy()))
     return found
+
+
+def _passed(end: float) -> bool:
+    return time.perf_counter() >= end
 
 
 def throughput(call: Callable[[torch.Tensor], object], images: torch.Tensor, seconds: float) -> float:
@@ -98,17 +112,19 @@ class Seen:
         }
 
 
-async def load(url: str, work: list[Job], clients: int, seconds: float) -> dict[str, Any]:
-    """Have `clients` ask one after another, each as soon as it is answered."""
+async def load(
+    url: str, work: list[Job], clients: int, done: Callable[[], bool], *, warm_up: float = 0.0
+) -> dict[str, Any]:
+    """Have `clients` ask one after another, each as soon as it is answered, until `done`."""
     import aiohttp
 
     turn: Iterator[Job] = itertools.cycle(work)
     seen = Seen()
-    began = time.perf_counter() + WARM_UP
+    began = time.perf_counter() + warm_up
 
     async def client(session: aiohttp.ClientSession) -> None:
-        while (asked := time.perf_counter()) < began + seconds:
-            job = next(turn)
+        while not done():
+            asked, job = time.perf_counter(), next(turn)
             query = {} if job.target is None else {"target": str(job.target)}
             try:
                 async with session.post(f"{url}explain", data=job.data, params=query) as answer:
@@ -153,8 +169,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         alone["explainer"][str(size)] = round(throughput(answering.explainer, batch, options.alone), 2)
     service = {}
     for size in sizes:
-        with running(Options(settings=answering.settings, batch_size=size), port=options.port) as url:
-            service[str(size)] = asyncio.run(load(url, work, options.clients, options.seconds))
+        with running(Options(settings=answering.settings, batch_size=size), port=options.port) as started:
+            end = time.perf_counter() + WARM_UP + options.seconds
+            done = partial(_passed, end)
+            service[str(size)] = asyncio.run(load(started.url, work, options.clients, done, warm_up=WARM_UP))
+            if size == options.batch_size:
+                memory = over_requests(started.url, work, options.clients, options.requests)
+    with running(Options(settings=answering.settings, replicas=2), port=options.port) as started:
+        rolling = restarted(started, work, options.clients)
     ratios = {name: found[str(sizes[1])] / found["1"] for name, found in alone.items()}
     ratios["service"] = service[str(sizes[1])]["images_per_second"] / service["1"]["images_per_second"]
     return {
@@ -170,8 +192,53 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         },
         "images_per_second": alone,
         "service": service,
+        "rolling_restart": rolling,
+        "memory": memory,
         "batch_over_single": {name: round(ratio, 2) for name, ratio in ratios.items()},
     }
+
+
+def restarted(service: Any, work: list[Job], clients: int) -> dict[str, Any]:
+    """What clients see while all replicas are replaced one after another, and then one is killed."""
+
+    def replace() -> None:
+        before = set(processes("ServeReplica"))
+        time.sleep(WARM_UP)
+        service.restart()
+        while before & set(processes("ServeReplica")):
+            time.sleep(0.1)
+        next(iter(processes("ServeReplica").values())).kill()
+        time.sleep(WARM_UP)
+
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace)
+        seen = asyncio.run(load(service.url, work, clients, replacing.done))
+        replacing.result()
+    return seen
+
+
+def over_requests(url: str, work: list[Job], clients: int, count: int) -> dict[str, Any]:
+    """The resident memory, in MiB, of the server and the replicas after each of STEPS parts of `count` requests."""
+    found = []
+    for step in range(1, STEPS + 1):
+        # Each client that goes on takes one of the requests.
+        left = iter(range(count // STEPS))
+        seen = asyncio.run(load(url, work, clients, lambda left=left: next(left, None) is None))  # type: ignore[misc]
+        there = [*processes("ProxyActor").values(), *processes("ServeReplica").values()]
+        mib = [one.memory_info().rss >> 20 for one in there]
+        found.append({"requests": step * (count // STEPS), "mib": mib, "statuses": seen["statuses"]})
+    return {"requests": count, "steps": found}
+
+
+def processes(title: str) -> dict[int, psutil.Process]:
+    """Ray's processes of this title among this one's children, by their number."""
+    children = psutil.Process().children(recursive=True)
+    found = {}
+    for child in children:
+        with suppress(psutil.Error):
+            if f"ray::{title}" in " ".join(child.cmdline()):
+                found[child.pid] = child
+    return found
 
 
 def _version(package: str) -> str:
@@ -199,16 +266,31 @@ def show(record: dict[str, Any], console: Console) -> None:
     ratios = record["batch_over_single"]
     table.add_row("ratio", *(f"{ratios[name]:.2f}" for name in ("forward", "explainer", "service")))
     console.print(table)
+    found = record["rolling_restart"]
+    answers = ", ".join(f"{count} x {status}" for status, count in found["statuses"].items())
+    console.print(
+        f"rolling restart: {answers}; p99 {found['latency_ms']['p99']:.0f} ms, {found['maps_wrong']} wrong maps"
+    )
+    first, last = (record["memory"]["steps"][i] for i in (1, -1))
+    console.print(
+        f"memory: {first['mib']} MiB after {first['requests']} requests, {last['mib']} after {last['requests']}"
+    )
 
 
 def passed(record: dict[str, Any]) -> bool:
-    """No wrong map, no answer of 5xx and no broken connection; twice the throughput where the forward has it."""
+    """No wrong map, no answer of 5xx and no broken connection; twice the throughput where the forward has it.
+
+    In the rolling restart all are answered; memory grows by no more than GROWTH after the first fifth of the requests.
+    """
     clean = all(
         found["maps_wrong"] == 0 and all(status[0] in "24" for status in found["statuses"])
         for found in record["service"].values()
     )
+    rolling, steps = record["rolling_restart"], record["memory"]["steps"]
+    lossless = rolling["maps_wrong"] == 0 and set(rolling["statuses"]) == {"200"}
+    flat = sum(steps[-1]["mib"]) <= (1 + GROWTH) * sum(steps[1]["mib"])
     ratios = record["batch_over_single"]
-    return clean and (ratios["forward"] < 2 or ratios["service"] >= 2)
+    return clean and lossless and flat and (ratios["forward"] < 2 or ratios["service"] >= 2)
 
 
 def main() -> None:
@@ -217,6 +299,7 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=10, help="seconds for each figure of the model by itself")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=8, help="beside batch 1")
+    parser.add_argument("--requests", type=int, default=5000, help="over which memory must be flat")
     parser.add_argument("--classes", type=int, default=3, help="asked for by index, of each photograph")
     parser.add_argument("--model", default="lite0")
     parser.add_argument("--port", type=int, default=8765)

@@ -214,7 +214,10 @@ app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 b
 app.command(epilog="Exit status: 0 all drawn; 1 some maps failed, each named; 2 bad usage, found before any work.")(
     report
 )
-app.command(epilog="Exit status: 0 stopped by SIGINT or SIGTERM; 2 bad usage, or it can't be started.")(serve)
+app.command(
+    epilog="Exit status: 0 stopped by SIGINT or SIGTERM; 1 its server ended by itself; 2 bad usage, or it can't be "
+    "started."
+)(serve)
 
 
 def _tell_version(asked: bool) -> None:

@@ -14,13 +14,16 @@ ARGUMENTS = [
 
 
 @contextmanager
-def chromium():
-    """The browser; where there is none the test is skipped, or failed where CFCAM_REQUIRE_BROWSER=1 asks for one."""
+def chromium(*more):
+    """The browser, started with `more` arguments, too.
+
+    Where there is none the test is skipped, or failed where CFCAM_REQUIRE_BROWSER=1 asks for one.
+    """
     path = os.environ.get("CFCAM_BROWSER") or shutil.which("chromium")
     if path is None:
         lacking("there is no chromium", "BROWSER")
     with module("playwright.sync_api", "BROWSER").sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *more])
         try:
             yield browser
         finally:

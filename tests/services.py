@@ -13,7 +13,7 @@ from torch import nn
 
 from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.service import app
-from cfcam_gpu.service.backend import Backend, Limits
+from cfcam_gpu.service.backend import Backend, Limits, Picture
 
 from .albums import small
 
@@ -28,6 +28,50 @@ def picky():
     return module
 
 
+class _Unsure(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = small()
+
+    def forward(self, x):
+        first = torch.where(x.mean((1, 2, 3)) > 2, torch.nan, 1.0)
+        return self.inner(x) * torch.stack([first, *[torch.ones_like(first)] * 4], 1)
+
+
+class _OnWhite(nn.Module):
+    """Lets images pass, unless one is white."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        if (x.mean((1, 2, 3)) > 2).any():
+            raise self.error
+        return x
+
+
+def unsure():
+    """The small network; a white image's first logit is NaN."""
+    return _Unsure()
+
+
+def raising():
+    """The small network, which raises an error of its own for a white image."""
+    return nn.Sequential(_OnWhite(LookupError("secret")), *small())
+
+
+def raising_values():
+    """The same with an error such as our own refusals are."""
+    return nn.Sequential(_OnWhite(ValueError("secret")), *small())
+
+
+def dying():
+    """The small network, which a white image brings to what torch raises of a CUDA device that is out of order."""
+    error = getattr(torch, "AcceleratorError", RuntimeError)
+    return nn.Sequential(_OnWhite(error("CUDA error: an illegal memory access was encountered")), *small())
+
+
 def imagenet():
     """The small network with a thousand classes, which have ImageNet's names."""
     with torch.random.fork_rng():
@@ -35,26 +79,26 @@ def imagenet():
         return nn.Sequential(*small()[:-1], nn.Linear(8, 1000))
 
 
-def backend(settings=SMALL, limits=LIMITS):
-    return Backend(settings, limits)
+def backend(settings=SMALL, limits=LIMITS, components=None):
+    return Backend(settings, limits, components)
 
 
-def application(answering, hosts=None):
+def application(answering, hosts=None, **options):
     """The application without Ray: each image is explained by itself."""
 
     async def explain(question):
         return answering.explain([question])[0]
 
-    return app.build(answering, explain, hosts=hosts)
+    return app.build(answering, explain, hosts=hosts, **options)
 
 
 @contextmanager
-def serving(answering):
+def serving(answering, **options):
     """The application behind a server of its own, in a thread, at a port of the system's choice; its address."""
     import uvicorn
 
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(answering), log_level="error", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(application(answering, **options), log_level="error", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -83,7 +127,12 @@ def expected(answering, data, target=None):
 
 
 def values(field):
+    """The array of a map or an overlay in an answer's JSON."""
+    return array(Picture(field["encoding"], field["shape"], base64.b64decode(field["data"])))
+
+
+def array(picture):
     """The array of a map or an overlay in an answer."""
-    data = base64.b64decode(field["data"])
-    found = np.frombuffer(data, "<f2") if field["encoding"] == "float16" else np.asarray(Image.open(io.BytesIO(data)))
-    return torch.from_numpy(found.reshape(field["shape"]).copy())
+    data = picture.data
+    found = np.frombuffer(data, "<f2") if picture.encoding == "float16" else np.asarray(Image.open(io.BytesIO(data)))
+    return torch.from_numpy(found.reshape(picture.shape).copy())

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cfcam_gpu.cli import app
 from cfcam_gpu.explain import attempts
 from cfcam_gpu.photographs.options import Settings
-from cfcam_gpu.service.backend import Answer, Question
+from cfcam_gpu.service.backend import Answer, InternalError, Question
 
 from .albums import small
 from .services import backend, encoded
@@ -42,7 +42,7 @@ def picky():
 @pytest.fixture
 def source(tmp_path):
     """Three photographs of two classes, the second of them white."""
-    for name, colour in {"a/0.png": "red", "a/1.png": "white", "b/2.png": "blue"}.items():
+    for name, colour in {"0/0.png": "red", "0/1.png": "white", "1/2.png": "blue"}.items():
         path = tmp_path / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), colour).save(path)
@@ -74,10 +74,8 @@ def commands(source, out, model):
     }
 
 
-def questions(answering, source):
-    return [
-        Question(answering.decode(encoded(Image.open(path))), None, False) for path in sorted(source.rglob("*.png"))
-    ]
+def questions(source):
+    return [Question(encoded(Image.open(path))) for path in sorted(source.rglob("*.png"))]
 
 
 @pytest.mark.parametrize(("model", "said"), [("hungry", "MemoryError"), ("picky", "too white")])
@@ -93,10 +91,10 @@ def test_an_image_fails_alone_and_says_why(source, tmp_path, command, model, sai
         assert [json.loads(line)["map"] for line in lines] == ["0.npy", "2.npy"]
 
 
-@pytest.mark.parametrize(("model", "kind"), [("hungry", MemoryError), ("picky", ValueError)])
+@pytest.mark.parametrize(("model", "kind"), [("hungry", MemoryError), ("picky", InternalError)])
 def test_a_question_fails_alone(source, model, kind):
     answering = backend(Settings(model=f"{__name__}:{model}"))
-    first, second, third = answering.explain(questions(answering, source))
+    first, second, third = answering.explain(questions(source))
     assert (type(first), type(second), type(third)) == (Answer, kind, Answer)
     answering.check()
 
@@ -117,7 +115,7 @@ def test_what_was_explained_before_has_its_line(source, tmp_path, dead):
 
 def test_a_service_whose_device_is_out_of_order_says_so_and_asks_to_be_replaced(source, dead):
     answering = backend(Settings(model=f"{__name__}:picky"))
-    answers = answering.explain(questions(answering, source))
-    assert [str(answer) for answer in answers] == [DEAD] * 3
+    answers = answering.explain(questions(source))
+    assert [str(answer) for answer in answers] == [f"device cpu: {DEAD}"] * 3
     with pytest.raises(RuntimeError, match="illegal memory access"):
         answering.check()

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-_NEEDED = {"ray": "ray", "fastapi": "ray[serve]", "python_multipart": "python-multipart", "pyarrow": "ray[data]"}
+_NEEDED = {
+    "ray": "ray",
+    "fastapi": "ray[serve]",
+    "python_multipart": "python-multipart",
+    "pyarrow": "ray[data]",
+    "prometheus_client": "prometheus-client",
+    "psutil": "psutil",
+}
 _SINGLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -33,6 +40,9 @@ def prepare(address: str | None = None) -> None:
         os.environ[_SINGLE] = "0"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        # What workers say is passed on with their names in colour, into a file, too.
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 
 
 @contextmanager

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
-import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from importlib.resources import files
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Protocol, TypeVar
 
-import numpy as np
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse
-from numpy.typing import NDArray
-from PIL import Image
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
-from ..explain.attempts import reason
-from ..photographs import photos
-from .backend import Answer, Backend, Question
+from ..photographs import models, photos
+from . import forms, metrics, schema, traffic
+from .access import Access
+from .backend import Answer, Encoding, InternalError, Limits, Picture, Question, UnavailableError
+from .forms import Upload
+from .traffic import RETRY_AFTER, Frame, Traffic
+
+Result = TypeVar("Result")
 
 #: The page fetches nothing but what this service has.
 _POLICY = (
@@ -34,223 +34,210 @@ _PAGE = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
-_FORM = {"image": _FILES, "target": {"type": "array", "items": {"type": "string"}}}
-_BODY = {
-    "image/*": {"schema": {"type": "string", "format": "binary"}},
-    "multipart/form-data": {"schema": {"type": "object", "properties": _FORM, "required": ["image"]}},
-}
+_PATHS = ("/explain", "/health", "/live", "/ready", "/metrics", "/openapi.json", *_PAGE)
+#: Parameters of /explain that may be given once.
+_SINGLE = ("map", "overlay")
 
 
-#: Seconds that a body may take to come: meanwhile its request has one of the replica's places.
-PATIENCE = 60.0
+class Serves(Protocol):
+    """What the application knows of a model: a Backend, or what one has said of itself."""
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is told of the model."""
 
-class _Upload(NamedTuple):
-    name: str | None
-    data: bytes
+    @property
+    def limits(self) -> Limits:
+        """What one request may bring."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the model's classes."""
 
 
 def build(
-    backend: Backend,
+    backend: Serves,
     explain: Callable[[Question], Awaitable[Answer | Exception]],
     *,
     hosts: Collection[str] | None = None,
+    origins: Collection[str] = (),
+    state: Traffic | None = None,
+    unready: Callable[[], Awaitable[str | None]] | None = None,
 ) -> FastAPI:
     """The application.
 
     Parameters
     ----------
-    backend : Backend
-        Decodes, and knows the classes.
+    backend : Backend, or anything with ``about``, ``limits`` and ``class_names``
     explain : coroutine function
         The answer to one question, or why there is none. Which questions are explained together is its affair.
     hosts : collection of str, optional
-        The names, without a port, by which the service may be addressed. On loopback these keep out a page whose name
-        has been made to mean this machine (DNS rebinding). Default: any.
+        The names, without a port, by which the service may be addressed; see :class:`.access.Access`. Default: any.
+    origins : collection of str
+        The names of a proxy, whose pages may post, too.
+    state : Traffic, optional
+        Counts requests and knows how many there may be. Default: one that admits all.
+    unready : coroutine function, optional
+        Why no request should be sent here now, or None.
 
     Returns
     -------
     FastAPI
     """
+    state = Traffic() if state is None else state
     # FastAPI's pages of documentation would fetch scripts from elsewhere; /openapi.json is there.
     app = FastAPI(
         title="cfcam_gpu",
+        description=schema.DESCRIPTION,
         version=backend.about["version"],
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(_addressed(hosts))],
+        middleware=[
+            Middleware(Frame, traffic=state, paths=_PATHS, busy="/explain"),
+            Middleware(Access, hosts=hosts, origins=origins),
+        ],
     )
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
     for path, (file, media_type) in _PAGE.items():
         app.add_api_route(path, _static(file, media_type), include_in_schema=False)
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """Whether there is a model, and which."""
+    @app.get("/health", responses=schema.refusals(403, 431), response_model=schema.Health)
+    async def health() -> Any:
+        """Which model there is, and the limits of a request."""
         return {"status": "ok", **backend.about, "limits": vars(backend.limits)}
 
-    @app.post("/explain", openapi_extra={"requestBody": {"required": True, "content": _BODY}})
+    @app.get("/live", responses=schema.refusals(403, 431), response_model=schema.Status)
+    async def live() -> Any:
+        """Whether the process is there: what does not answer is to be started again."""
+        return {"status": "live"}
+
+    @app.get("/ready", responses=schema.refusals(403, 431, 503), response_model=schema.Status)
+    async def ready() -> Any:
+        """Whether requests should be sent here: a model is loaded, its device in order, and the service not ending."""
+        why = "the service is ending" if state.draining else None if unready is None else await unready()
+        if why is not None:
+            raise HTTPException(503, f"not ready: {why}")
+        return {"status": "ready"}
+
+    @app.get("/metrics", responses=schema.METRICS | schema.refusals(403, 431), response_class=Response)
+    async def measured() -> Response:
+        """Counters and histograms in Prometheus' form, of all replicas together."""
+        return Response(state.metrics.text(), media_type=metrics.MEDIA_TYPE)
+
+    @app.post(
+        "/explain",
+        openapi_extra={"requestBody": schema.BODY},
+        responses=schema.PICTURE | schema.refusals(400, 403, 408, 411, 413, 422, 429, 431, 500, 503),
+        response_model=schema.Explanations,
+    )
     async def explain_images(
         request: Request,
-        target: Annotated[
-            list[str] | None,
-            Query(description="Class to explain, by index or name: one for all images, or one each; empty: predicted."),
-        ] = None,
-        encoding: Annotated[
-            Literal["float16", "png", "none"], Query(alias="map", description="How JSON has the map.")
-        ] = "float16",
+        target: Annotated[list[str] | None, Query(description=schema.TARGET)] = None,
+        encoding: Annotated[Encoding, Query(alias="map", description="How JSON has the map.")] = "float16",
         overlay: Annotated[bool, Query(description="Whether JSON has the overlay, too, as PNG.")] = False,
     ) -> Response:
         """Explain an image, or several in a form; the overlay of one as PNG where the client accepts image/png."""
-        picture = _wants_picture(request)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                uploads, fields = await _uploads(request, backend)
-        except TimeoutError:
-            raise HTTPException(408, f"body: not there after {PATIENCE:g} seconds") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "body: cut off") from None
-        if picture and len(uploads) > 1:
-            raise HTTPException(422, f"Accept: image/png is for one image; got {len(uploads)}")
-        targets = _targets(backend, fields or target or [""], len(uploads))
-        questions = [
-            Question(await asyncio.to_thread(_decode, backend, uploads, i), targets[i], picture or overlay)
-            for i in range(len(uploads))
-        ]
-        answers = await asyncio.gather(*(explain(question) for question in questions))
-        found = [_answered(answer, uploads, i) for i, answer in enumerate(answers)]
+        _check_query(request)
+        picture, began = _wants_picture(request), time.perf_counter()
+        body = await forms.read(request, backend.limits)
+        state.metrics.stages.labels("read").observe(time.perf_counter() - began)
+        if picture and len(body.images) > 1:
+            raise HTTPException(422, f"Accept: image/png is for one image; got {len(body.images)}")
+        targets = _targets(backend.class_names, target or [], body.targets, len(body.images))
+        wanted: Encoding = "none" if picture else encoding
+        questions = [Question(one.data, at, wanted, picture or overlay) for one, at in zip(body.images, targets)]
+        answers = await _unless_gone(request, _all(explain, questions))
+        if answers is None:
+            return Response(status_code=499)  # for the count: nobody reads it
+        found = [_answered(answer, body.images, i) for i, answer in enumerate(answers)]
+        for answer in found:
+            state.metrics.explained(answer.seconds, answer.batch)
         if picture:
-            return Response(await asyncio.to_thread(_png, found[0].overlay), media_type="image/png")
-        described = await asyncio.to_thread(_describe, found, uploads, encoding)
-        return JSONResponse({"explanations": described})
+            assert found[0].overlay is not None  # asked for in the question
+            return Response(found[0].overlay.data, media_type="image/png")
+        return JSONResponse({"explanations": [_described(answer, one) for answer, one in zip(found, body.images)]})
 
     return app
 
 
-def _addressed(hosts: Collection[str] | None) -> Callable[[Request], Awaitable[None]]:
-    """Refuses what a browser sends for other pages than ours: by another name of this machine, or across sites."""
-
-    async def check(request: Request) -> None:
-        # Without the port; the address of IPv6 has colons and is in brackets.
-        host = re.sub(r":\d*$", "", request.headers.get("host", "")).lower()
-        if hosts is not None and host not in hosts:
-            raise HTTPException(403, f"Host: expected {', '.join(sorted(hosts))}; got {host!r}")
-        site = request.headers.get("sec-fetch-site", "none")
-        if request.method == "POST" and site not in ("same-origin", "none"):
-            raise HTTPException(403, f"Sec-Fetch-Site: expected a request of this service's own page; got {site!r}")
-
-    return check
+async def _all(
+    explain: Callable[[Question], Awaitable[Answer | Exception]], questions: Sequence[Question]
+) -> list[Answer | Exception]:
+    return await asyncio.gather(*(explain(question) for question in questions))
 
 
-async def _uploads(request: Request, backend: Backend) -> tuple[list[_Upload], list[str]]:
-    """The images of a request, and the targets of its form."""
-    limits = backend.limits
-    _check_length(request, limits.body)
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        data = await request.body()
-        if not data:
-            raise HTTPException(400, "body: expected an image, or a form with images; got nothing")
-        return [_Upload(None, data)], []
-    async with request.form(max_files=limits.images, max_fields=limits.images) as form:
-        images, targets = [], []
-        for name, value in form.multi_items():
-            if name == "image" and isinstance(value, UploadFile):
-                images.append(_Upload(value.filename, await value.read()))
-            elif name == "target" and isinstance(value, str):
-                targets.append(value)
-            else:
-                kind = "field" if isinstance(value, str) else "file"
-                raise HTTPException(
-                    422,
-                    f"form: expected files named image and fields named target; got a {kind} named {name!r}",
-                )
-    if not images:
-        raise HTTPException(400, "form: expected a file named image; got none")
-    return images, targets
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What `work` returns; None, and the work is dropped, where the client has gone before."""
 
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
 
-def _check_length(request: Request, limit: int) -> None:
-    """Refuse a body of more than `limit` bytes, or of no known length, before any of it is read.
-
-    Of one that comes in chunks Ray Serve's proxy would hold in memory what comes faster than the replica reads it. The
-    server sees to it that no body is longer than it says.
-    """
-    if "transfer-encoding" in request.headers:
-        raise HTTPException(411, "body: expected a Content-Length; got chunks")
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise HTTPException(413, f"body: more than the limit of {limit:,} bytes")
-
-
-def _targets(backend: Backend, texts: Sequence[str], count: int) -> list[int | None]:
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone())
     try:
-        found = [backend.target(text.strip()) for text in texts]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _check_query(request: Request) -> None:
+    """Refuse what is no parameter, and what of a parameter would be passed over."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name != "target" and name not in _SINGLE:
+            raise HTTPException(422, f"{name}: no such parameter; expected target, {' or '.join(_SINGLE)}")
+        if name in _SINGLE and names.count(name) > 1:
+            raise HTTPException(422, f"{name}: expected once; got {names.count(name)} times")
+
+
+def _targets(
+    class_names: Sequence[str], in_query: Sequence[str], in_form: Sequence[str], count: int
+) -> list[int | None]:
+    """The class of each image, None for the predicted one."""
+    if in_query and in_form:
+        raise HTTPException(422, "target: expected in the query or in the form; got both")
+    texts = [text.strip() for text in in_form or in_query or [""]]
+    try:
+        found = [models.class_index(text, class_names) if text else None for text in texts]
     except ValueError as error:
         raise HTTPException(422, str(error)) from None
     if len(found) not in (1, count):
-        raise HTTPException(
-            422,
-            f"target: expected one, or one for each of the {count} images; got {len(found)}",
-        )
+        raise HTTPException(422, f"target: expected one, or one for each of the {count} images; got {len(found)}")
     return found * count if len(found) == 1 else found
 
 
-def _decode(backend: Backend, uploads: Sequence[_Upload], i: int) -> Any:
-    try:
-        return backend.decode(uploads[i].data)
-    except photos.UnreadableError as error:
-        large = isinstance(error, photos.TooLargeError)
-        status = 413 if large else 422
-        raise HTTPException(status, f"{_called(uploads, i)}: {error}") from None
-
-
-def _answered(answer: Answer | Exception, uploads: Sequence[_Upload], i: int) -> Answer:
-    """The answer; what the explainer refuses is the client's affair, whatever else it fails with ours."""
+def _answered(answer: Answer | Exception, uploads: Sequence[Upload], i: int) -> Answer:
+    """The answer; what of it is not the client's affair goes no further than the log."""
     if isinstance(answer, Answer):
         return answer
-    refused = isinstance(answer, (TypeError, ValueError))
-    status = 422 if refused else 500
-    raise HTTPException(status, f"{_called(uploads, i)}: {reason(answer)}")
+    if isinstance(answer, photos.TooLargeError):
+        raise HTTPException(413, f"{_called(uploads, i)}: {answer}")
+    if isinstance(answer, UnavailableError):
+        raise HTTPException(503, "no model can answer now; a replica is put in its place", {"Retry-After": RETRY_AFTER})
+    if isinstance(answer, (TypeError, ValueError)):
+        raise HTTPException(422, f"{_called(uploads, i)}: {str(answer) or type(answer).__name__}")
+    raise answer if isinstance(answer, InternalError) else InternalError(repr(answer)) from answer
 
 
-def _called(uploads: Sequence[_Upload], i: int) -> str:
+def _called(uploads: Sequence[Upload], i: int) -> str:
     """An image, for people."""
     number = f" {i + 1}" if len(uploads) > 1 else ""
     name = uploads[i].name
     return f"image{number}" + (f" ({name})" if name else "")
 
 
-def _describe(answers: Sequence[Answer], uploads: Sequence[_Upload], encoding: str) -> list[dict[str, Any]]:
-    found = []
-    for answer, upload in zip(answers, uploads):
-        record = {"name": upload.name, **answer.record}
-        if encoding != "none":
-            values = answer.map.astype("<f2").tobytes() if encoding == "float16" else _png(_grey(answer.map))
-            record["map"] = {"encoding": encoding, "shape": answer.map.shape, "data": _base64(values)}
-        if answer.overlay is not None:
-            record["overlay"] = {
-                "encoding": "png",
-                "shape": answer.overlay.shape,
-                "data": _base64(_png(answer.overlay)),
-            }
-        found.append(record)
-    return found
+def _described(answer: Answer, upload: Upload) -> dict[str, Any]:
+    pictures = {"map": answer.map, "overlay": answer.overlay}
+    there = {name: _in_json(picture) for name, picture in pictures.items() if picture is not None}
+    return {"name": upload.name, **answer.record, **there}
 
 
-def _grey(values: NDArray[np.float16]) -> NDArray[np.uint8]:
-    return (values.astype(np.float32) * 255).round().astype(np.uint8)
-
-
-def _png(pixels: NDArray[np.uint8] | None) -> bytes:
-    assert pixels is not None  # asked for in the question
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
-    return file.getvalue()
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _in_json(picture: Picture) -> dict[str, Any]:
+    data = base64.b64encode(picture.data).decode("ascii")
+    return {"encoding": picture.encoding, "shape": picture.shape, "data": data}
 
 
 def _wants_picture(request: Request) -> bool:
@@ -259,12 +246,11 @@ def _wants_picture(request: Request) -> bool:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Every refusal is JSON: ``{"error": reason}``."""
     if isinstance(error, HTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        return traffic.refusal(error)
     assert isinstance(error, RequestValidationError)
     reasons = [f"{'.'.join(map(str, found['loc'][1:]))}: {found['msg']}" for found in error.errors()]
-    return JSONResponse({"error": "; ".join(reasons)}, 422)
+    return traffic.refusal(HTTPException(422, "; ".join(reasons)))
 
 
 def _static(file: str, media_type: str) -> Callable[[], Response]:

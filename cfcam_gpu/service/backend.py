@@ -1,21 +1,30 @@
-"""What the service does with an image, without HTTP and without Ray: decode, explain a batch, describe."""
+"""What the service does with an image, without HTTP and without Ray: decode, explain a batch, encode the answer."""
 
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from .. import __version__
-from ..explain.attempts import together_or_alone
-from ..photographs import loading, models, photos
+from ..explain.attempts import OUT_OF_MEMORY, together_or_alone
+from ..photographs import loading, photos
 from ..photographs.options import Settings
 from ..results import saving
+
+#: How an answer has its map: the values, a grey picture, or not at all.
+Encoding: TypeAlias = Literal["float16", "png", "none"]
+#: What a device that is out of order raises, where torch has a name for it (2.8 and later).
+_ACCELERATOR: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+#: What is told by its class, and not in words alone.
+_TOLD: tuple[type[Exception], ...] = (*OUT_OF_MEMORY, *_ACCELERATOR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +46,72 @@ class Limits:
     images: int = 16
 
 
+class Served(NamedTuple):
+    """What a service has: what it says of its model, the limits of a request, and the model's classes."""
+
+    about: dict[str, Any]
+    limits: Limits
+    class_names: list[str]
+
+
 class Question(NamedTuple):
-    """One image, (3, H, W) uint8 as the model sees it; the class to explain, None for the predicted one; what for."""
+    """An encoded image; the class to explain, None for the predicted one; what the answer has beside the record."""
 
+    data: bytes
+    target: int | None = None
+    encoding: Encoding = "float16"
+    overlay: bool = False
+
+
+class Seen(NamedTuple):
+    """A question whose image is decoded: (3, H, W) uint8, as the model sees it, and the number of pages of its file."""
+
+    question: Question
     pixels: torch.Tensor
-    target: int | None
-    overlay: bool
+    pages: int
 
 
-class Answer(NamedTuple):
+class Explained(NamedTuple):
     """What :func:`cfcam_gpu.results.saving.describe` knows of a map; the map (H, W) float16; its overlay, uint8."""
 
+    seen: Seen
     record: saving.Line
     map: NDArray[np.float16]
     overlay: NDArray[np.uint8] | None
+
+
+class Picture(NamedTuple):
+    """An array as bytes: little-endian ``"float16"``, or ``"png"``."""
+
+    encoding: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Answer(NamedTuple):
+    """What is known of a map, the map and its overlay as far as they were asked for, and how it went.
+
+    ``seconds`` are those of each stage; ``batch`` is the number of images that were explained together, for the first
+    of them, and 0 for the others.
+    """
+
+    record: saving.Line
+    map: Picture | None
+    overlay: Picture | None
+    seconds: dict[str, float]
+    batch: int = 0
+
+
+class UnavailableError(RuntimeError):
+    """Nothing can answer now; a little later something may."""
+
+
+class DeviceError(UnavailableError):
+    """The device is out of order: whatever this process is asked would fail."""
+
+
+class InternalError(RuntimeError):
+    """What is no client's fault. The message is the traceback, for the log alone."""
 
 
 class Backend:
@@ -60,18 +121,21 @@ class Backend:
     ----------
     settings : Settings
     limits : Limits
+    components : int, optional
+        How many groups of channels to name in each answer.
 
     Raises
     ------
     FileNotFoundError, ImportError, TypeError, ValueError, RuntimeError
-        If model, weights, layers, engine or device can't be what is meant; the message says why.
+        If model, weights, layers, engine, device or method can't be what is meant; the message says why.
     """
 
-    def __init__(self, settings: Settings, limits: Limits) -> None:
-        self.settings, self.limits = settings, limits
+    def __init__(self, settings: Settings, limits: Limits, components: int | None = None) -> None:
+        _check_components(settings, components)
+        self.settings, self.limits, self.components = settings, limits, components
         #: Why the device is out of order, once it is: no question will be answered any more.
-        self.fault: Exception | None = None
-        loaded = loading.load_cfcam(settings)
+        self.fault: DeviceError | None = None
+        loaded = loading.load_explainer(settings)
         self.model, self.device = loaded.model, loaded.device
         self.explainer, self.class_names = loaded.explain, loaded.class_names
         self.about: dict[str, Any] = {
@@ -79,6 +143,7 @@ class Backend:
             "trained": self.model.trained,
             "classes": len(self.class_names),
             "size": self.model.preparation.size,
+            "method": settings.method,
             "layers": [layer.name for layer in loaded.layers],
             "preset": settings.preset,
             "engine": loaded.engine,
@@ -94,50 +159,118 @@ class Backend:
         cfcam_gpu.photographs.photos.UnreadableError
             If it is no image, or too large a one.
         """
-        return self.model.preparation.pixels(photos.read(io.BytesIO(data), max_pixels=self.limits.pixels))
+        return self.see(Question(data)).pixels
 
-    def target(self, text: str) -> int | None:
-        """The class that `text` means, by index or name; None for nothing, which is the predicted class.
+    def see(self, question: Question) -> Seen:
+        """A question with its image decoded.
 
         Raises
         ------
-        ValueError
-            If there is no such class; the message has the nearest names.
+        cfcam_gpu.photographs.photos.UnreadableError
+            As :meth:`decode`.
         """
-        return models.class_index(text, self.class_names) if text else None
+        page = photos.first_page(io.BytesIO(question.data), max_pixels=self.limits.pixels)
+        return Seen(question, self.model.preparation.pixels(page.image), page.pages)
 
     def explain(self, questions: Sequence[Question]) -> list[Answer | Exception]:
-        """The answer to each question, or why there is none; all of them in one batch as far as that goes.
+        """The answer to each question, or why there is none; all of them in one batch as far as that goes."""
+        seen: list[Seen | Exception] = []
+        for question in questions:
+            try:
+                seen.append(self.see(question))
+            except photos.UnreadableError as error:
+                seen.append(error)
+        found = iter(self.explain_seen([one for one in seen if isinstance(one, Seen)]))
+        results = [one if isinstance(one, Exception) else next(found) for one in seen]
+        return [one if isinstance(one, Exception) else encode(one) for one in results]
+
+    def explain_seen(self, questions: Sequence[Seen]) -> list[Explained | Exception]:
+        """What is found for each question, or why nothing is; all of them in one batch as far as that goes.
 
         An image that the model can't take spoils its batch; each is then explained by itself. If the device is
-        out of order, ``fault`` says so, too.
+        out of order, ``fault`` says so, too. Whatever else fails without an image's fault is an InternalError.
         """
-        answers: list[Answer | Exception] = []
-        try:
-            for some, found in together_or_alone(self._answers, questions, self.device):
-                answers += [found] * len(some) if isinstance(found, Exception) else found
-        except RuntimeError as error:
-            self.fault = error.with_traceback(None)
-            return [self.fault] * len(questions)
-        return answers
+        found: list[Explained | Exception] = []
+        if self.fault is None and questions:
+            try:
+                for some, result in together_or_alone(self._explained, questions, self.device):
+                    found += [result] * len(some) if isinstance(result, Exception) else result
+            except RuntimeError as error:
+                self._out_of_order(error)
+            for fault in found:
+                if isinstance(fault, _ACCELERATOR):
+                    self._out_of_order(fault)
+        return found if self.fault is None else [self.fault] * len(questions)
 
     def check(self) -> None:
         """Whether the device is in order still.
 
         Raises
         ------
-        Exception
+        DeviceError
             What it is out of order by: ``fault``.
         """
         if self.fault is not None:
             raise self.fault
 
-    def _answers(self, questions: Sequence[Question]) -> list[Answer]:
-        pixels = torch.stack([question.pixels for question in questions])
-        images = self.model.preparation.normalize(pixels.to(self.device))
-        result = self.explainer(images, [question.target for question in questions])
+    def _out_of_order(self, error: Exception) -> None:
+        self.fault = DeviceError(f"device {self.device}: {error}")
+
+    def _explained(self, questions: Sequence[Seen]) -> list[Explained]:
+        try:
+            return self._explained_together(questions)
+        except _TOLD:
+            raise
+        except Exception as error:
+            if isinstance(error, ValueError) and _refused_by_us(error):
+                raise
+            # Told in words: the exception itself may be of a class that no other process has.
+            raise InternalError("".join(traceback.format_exception(error))) from None
+
+    def _explained_together(self, questions: Sequence[Seen]) -> list[Explained]:
+        pixels = torch.stack([seen.pixels for seen in questions]).to(self.device)
+        images = self.model.preparation.normalize(pixels)
+        result = self.explainer(images, [seen.question.target for seen in questions])
         records = saving.describe(result, self.class_names)
+        if self.components is not None:
+            for record, parts in zip(records, result.components(images, self.components)):
+                record["components"] = [
+                    {"name": part.name, "share": part.share, "channels": part.channels.tolist()} for part in parts
+                ]
         maps = result.maps.half().cpu().numpy()
-        drawn = [i for i, question in enumerate(questions) if question.overlay]
-        overlays = dict(zip(drawn, result.overlay(pixels.to(self.device)).cpu().numpy()[drawn])) if drawn else {}
-        return [Answer(record, maps[i], overlays.get(i)) for i, record in enumerate(records)]
+        drawn = [i for i, seen in enumerate(questions) if seen.question.overlay]
+        overlays = dict(zip(drawn, result.overlay(pixels).cpu().numpy()[drawn])) if drawn else {}
+        return [Explained(seen, records[i], maps[i], overlays.get(i)) for i, seen in enumerate(questions)]
+
+
+def encode(explained: Explained) -> Answer:
+    """An answer, with its map and its overlay as its question wants them."""
+    encoding, values = explained.seen.question.encoding, explained.map
+    found = None
+    if encoding == "float16":
+        found = Picture(encoding, values.shape, values.astype("<f2").tobytes())
+    elif encoding == "png":
+        found = _png((values.astype(np.float32) * 255).round().astype(np.uint8))
+    record = {**explained.record, "pages": explained.seen.pages}
+    return Answer(record, found, None if explained.overlay is None else _png(explained.overlay), {})
+
+
+def _png(pixels: NDArray[np.uint8]) -> Picture:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return Picture("png", pixels.shape, file.getvalue())
+
+
+def _refused_by_us(error: Exception) -> bool:
+    """Whether it was raised by this package, which says what is wrong with an image, and not by the user's model."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    own = f"{__name__.partition('.')[0]}."
+    return last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith(own)
+
+
+def _check_components(settings: Settings, components: int | None) -> None:
+    fused = len(settings.layers) > 1 and settings.preset != "default"
+    if components is not None and (settings.method != "cfcam" or settings.augment or settings.smooth or fused):
+        raise ValueError("components: only one look by the method cfcam has them, without augment and smooth")

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from threading import Event
-from typing import Annotated
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ..photographs import terminal
 from ..photographs.options import (
+    AugmentOption,
     Device,
     DeviceOption,
     EngineOption,
+    MethodOption,
     ModelAsExplained,
     Preset,
     PresetOption,
     Settings,
+    SmoothOption,
     WeightsAsExplained,
 )
+
+if TYPE_CHECKING:
+    from .deployment import Service
+
+#: Seconds between two looks at the server.
+LOOK = 5.0
+_STEERING = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def serve(
@@ -30,10 +45,31 @@ def serve(
         typer.Option(metavar="NAME", help="Target layer, or two, the finer one first.", show_default="chosen"),
     ] = None,
     engine: EngineOption = "auto",
+    method: MethodOption = "cfcam",
     preset: PresetOption = Preset.default,
+    augment: AugmentOption = None,
+    smooth: SmoothOption = 0,
+    components: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Name the K strongest groups of channels, too: their shares of the evidence, and their channels.",
+            show_default="none",
+        ),
+    ] = None,
     device: DeviceOption = Device.auto,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which browsers reach the service beside those of this machine, as a proxy's; with a port "
+            "unless it is http's or https's own; *.example.com is any subdomain. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
     replicas: Annotated[
         int, typer.Option(min=1, metavar="N", help="Models that work side by side, on a GPU each where there are any.")
     ] = 1,
@@ -52,28 +88,97 @@ def serve(
 ) -> None:
     """Explain images over HTTP, on Ray Serve: POST /explain, GET /health, and a page to drop a photograph on at /.
 
-    A cluster that RAY_ADDRESS names is used; otherwise Ray is started on this machine, on loopback.
+    A cluster that RAY_ADDRESS names is used; otherwise Ray is started on this machine, on loopback. SIGINT and SIGTERM
+    end the service once the requests under way are answered; SIGUSR2 puts new replicas in the places of the old ones.
     """
     from ..pipelines import ray_session
 
-    stop = Event()
-    with terminal.refusing():
+    # A handler only puts down what came: whatever came before is finished, however many come.
+    came: SimpleQueue[int] = SimpleQueue()
+    with terminal.refusing(), _plain_in_files():
         ray_session.prepare()
         from .backend import Limits
         from .deployment import Options, running
 
-        settings = Settings.given(model, weights, layer, engine, preset, device)
+        settings = Settings.given(
+            model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
+        )
         options = Options(
             settings=replace(settings, weights=weights and weights.absolute()),
             limits=Limits(body=max_body * 2**20, pixels=max_pixels * 10**6, images=max_images),
+            components=components,
             replicas=replicas,
             batch_size=batch_size,
             batch_wait=batch_wait / 1000,
             queue=queue,
+            allowed_hosts=tuple(allowed_host or ()),
         )
-        with running(options, host=host, port=port) as url:
+        with running(options, host=host, port=port) as service:
             # Only now: Ray has set a handler of its own meanwhile. What is under way is finished, then Ray ends.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
-            print(f"look at {url}", flush=True)
-            stop.wait()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                signal.signal(number, lambda number, _: came.put(number))
+            print(f"look at {service.url}", flush=True)
+            lost = _serve_until_told(service, came)
+    if lost is not None:
+        terminal.stop(lost, terminal.errors())
+
+
+def _serve_until_told(service: Service, came: SimpleQueue[int]) -> RuntimeError | None:
+    """Wait until the service is to end; restart its replicas meanwhile, where it is told to. Why it ended by itself."""
+    restart = Thread()
+    try:
+        while (wanted := _next(came)) not in (signal.SIGINT, signal.SIGTERM):
+            if wanted is not None and restart.is_alive():
+                print("restarting already; give the signal again afterwards", flush=True)
+            elif wanted is not None:
+                # In a thread: what ends the service must not wait for it.
+                restart = Thread(target=_restart, args=(service,))
+                restart.start()
+            service.check()
+    except RuntimeError as error:
+        return error
+    finally:
+        service.ending = True
+        if restart.ident is not None:
+            restart.join()
+    return None
+
+
+def _restart(service: Service) -> None:
+    try:
+        service.restart()
+    except Exception as error:
+        if not service.ending:
+            terminal.errors().print(f"not restarted: {terminal.plain(error)}", style="red")
+    else:
+        if not service.ending:
+            print("restarted", flush=True)
+
+
+@contextmanager
+def _plain_in_files() -> Iterator[None]:
+    """Inside, what goes to a file has no colours: Ray has them in the text of its errors, whoever reads it."""
+    out, err = (stream if stream.isatty() else _Plain(stream) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+class _Plain:
+    """A stream without the sequences that steer a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_STEERING.sub("", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _next(came: SimpleQueue[int]) -> int | None:
+    """The next signal, or None where it is time to look at the server."""
+    try:
+        return came.get(timeout=LOOK)
+    except Empty:
+        return None

@@ -35,3 +35,14 @@ def test_only_a_cluster_of_our_own_is_set_to_loopback(address):
         environment["RAY_ADDRESS"] = address
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == (["None", "None"] if address else ["0", "0"])
+
+
+@pytest.mark.parametrize(("given", "wanted"), [({}, "0"), ({"RAY_COLOR_PREFIX": "1"}, "1")])
+def test_what_workers_say_has_no_colours_in_a_file(given, wanted):
+    code = (
+        "import os; from cfcam_gpu.pipelines import ray_session; ray_session.prepare(); "
+        "print(os.environ.get('RAY_COLOR_PREFIX'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_COLOR_PREFIX"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [wanted]

@@ -1,4 +1,4 @@
-"""What headless Chromium makes of the service's page, without Ray."""
+"""What headless Chromium makes of the service's page, and of pages of other sites, without Ray."""
 
 import base64
 import io
@@ -6,6 +6,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
+from cfcam_gpu.service import access
+from cfcam_gpu.service.traffic import Traffic
 
 from ..browser import chromium
 from ..needs import module
@@ -28,7 +31,8 @@ def url(answering):
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as found:
+    """To which every name is this machine."""
+    with chromium("--host-resolver-rules=MAP * 127.0.0.1") as found:
         yield found
 
 
@@ -96,3 +100,64 @@ def test_what_is_refused_is_said(tab):
     playwright.expect(tab.locator("#results figure")).to_have_count(0)
     tab.locator("#file").set_input_files(file("good.png", picture()))
     playwright.expect(tab.locator("#results figure")).to_have_count(6)
+
+
+@pytest.fixture(scope="module")
+def named():
+    """The URLs of a service beyond loopback and of another site on the same machine, and what the service counts."""
+    traffic = Traffic()
+    hosts = access.names_of("0.0.0.0", ["gpu.example"])
+    with serving(backend(), hosts=hosts, state=traffic) as address:
+        port = address.rpartition(":")[2]
+        yield f"http://gpu.example:{port}", f"http://evil.example:{port}", traffic.metrics
+
+
+def explained(metrics):
+    return metrics.registry.get_sample_value("cfcam_images_total")
+
+
+POST = """async ([url, bytes, mode]) => {
+    const options = { method: "POST", mode, body: new Uint8Array(bytes) };
+    try { return (await fetch(url, options)).status; } catch { return null; }
+}"""
+
+
+def test_no_page_of_another_name_gets_anything_explained(browser, named):
+    service, other, metrics = named
+    tab, sent = browser.new_page(), []
+    # A page of another site that has nothing to do with the service.
+    tab.route(f"{other}/**", lambda route: route.fulfill(body="<title>elsewhere</title>", content_type="text/html"))
+    tab.on("request", lambda request: sent.append(request))
+    tab.goto(f"{other}/page")
+    for mode in ("cors", "no-cors"):
+        tab.evaluate(POST, [f"{service}/explain", list(picture()), mode])
+        headers = sent[-1].all_headers()
+        assert (headers["origin"], "sec-fetch-site" in headers) == (other, False)  # what the check by the latter misses
+    assert explained(metrics) == 0
+    tab.set_content(
+        f"<form method=post enctype=multipart/form-data action='{service}/explain'><input name=target></form>"
+    )
+    with tab.expect_navigation():
+        tab.evaluate("document.forms[0].submit()")
+    assert "Origin: expected a page of gpu.example" in tab.locator("body").inner_text()
+    assert explained(metrics) == 0
+    tab.close()
+
+
+def test_a_name_that_is_made_to_mean_this_machine_is_not_the_services(browser, named):
+    _, other, _ = named
+    tab = browser.new_page()
+    tab.goto(other)
+    assert "Host: expected" in tab.locator("body").inner_text()
+    tab.close()
+
+
+def test_its_own_page_works_by_a_name_beyond_loopback(browser, named):
+    service, _, metrics = named
+    tab = browser.new_page()
+    tab.goto(service)
+    tab.locator("#file").set_input_files(file("noise.png", picture()))
+    playwright.expect(tab.locator("#results figure")).to_have_count(6)
+    assert explained(metrics) == 5
+    assert tab.evaluate(POST, [f"{service}/explain", list(picture()), "cors"]) == 200
+    tab.close()

@@ -6,21 +6,27 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
 import requests
+from PIL import Image
 
 from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.service.backend import Served
 
-from ..services import SMALL, backend, expected, picture, values
+from ..services import LIMITS, SMALL, backend, encoded, expected, picture, values
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
+#: A white image brings its replica's device out of order.
+MODEL = "tests.services:dying"
 #: Requests that may wait for a replica: more than the clients of a test.
 QUEUE = 40
 
@@ -30,26 +36,34 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def started(port, *args, cluster):
+def started(port, *args, cluster, said):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster}
-    command = [sys.executable, "-m", "cfcam_gpu", "serve", "--port", port, "--model", SMALL.model, *args]
-    return subprocess.Popen(
-        list(map(str, command)), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "cfcam_gpu", "serve", "--port", port, "--model", MODEL, *args]
+    return subprocess.Popen(list(map(str, command)), env=environment, text=True, stdout=subprocess.PIPE, stderr=said)
 
 
 @pytest.fixture(scope="module")
-def service(cluster):
-    """The URL of two replicas that take batches of four, and wait long for them."""
-    port = free_port()
+def running(cluster, tmp_path_factory):
+    """The URL and the process of two replicas that take batches of four, and wait long for them."""
+    port, log = free_port(), tmp_path_factory.mktemp("service") / "log"
     options = ("--replicas", 2, "--batch-size", 4, "--batch-wait", 50, "--max-pixels", 1, "--queue", QUEUE)
-    with started(port, *options, cluster=cluster) as process:
+    with log.open("w") as file, started(port, *options, cluster=cluster, said=file) as process:
         said = process.stdout.readline()
-        assert said == f"look at http://127.0.0.1:{port}/\n", process.stderr.read()
-        yield said.split()[-1].rstrip("/")
+        assert said == f"look at http://127.0.0.1:{port}/\n", log.read_text()
+        yield said.split()[-1].rstrip("/"), process
+        before = log.read_text()
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+        process.send_signal(signal.SIGINT)  # one signal more changes nothing
+        assert process.wait(timeout=60) == 0
+    assert log.read_text() == before  # there is nothing to say about an end
+    assert "\x1b" not in before
+    assert "CUDA error" in before  # but about a device that is out of order
+
+
+@pytest.fixture(scope="module")
+def service(running):
+    """Its URL."""
+    return running[0]
 
 
 def test_many_clients_get_the_librarys_maps(service):
@@ -100,6 +114,7 @@ def test_a_full_queue_is_said_and_answers_again_when_it_is_not(service):
             ],
         )
         assert refused.headers["Retry-After"] == "1"
+        assert refused.json()["error"].startswith("busy: ")
     answer = _asked_until(service, 200)
     assert answer.json()["explanations"][0]["target"] == 2
 
@@ -135,6 +150,67 @@ def test_only_loopback_is_listened_on(service):
     assert {port: ip for port, ip in listening.items() if ip.removeprefix("::ffff:") != "127.0.0.1"} == {}
 
 
+def test_replicas_are_replaced_under_load_without_loss(running):
+    """Those of a new start, one after another, and one that is killed."""
+    service, process = running
+    before, seen, stop = replicas(), Counter(), Event()
+
+    def client():
+        while not stop.is_set():
+            try:
+                answer = requests.post(f"{service}/explain?map=none", data=picture(), timeout=60)
+                seen[answer.status_code] += 1
+            except requests.RequestException as error:
+                seen[str(error)] += 1
+
+    counted = explained(service)
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(client) for _ in range(4)]
+        try:
+            process.send_signal(signal.SIGUSR2)
+            assert process.stdout.readline() == "restarted\n"
+            wait_for(lambda: len(replicas()) == 2 and not replicas() & before)
+            psutil.Process(min(replicas())).kill()
+            time.sleep(2)
+        finally:
+            stop.set()
+        for one in clients:
+            one.result()
+    assert set(seen) == {200}
+    assert explained(service) - counted == seen[200] > 8  # of all replicas that there were
+
+
+def test_a_replica_whose_device_is_dead_is_replaced(service):
+    white, before = encoded(Image.new("RGB", (40, 40), "white")), replicas()
+
+    def status(data):
+        return requests.post(f"{service}/explain?map=none", data=data, timeout=60).status_code
+
+    assert status(white) == 503
+    assert {status(picture()) for _ in range(12)} <= {200, 503}
+    wait_for(lambda: len(replicas()) == 2 and len(replicas() & before) == 1)
+    wait_for(lambda: {status(picture()) for _ in range(12)} == {200})
+
+
+def replicas():
+    """The processes of all replicas."""
+    found = psutil.process_iter(["cmdline"])
+    return {one.pid for one in found if "ray::ServeReplica" in " ".join(one.info["cmdline"] or ())}
+
+
+def explained(service):
+    """How many images were, as Prometheus is told."""
+    lines = requests.get(f"{service}/metrics", timeout=60).text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("cfcam_images_total"))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.fixture
 def deployment(cluster):
     from cfcam_gpu.service import deployment
@@ -147,19 +223,9 @@ def deployment(cluster):
 def test_what_cant_be_meant_is_found_by_a_worker_before_anything_is_served(deployment):
     settings = Settings(model=SMALL.model, layers=("9",))
     with pytest.raises(ValueError, match="target_layer: "):
-        deployment._check(deployment.Options(settings=settings), {"num_cpus": 1})
+        deployment._load(deployment.Options(settings=settings), {"num_cpus": 1})
     many = deployment.Options(settings=SMALL, replicas=9)
     assert deployment._resources(many) == {"num_cpus": 4 / 9}
-
-
-@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
-def test_on_loopback_it_goes_by_the_names_of_loopback(deployment):
-    loopback = {"localhost", "127.0.0.1", "[::1]"}
-    assert (
-        deployment.names_of("127.0.0.1") == deployment.names_of("localhost") == deployment.names_of("::1") == loopback
-    )
-    assert deployment.names_of("127.0.0.2") == loopback | {"127.0.0.2"}
-    assert deployment.names_of("0.0.0.0") is deployment.names_of("::") is deployment.names_of("a.example") is None
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
@@ -169,3 +235,25 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(deployment):
         refused = deployment.running(deployment.Options(), port=port)
         with pytest.raises(OSError, match=f"port: 127.0.0.1:{port} can't be bound: Address already in use"):
             refused.__enter__()
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+@pytest.mark.parametrize("why", ["gone", "other classes", "ending"])
+def test_what_cant_be_restarted_is_left_as_it_is(deployment, monkeypatch, why):
+    served = Served({}, LIMITS, ["cat", "dog"])
+
+    def load(*_):
+        if why == "gone":
+            raise FileNotFoundError("weights")
+        return served._replace(class_names=["cat"]) if why == "other classes" else served
+
+    service = deployment.Service.__new__(deployment.Service)
+    service._options, service._resources, service._served = deployment.Options(), {"num_cpus": 1}, served
+    service.ending = why == "ending"
+    monkeypatch.setattr(deployment, "_load", load)
+    monkeypatch.setattr(deployment.serve, "run_many", lambda *_, **__: pytest.fail("replicas are replaced"))
+    if why == "ending":
+        service.restart()
+        return
+    with pytest.raises((FileNotFoundError, ValueError), match=r"weights|expected the 2 classes that it had; got 1"):
+        service.restart()
