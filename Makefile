@@ -56,7 +56,7 @@ $(OLDEST_VENV)/ready: pyproject.toml Makefile tests/oldest.py
 test-oldest: $(OLDEST_VENV)/ready
 	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q tests/core tests/engines tests/explain tests/hooks \
 		tests/targets tests/results tests/photographs tests/metrics tests/evaluation tests/report/test_page.py \
-		tests/pipelines/test_run.py tests/pipelines/test_sources.py tests/pipelines/test_command.py tests/test_cli.py
+		tests/pipelines/test_run.py tests/sources/test_photographs.py tests/pipelines/test_command.py tests/test_cli.py
 
 lint: $(VENV)/ready-to-test
 	$(BIN)/ruff format --check .

@@ -25,6 +25,7 @@ FILES = (
     "test_rapids",
     "test_methods",
     "test_components",
+    "test_pipelines",
 )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional
 
 from .. import metrics
-from ..photographs import photos
+from ..photographs import models, photos
 from ..photographs.photos import Preparation
 from . import masks
 
@@ -117,18 +117,23 @@ class Album:
     def with_classes_of(self, names: Sequence[str]) -> Album:
         """The same with the classes of a model whose classes have these names.
 
-        A folder's name is a class's name, in any case, with underscores or spaces; or, where there are as many folders
-        as classes, the folders in alphabetical order are the classes in theirs.
+        A folder's name is a class's name; where none is written so, in any case, with underscores or spaces. Or, where
+        there are as many folders as classes, the folders in alphabetical order are the classes in theirs.
 
         Raises
         ------
         ValueError
-            If the model has no such classes.
+            If the model has no such classes, or several that a folder may mean.
         """
         if not self.folders:
             return self
-        known = {_plain(name): index for index, name in enumerate(names)}
-        indices = [known.get(_plain(folder)) for folder in self.folders]
+        called = [models.classes_called(folder, names, _plain) for folder in self.folders]
+        for folder, some in zip(self.folders, called):
+            if len(some) > 1:
+                raise ValueError(
+                    f"data: the folder {folder} may be {models.either(some, names)}; call the folders by class indices"
+                )
+        indices = [some[0] if some else None for some in called]
         if None in indices and len(self.folders) == len(names):
             indices = list(range(len(names)))
         unknown = [folder for folder, index in zip(self.folders, indices) if index is None]

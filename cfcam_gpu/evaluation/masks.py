@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from ..photographs import reading
 
@@ -20,16 +21,23 @@ _EXPECTED = (
 _VOID = 255
 #: More values than these are not listed.
 _SHOWN = 6
+#: An object of a lossy format that is not brighter can't be told from what compression adds to the ground.
+_DARKEST = 16
+#: How far from black and from the object's level a value of lossy greys or of alpha may lie where all around it is the
+#: same: a part of that level, or so many steps.
+_OFF, _OFF_STEPS = 1 / 8, 12
+#: The part of all values that may lie in the middle half between, where edges are.
+_BETWEEN = 1 / 4
 
 
 def read(path: Path) -> Mask:
     """The object's pixels, (H, W), upright.
 
-    - Transparent ground: what is opaque (alpha above 127) is the object.
+    - Transparent ground: what is opaque (alpha above half of the object's) is the object.
     - One channel, or grey colours: 0 is not the object, and the one other value is; 1, 128, 255 or 65535, say.
     - A palette in colour whose first colour is black: every other index but 255, which is void.
     - Other colours: what is not black, where there are black and one colour.
-    - Where compression may have changed values, as JPEG does: what is brighter than half of white.
+    - Where compression may have changed values, as JPEG does: what is brighter than half of the object.
 
     Parameters
     ----------
@@ -54,8 +62,7 @@ def _object(stored: reading.Stored) -> Mask:
             return _opaque(colours)
         image = image if image.mode == "P" else image.convert("RGB")
     if stored.lossy and not image.mode.startswith("I"):
-        greys = np.asarray(image.convert("L"))
-        return greys > (0 if greys.min() == 0 and len(np.unique(greys)) <= 2 else 127)
+        return _brighter(np.asarray(image.convert("L")), never_exact=stored.never_exact)
     if image.mode == "P":
         black_first = not any((image.getpalette() or [1])[:3])
         return _of_palette(np.asarray(image), np.asarray(image.convert("RGB")), black_first=black_first)
@@ -65,13 +72,43 @@ def _object(stored: reading.Stored) -> Mask:
 
 
 def _opaque(colours: NDArray[np.uint8]) -> Mask:
-    found: Mask = colours[..., 3] > 127
+    found = _above_half(colours[..., 3], "its alpha")
     inside = colours[found][:, :3]
     black = ~inside.any(axis=-1)
     others = inside[~black]
     if black.any() and len(others) and (others == others[0]).all():
         raise ValueError(f"black and another colour are opaque beside a transparent ground; {_EXPECTED}")
     return found
+
+
+def _brighter(greys: NDArray[np.uint8], *, never_exact: bool) -> Mask:
+    levels = np.unique(greys)
+    if levels[0] == 0 and len(levels) <= (1 if never_exact else 2):
+        return greys > 0
+    if levels[-1] < _DARKEST:
+        raise ValueError(
+            f"none of its values is above {levels[-1]}, which is too dark to be told from what its lossy format adds; "
+            f"save it as PNG; {_EXPECTED}"
+        )
+    return _above_half(greys, "its values, in a lossy format,")
+
+
+def _above_half(values: NDArray[np.uint8], what: str) -> Mask:
+    """What is above half of the level of all that is bright, if there are no other levels."""
+    bright = values[values > values.max() / 2]
+    level = float(np.median(bright)) if len(bright) else 0.0
+    off = np.minimum(values, np.abs(values - level))
+    image = Image.fromarray(values)
+    least, most = (
+        np.asarray(image.filter(extreme(5))).astype(int) for extreme in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+    )
+    even = most - least <= max(2, level / 32)
+    others = values[even & (off > max(level * _OFF, _OFF_STEPS))]
+    if len(others):
+        raise ValueError(f"{what} are around 0, {level:.0f} and {np.median(others):.0f}; {_EXPECTED}")
+    if (off > level / 4).mean() > _BETWEEN:
+        raise ValueError(f"{what} are everywhere from 0 to {values.max()}; {_EXPECTED}")
+    return values > level / 2
 
 
 def _of_values(values: NDArray[np.generic]) -> Mask:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from .. import engines, methods
-from ..core.config import Config
 from ..explain.cam import CAM
-from ..explain.cfcam import CFCAM
 from ..explain.views import Fuse, Views
 from ..hooks.target_layer import TargetLayer
 from . import models
 from .models import Model
 from .options import Settings
 
-Explainer = TypeVar("Explainer", CAM, CFCAM)
-
 
 @dataclass(frozen=True)
-class Loaded(Generic[Explainer]):
+class Loaded:
     """A model and its explainer, tried on a blank image."""
 
     model: Model
-    explain: Explainer
+    explain: CAM
     layers: tuple[TargetLayer, ...]
     engine: str
     device: torch.device
@@ -48,7 +43,7 @@ def check(settings: Settings) -> None:
         raise ValueError(f"preset: {settings.preset} is a form of the method cfcam; got the method {settings.method}")
 
 
-def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded[CAM]:
+def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:
     """A model by name, where it is to run, and its explainer. A blank image is explained.
 
     Parameters
@@ -66,7 +61,7 @@ def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded[CA
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
     # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
     trial = method if methods.find(method).cluster_filter else "gradcam"
-    loaded = load(
+    loaded = _load(
         settings,
         lambda module, engine: CAM(module, list(settings.layers) or None, method=trial, fuse=fuse, engine=engine),
     )
@@ -84,21 +79,8 @@ def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded[CA
     return replace(loaded, explain=explain)
 
 
-def load(settings: Settings, make: Callable[[nn.Module, str], Explainer]) -> Loaded[Explainer]:
-    """A model by name, where it is to run, and its explainer. A blank image is explained.
-
-    Parameters
-    ----------
-    settings : Settings
-        Layers, method and views are the explainer's affair.
-    make : callable
-        Makes an explainer of the module and the name of an engine.
-
-    Raises
-    ------
-    OSError, ImportError, TypeError, ValueError, RuntimeError
-        If model, weights, layer, engine or device can't be what is meant; the message says why.
-    """
+def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> Loaded:
+    """The same with an explainer that is made of the module and the name of an engine."""
     where = device_of(settings.device)
     engines.choose(settings.engine, where)  # or the reason why not, before a model is loaded
     chosen = engines.resolve(settings.engine, where)
@@ -114,15 +96,6 @@ def load(settings: Settings, make: Callable[[nn.Module, str], Explainer]) -> Loa
     assert blank.logits is not None  # the predicted class was asked for
     names = models.class_names(blank.logits.shape[1])
     return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
-
-
-def load_cfcam(settings: Settings) -> Loaded[CFCAM]:
-    """The same with a CFCAM of these layers and this preset."""
-    config = Config.paper() if settings.preset == "paper" else None
-    return load(
-        settings,
-        lambda module, engine: CFCAM(module, list(settings.layers) or None, config=config, engine=engine),
-    )
 
 
 def device_of(name: str) -> torch.device:

@@ -126,19 +126,22 @@ def class_names(classes: int) -> list[str]:
 
 
 def class_index(target: str, names: Sequence[str]) -> int:
-    """The index of the class that `target` means: its index, or its name in any case.
+    """The index of the class that `target` means: its index, or its name; in any case where that fits one class alone.
 
     Raises
     ------
     ValueError
-        If there is no such class; the message has the nearest names.
+        If there is no such class, and the message has the nearest names; or if there are several.
     """
     try:
         index = int(target)
     except ValueError:
+        called = classes_called(target, names)
+        if len(called) > 1:
+            raise ValueError(f"target: {target!r} may be {either(called, names)}; give its index") from None
+        if called:
+            return called[0]
         folded = [name.casefold() for name in names]
-        if target.casefold() in folded:
-            return folded.index(target.casefold())
         # What a person means by "crane" may be one word of the name.
         words = [name for name in folded if target.casefold() in re.findall(r"\w+", name)][:6]
         near = words or difflib.get_close_matches(target.casefold(), folded, n=3, cutoff=0.5)
@@ -148,6 +151,26 @@ def class_index(target: str, names: Sequence[str]) -> int:
     if not 0 <= index < len(names):
         raise ValueError(f"target: class {index} is out of range for {len(names)} classes (0 to {len(names) - 1})")
     return index
+
+
+def classes_called(name: str, names: Sequence[str], plain: Callable[[str], str] = str.casefold) -> list[int]:
+    """The indices of the classes that are called `name`; of those that are so exactly, if any.
+
+    Parameters
+    ----------
+    name : str
+    names : sequence of str
+        Of all classes, by index.
+    plain : callable
+        Takes from a name what is not looked at.
+    """
+    exact = [index for index, one in enumerate(names) if one == name]
+    return exact or [index for index, one in enumerate(names) if plain(one) == plain(name)]
+
+
+def either(classes: Sequence[int], names: Sequence[str]) -> str:
+    """Classes as a sentence has them where any of them may be meant."""
+    return " or ".join(f"class {index} ({names[index]!r})" for index in classes)
 
 
 @cache

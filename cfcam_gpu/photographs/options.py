@@ -58,7 +58,7 @@ OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="R
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What names a model and how it is explained; see :func:`cfcam_gpu.photographs.loading.load`.
+    """What names a model and how it is explained; see :func:`cfcam_gpu.photographs.loading.load_explainer`.
 
     Parameters
     ----------

@@ -18,11 +18,13 @@ from .formats import Format, TooLargeError, UnreadableError
 
 #: The largest value of 12 bits. A 16-bit picture that stays below would be nearly black.
 _TWELVE_BITS = 0xFFF
+#: The same where compression may have added to it.
+_LOSSY_TWELVE_BITS = 0x13FF
 _WHITE = 0xFFFF
 _FLOATING = "its pixels are floating-point numbers of no fixed range; save it with 8 or 16 bits"
-_WAY_OUT = (
-    "scale it to 8 or 16 bits, or have the file say how many bits there are (MaxSampleValue of a TIFF, sBIT of a PNG)"
-)
+_SCALE = "scale it to 8 or 16 bits"
+_SAY_BITS = "have the file say how many bits there are (MaxSampleValue of a TIFF, sBIT of a PNG)"
+_SAY_DARK = "if it is dark in truth, have the file say so (MaxSampleValue 65535 of a TIFF, sBIT 16 of a PNG)"
 
 
 class Page(NamedTuple):
@@ -92,11 +94,12 @@ def first_page(path: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | No
 class Stored(NamedTuple):
     """The first page of a file in the mode that its file has it in, upright.
 
-    ``lossy`` is whether its format may change values.
+    ``lossy`` is whether its format may change values, ``never_exact`` whether it always may.
     """
 
     image: Image.Image
     lossy: bool
+    never_exact: bool
 
 
 def stored(path: str | os.PathLike[str] | IO[bytes]) -> Stored:
@@ -121,8 +124,10 @@ def stored(path: str | os.PathLike[str] | IO[bytes]) -> Stored:
                 if depth.inverted:
                     upright = Image.fromarray((depth.white or _WHITE) - np.asarray(upright))
             elif depth.deep:
-                _check_colours(upright, depth)
-            return Stored(upright, source.kind.lossy)
+                _check_kept(upright)
+            if source.samples is not None and source.samples.ones_are_meant():
+                upright = Image.fromarray(~np.asarray(upright))
+            return Stored(upright, source.kind.lossy, source.kind.name == "JPEG")
 
 
 def dimensions(path: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
@@ -243,13 +248,14 @@ class _Depth(NamedTuple):
 
     ``white`` is the value of white of 16-bit samples as they are stored; None where nothing tells it. ``deep`` is
     whether there are 16 bits where Pillow gives 8, the higher ones. ``padded`` is the number of bits that a PNG says to
-    have been scaled to 16, which not all who write it do.
+    have been scaled to 16, which not all who write it do. Below ``narrow`` samples look like 12 bits or fewer.
     """
 
     white: int | None = _WHITE
     deep: bool = False
     inverted: bool = False
     padded: int = 0
+    narrow: int = _TWELVE_BITS
 
     @classmethod
     def of(cls, source: _Source) -> _Depth:
@@ -260,6 +266,10 @@ class _Depth(NamedTuple):
             if deep:
                 told = significant == 16
                 return cls(_WHITE if told else None, True, padded=0 if told else significant)
+        if source.kind.name == "JPEG2000" and _jpeg_2000_bits(source.file) == 16:
+            return cls(None, True, narrow=_LOSSY_TWELVE_BITS)
+        if source.kind.name == "JXL":
+            return cls(None, narrow=_LOSSY_TWELVE_BITS)
         return cls()  # the others' decoders scale to 16 bits by what the header says
 
 
@@ -278,6 +288,27 @@ def _png_bits(file: IO[bytes]) -> tuple[bool, int]:
             significant = max(file.read(min(length, 4)), default=0)
         file.seek(after)
     return deep, significant
+
+
+def _jpeg_2000_bits(file: IO[bytes]) -> int:
+    """Of how many bits the samples of a JPEG 2000 are, at most; the decoder scales fewer than 16 to 8 or 16.
+
+    Its codestream (ISO/IEC 15444-1, annex A) is all of the file, or in one of its boxes.
+    """
+    file.seek(0)
+    if file.read(2) != b"\xff\x4f":
+        file.seek(0)
+        while len(head := file.read(8)) == 8 and head[4:] != b"jp2c":
+            length, start = int.from_bytes(head[:4], "big"), 8
+            if length == 1:
+                length, start = int.from_bytes(file.read(8), "big"), 16
+            if length < start:
+                break
+            file.seek(length - start, 1)
+        file.seek((8 if head[:4] == b"\0\0\0\1" else 0) + 2, 1)
+    size = file.read(40)
+    components = file.read(3 * int.from_bytes(size[38:40], "big"))
+    return max(((precision & 0x7F) + 1 for precision in components[::3]), default=0)
 
 
 def _rgb(image: Image.Image, depth: _Depth) -> Image.Image:
@@ -306,10 +337,10 @@ def _grey(image: Image.Image, depth: _Depth) -> Image.Image:
         # What was scaled to 16 bits, as it should be, has zeros in its lower ones where it is dark.
         stored = most < 1 << depth.padded and bool((values % (1 << (16 - depth.padded))).any())
         white = (1 << depth.padded) - 1 if stored else _WHITE
-    if white is None and 0 < most <= _TWELVE_BITS:
+    if white is None and 0 < most <= depth.narrow:
         raise UnreadableError(
-            f"no value of its 16-bit greys is above {_TWELVE_BITS:,}: they look like 12 bits or fewer stored in 16, "
-            f"which would be nearly black, and nothing in the file tells; {_WAY_OUT}"
+            f"no value of its 16-bit greys is above {depth.narrow:,}: they look like 12 bits or fewer stored in 16, "
+            f"which would be nearly black, and nothing in the file tells; {_SCALE}, or {_SAY_BITS}"
         )
     white = _WHITE if white is None or most > white else white
     scaled = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
@@ -323,13 +354,32 @@ def _grey(image: Image.Image, depth: _Depth) -> Image.Image:
 
 def _check_colours(image: Image.Image, depth: _Depth) -> None:
     """Refuse 16-bit colours of which Pillow has kept nothing: it gives their higher 8 bits."""
-    white = depth.white or ((1 << depth.padded) - 1 if depth.padded else _TWELVE_BITS)
+    told = depth.white or (1 << depth.padded) - 1
+    white = told or depth.narrow
+    if white < _WHITE and _all_below(image, white):
+        raise UnreadableError(
+            f"no value of its 16-bit colours is above {(white >> 8) * 256 + 255:,}: they look like fewer bits stored "
+            f"in 16, which would be nearly black, and Pillow gives their higher 8 bits alone; {_SCALE}"
+            + ("" if told else f", or, {_SAY_DARK}")
+        )
+
+
+def _check_kept(image: Image.Image) -> None:
+    """Refuse labels of 16 bits in several channels, if the lower 8 bits, which Pillow leaves out, may be all there is.
+
+    What the file says of its bits tells nothing: a label is no shade.
+    """
+    if _all_below(image, _TWELVE_BITS):
+        raise UnreadableError(
+            f"no value of its 16-bit colours is above {_TWELVE_BITS:,}, and Pillow gives their higher 8 bits alone, in "
+            "which labels such as 0 and 1 are the same; save it with 8 bits, or with 16 and one channel"
+        )
+
+
+def _all_below(image: Image.Image, white: int) -> bool:
+    """Whether no colour of 16 bits is above `white`, as far as the higher 8 bits tell."""
     extrema = image.getextrema()
     colours = extrema[:-1] if image.mode.endswith(("A", "a")) else extrema
     most = max(int(high) for _, high in colours)  # type: ignore[misc]
     opaque = colours is extrema
-    if white < _WHITE and (0 < most <= white >> 8 or (most == 0 and opaque and image.mode != "CMYK")):
-        raise UnreadableError(
-            f"no value of its 16-bit colours is above {(white >> 8) * 256 + 255:,}: they look like fewer bits stored "
-            f"in 16, which would be nearly black; {_WAY_OUT}"
-        )
+    return 0 < most <= white >> 8 or (most == 0 and opaque and image.mode != "CMYK")

@@ -14,9 +14,12 @@ _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 259, 262, 277, 284
 _MAX_SAMPLE_VALUE, _SMAX_SAMPLE_VALUE, _EXTRA_SAMPLES = 281, 341, 338
 _SUB_IFDS, _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING, _DNG_VERSION = 330, 339, 530, 50706
+_SOFTWARE = 305
 
 _REDUCED, _MASK, _PREMULTIPLIED = 1, 4, 1
-_WHITE_IS_ZERO, _YCBCR = 0, 6
+_ALPHAS = ((1,), (2,))
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _YCBCR = 0, 1, 6
+_FAX = (2, 3, 4)
 _LAB = (8, 9, 10)
 _SENSOR = (32803, 34892)
 _SIGNED, _FLOATING, _COMPLEX = 2, 3, (5, 6)
@@ -148,8 +151,31 @@ class Samples:
                 f"its pixels are signed {self.bits}-bit numbers, and nothing tells which of them is black and which "
                 "white; save it with unsigned 8 or 16 bits"
             )
+        grey = self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+        # Pillow leaves out what follows, unless it is alpha.
+        if grey and self.channels > 1 and tuple(self.tags.get(_EXTRA_SAMPLES, ())) not in _ALPHAS:
+            raise self.refusal()
         if self._is_misread:
             raise self.refusal()
+
+    def ones_are_meant(self) -> bool:
+        """Whether labels of one bit are told by ones, although the page calls them black.
+
+        So does tifffile with arrays of bools, unless it is told otherwise. Faxes have ones for ink.
+
+        Raises
+        ------
+        UnreadableError
+            If ones are black and nobody knows whether they are meant.
+        """
+        if self.bits > 1 or not self.white_is_zero or self.compression in _FAX:
+            return False
+        if str(self.tags.get(_SOFTWARE, "")).startswith("tifffile"):
+            return True
+        raise UnreadableError(
+            "a TIFF of 1 bit whose ones are black (WhiteIsZero), so that nobody knows whether they or the zeros are "
+            "meant; save it as PNG, or with the photometric interpretation BlackIsZero"
+        )
 
     @property
     def _is_misread(self) -> bool:

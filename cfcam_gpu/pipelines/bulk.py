@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..results.explanation import Explanation
 from ..sources.photographs import Batch, Photographs
 from ..targets.request import check_range
 from . import resuming, store
-from .batches import BatchExplainer, trial
+from .batches import BatchExplainer, Prepare, trial
 from .feeds import Feed, Files, Stream
 from .found import Found
 from .lock import held
@@ -33,6 +34,8 @@ from .store import Store
 from .stream import ahead, batches_of, check_repeatable, targets_of
 from .writer import Writer
 
+#: Methods that draw noise of their own.
+_NOISY = ("smoothgradcam++", "randomcam")
 #: Images in a shard, about.
 SHARD = 256
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -66,7 +69,7 @@ def run(
     out: str | os.PathLike[str],
     *,
     target: int | str | None = None,
-    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    prepare: Prepare | None = None,
     batch_size: int = 32,
     shard_size: int | None = None,
     dtype: str = "float16",
@@ -89,8 +92,9 @@ def run(
     explainer : CFCAM or CAM
     dataset : Photographs, DataLoader or iterable
         :class:`Photographs` are read in worker processes. Anything else gives images (C, H, W) or batches (B, C, H, W)
-        of one size, or tuples of these with a target each (an index or None) and, third, a name each, or dicts; the
-        same in the same order every time. Of what is done already it is asked again, to see that.
+        of one size, or tuples of these with a target each (an index, a name of `class_names`, or None) and, third, a
+        name each, or dicts; the same in the same order every time. Of what is done already it is asked again, to see
+        that.
     out : path
         A folder for ``maps.zarr`` ((N, H, W), NaN where an image has an error), ``manifest.parquet`` (a row for each
         image, see :data:`cfcam_gpu.pipelines.rows.COLUMNS`), ``overlays``, ``job.json``, what was asked, and
@@ -155,7 +159,8 @@ def run(
     undisturbed run, byte for byte, where the model gives the same for the same batch. Not so where a batch does not fit
     the device's memory: it is halved, and the maps may differ by rounding.
     """
-    shard_size = _check(dataset, target, batch_size, shard_size, dtype, overlays, spatial_dims)
+    target = _target(target)
+    shard_size = _check(dataset, batch_size, shard_size, dtype, overlays, spatial_dims, append and restart)
     columns = {"image_column": image_column, "target_column": target_column, "name_column": name_column}
     device = next((parameter.device for parameter in explainer.model.parameters()), torch.device("cpu"))
     feed: Feed
@@ -164,15 +169,18 @@ def run(
             raise ValueError(f"{given[0]}: expected none beside Photographs, which are told their columns themselves")
         feed, prepare = Files(dataset), prepare or dataset.preparation.normalize
     else:
-        stream = batches_of(dataset, batch_size, spatial_dims=spatial_dims, targets=target is None, **columns)
+        stream = batches_of(
+            dataset,
+            batch_size,
+            spatial_dims=spatial_dims,
+            targets=target is None,
+            class_names=class_names,
+            **columns,
+        )
         feed = Stream(type(dataset).__name__, stream)
     if explainer.engine is not None:
         engines.choose(explainer.engine, device)  # or the reason why not
-    example = feed.example.to(device)
-    first = trial(explainer, prepare, example, overlay=overlays is not None, components=components)
-    inputs = example if prepare is None else attempt(lambda: prepare(example), device)
-    if isinstance(inputs, Exception):  # noise was explained in its place
-        inputs = example
+    first = trial(explainer, prepare, feed.examples[:1].to(device), overlay=overlays is not None, components=components)
     _check_classes(first, target, class_names)
     asked = _facts(explainer, first, device) | {
         "target": target,
@@ -192,12 +200,13 @@ def run(
         components=components,
         size=first.size,
     )
+    example = _example(explainer, prepare, feed.examples.to(device), first)
     folder = Path(out)
     with held(durable.folder(folder)):
         job = resuming.found(folder, restart=restart)
-        feed.arrange(folder, job, append=append)
+        feed.arrange(folder, job)
         now = Job.of(feed.source, asked | feed.facts(job, append=append), feed.stamps())
-        _check_same(folder, job, now, resuming.example_of(first, example, inputs))
+        _check_same(folder, job, now, example, feed)
         kept = Store(
             folder,
             shape=first.size,
@@ -209,18 +218,19 @@ def run(
         )
         if job is not None and not (append and feed.total is None):
             feed.check(kept, job, batch_size)
+        rest: Iterator[Batch] = iter(())
+        if not kept.complete and explained is None:
+            rest = feed.rest(kept, batch_size, pin_memory=device.type == "cuda")
         kept.begin()
         if job is not None:
             now = Job.of(job.source, asked | feed.facts(None, append=False), feed.stamps())
-            if now != job:
-                now.write(folder)
+            _note(folder, now, feed, before=job)
         before = kept.images
         if progress is not None:
             progress(before, feed.total)
         if not kept.complete:
             results: Iterable[tuple[Found, Batch]]
             if explained is None:
-                rest = feed.rest(kept, batch_size, pin_memory=device.type == "cuda")
                 results = (
                     (explain(batch.images, targets_of(batch, target), batch.errors), batch)
                     for batch in ahead(rest, device)
@@ -238,19 +248,24 @@ def run(
 
 def _check(
     dataset: object,
-    target: object,
     batch_size: int,
     shard_size: int | None,
     dtype: str,
     overlays: str | None,
     spatial_dims: int,
+    contrary: bool,
 ) -> int:
     """Refuse what can't be meant, before anything is done; returns the shards' size."""
     require()
+    if isinstance(dataset, (str, os.PathLike)):
+        raise TypeError(
+            "dataset: expected an iterable, or pipelines.Photographs(source, preparation) for the images of a source; "
+            f"got {dataset!r}"
+        )
     if not isinstance(dataset, Photographs):
         check_repeatable(dataset)
-    if not (target is None or target == "predicted" or (isinstance(target, int) and not isinstance(target, bool))):
-        raise TypeError(f"target: expected None, a class index or 'predicted'; got {target!r}")
+    if contrary:
+        raise ValueError("append: expected it without restart, which drops what there is to append to")
     if shard_size is None:
         shard_size = batch_size * math.ceil(SHARD / max(1, batch_size))
     if batch_size < 1:
@@ -270,6 +285,17 @@ def _check(
     return shard_size
 
 
+def _target(target: object) -> int | str | None:
+    if target is None or target == "predicted":
+        return target
+    try:
+        if not isinstance(target, bool):
+            return operator.index(target)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise TypeError(f"target: expected None, a class index or 'predicted'; got {target!r}")
+
+
 def require() -> None:
     """Refuse to begin without what the results are written with.
 
@@ -285,14 +311,37 @@ def require() -> None:
         )
 
 
-def _check_same(folder: Path, job: Job | None, now: Job, example: resuming.Example) -> None:
+def _check_same(folder: Path, job: Job | None, now: Job, example: resuming.Example, feed: Feed) -> None:
     """Refuse to go on with a job of which something else was asked; note a new one."""
     if job is None:
-        now.write(folder)
+        _note(folder, now, feed)
     elif said := resuming.differences(job.asked, now.asked):
         raise resuming.refuse(folder, job, said)
     if (other := resuming.same_example(folder, example)) is not None:
         raise resuming.refuse(folder, job or now, [other])
+
+
+def _note(folder: Path, job: Job, feed: Feed, before: Job | None = None) -> None:
+    """Write what of a job isn't there yet."""
+    # The job first: results of no job are nobody's.
+    if job != before:
+        job.write(folder)
+    names = feed.names()
+    if names is not None and (job != before or resuming.order(folder) is None):
+        resuming.keep_order(folder, names)
+
+
+def _example(
+    explainer: CFCAM | CAM, prepare: Prepare | None, images: torch.Tensor, first: Explanation
+) -> resuming.Example:
+    """What becomes of examples; of the first alone, in `first`, where they can't be explained together."""
+
+    def together() -> resuming.Example:
+        inputs = images if prepare is None else prepare(images)
+        return resuming.example_of(first if len(images) == 1 else explainer(inputs), images, inputs)
+
+    found = attempt(together, images.device)
+    return resuming.example_of(first, images, images) if isinstance(found, Exception) else found
 
 
 def _facts(explainer: CFCAM | CAM, result: Explanation, device: torch.device) -> dict[str, Any]:
@@ -307,7 +356,8 @@ def _facts(explainer: CFCAM | CAM, result: Explanation, device: torch.device) ->
         "config": None if result.config is None else asdict(result.config),
         "fuse": explainer._fuse if isinstance(explainer, CAM) and fused else None,
         "augment": list(views.names),
-        "smooth": [views.samples, views.noise, views.seed] if views.samples else None,
+        "smooth": views.samples,
+        "noise": [views.noise, views.seed] if views.samples or result.method in _NOISY else None,
         "engine": None if engine is None else engines.resolve(engine, device),
         "device": device.type,
         "cfcam_gpu": __version__,

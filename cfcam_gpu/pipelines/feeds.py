@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional
 
 from ..sources.photographs import Batch, Photographs
-from . import manifest, resuming
+from . import resuming
 from .resuming import Job
 from .store import ChangedError, Store, combined
-from .stream import unseen
+from .stream import first_of, unseen
 
 #: How many more images may be explained into a folder, and how that is asked for.
 _APPEND = "to explain what is new, too, ask for it with append (--append)"
@@ -30,16 +30,16 @@ class Feed(ABC):
         Where they come from, for people.
     total : int or None
         How many; None where that isn't known.
-    example : (1, C, ...) tensor
-        An image, as they come, for :func:`cfcam_gpu.pipelines.resuming.example_of`.
+    examples : (n, C, ...) tensor
+        Images, as they come, for :func:`cfcam_gpu.pipelines.resuming.example_of`.
     """
 
     source: str
     total: int | None
-    example: torch.Tensor
+    examples: torch.Tensor
 
     @abstractmethod
-    def arrange(self, folder: Path, job: Job | None, *, append: bool) -> None:
+    def arrange(self, folder: Path, job: Job | None) -> None:
         """Put the images into the order of the job in `folder`, what is new behind them.
 
         Raises
@@ -59,17 +59,21 @@ class Feed(ABC):
         """
 
     @abstractmethod
+    def names(self) -> list[str] | None:
+        """What the images are called, in their order; None where that is how they come."""
+
+    @abstractmethod
     def stamps(self) -> str:
         """A digest of the times of change of the images' files; empty where they have none."""
 
     @abstractmethod
     def rest(self, store: Store, batch_size: int, *, pin_memory: bool) -> Iterator[Batch]:
-        """The batches that aren't done.
+        """The batches that aren't done; to be asked before the store is changed.
 
         Raises
         ------
         ChangedError
-            If images that are done are others now, as far as that shows only when they come.
+            If images that are done are others now, at once, or, as far as that shows only when they come, then.
         """
 
     @abstractmethod
@@ -92,9 +96,9 @@ class Files(Feed):
         draw = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
         shape = dataset.preparation.blank(1).shape[-2:]
         smooth = functional.interpolate(draw, shape, mode="bicubic", align_corners=True)
-        self.example = (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
+        self.examples = (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
 
-    def arrange(self, folder: Path, job: Job | None, *, append: bool) -> None:
+    def arrange(self, folder: Path, job: Job | None) -> None:
         """See :meth:`Feed.arrange`.
 
         Raises
@@ -103,14 +107,14 @@ class Files(Feed):
             As there.
         """
         names = resuming.order(folder) if job is not None else None
-        if job is not None and append and (folder / manifest.MANIFEST).is_file() and self._more(job):
-            names = manifest.sources(folder)
-            resuming.keep_order(folder, names)
         if names is not None:
             try:
                 self.dataset = self.dataset.ordered(names)
             except ValueError as error:
-                raise ChangedError(f"out: {folder} has results of other images: {error}") from None
+                raise ChangedError(
+                    f"out: {folder} has results of other images: {error}. Choose another folder, or drop them with "
+                    "restart (--restart)"
+                ) from None
 
     def facts(self, job: Job | None, *, append: bool) -> dict[str, Any]:
         """See :meth:`Feed.facts`.
@@ -132,6 +136,10 @@ class Files(Feed):
                     f"{_APPEND}"
                 )
         return {"images": count, "fingerprint": self.dataset.fingerprint(count)}
+
+    def names(self) -> list[str]:
+        """See :meth:`Feed.names`."""
+        return [item.source for item in self.dataset.items]
 
     def stamps(self) -> str:
         """See :meth:`Feed.stamps`."""
@@ -195,24 +203,51 @@ class Stream(Feed):
         first = next(stream, None)
         if first is None:
             raise ValueError("dataset: expected images; it has none")
-        self.source, self.total, self.example = source, None, first.images[:1]
+        self.source, self.total = source, None
+        # The first image may show nothing, as a black one does.
+        self.examples = torch.cat([first.images[:1], _noise_of(first.images)])
         self._batches = chain([first], stream)
 
-    def arrange(self, folder: Path, job: Job | None, *, append: bool) -> None:
+    def arrange(self, folder: Path, job: Job | None) -> None:
         """See :meth:`Feed.arrange`: they have the order in which they come."""
 
     def facts(self, job: Job | None, *, append: bool) -> dict[str, Any]:
         """See :meth:`Feed.facts`: how many there are shows only at the end."""
         return {}
 
+    def names(self) -> None:
+        """See :meth:`Feed.names`."""
+
     def stamps(self) -> str:
         """See :meth:`Feed.stamps`."""
         return ""
 
     def rest(self, store: Store, batch_size: int, *, pin_memory: bool) -> Iterator[Batch]:
-        """See :meth:`Feed.rest`."""
+        """See :meth:`Feed.rest`.
+
+        Raises
+        ------
+        ChangedError
+            If images that are done are others now, or not there any more.
+        """
         done = {number: shard.digest for number, shard in store.done.items()}
-        return unseen(self._batches, done, store.shard_size // batch_size)
+        rest = unseen(self._batches, done, store.shard_size // batch_size)
+        # Before anything is written, see as far as the first of them, and to the end of a shard that wasn't full.
+        held: list[Batch] = []
+        digests: list[str] = []
+        missing = 0 if store.cut is None else store.cut[1].images
+        for batch in rest:
+            held.append(batch)
+            known = min(missing, len(batch.sources))
+            digests += [first_of(batch, known).digest] if known else []
+            missing -= known
+            if not missing:
+                break
+        if missing:
+            raise ChangedError(f"dataset: it has changed: it ends {missing:,} images before the last that is done")
+        if store.cut is not None and combined(digests) != store.cut[1].digest:
+            raise ChangedError(f"dataset: it has changed: the images of shard {store.cut[0]} are not those of before")
+        return chain(held, rest)
 
     def check(self, store: Store, job: Job, batch_size: int) -> None:
         """See :meth:`Feed.check`: of a job that isn't done :meth:`rest` does, on the way.
@@ -230,3 +265,11 @@ class Stream(Feed):
             raise ChangedError(f"{error}. If all of them are there, and others behind them: {_APPEND}") from None
         if more is not None:
             raise ChangedError(f"dataset: there are images behind the {store.images:,} that were explained; {_APPEND}")
+
+
+def _noise_of(images: torch.Tensor) -> torch.Tensor:
+    """One image of noise of the same shape and dtype, and in their range; the same every time."""
+    finite = images[images.isfinite()].double()
+    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 1.0)
+    draw = torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (low + draw * ((high - low) or 1.0)).to(images)

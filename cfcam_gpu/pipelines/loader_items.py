@@ -36,6 +36,8 @@ class Reading(NamedTuple):
         The keys of dicts; None looks for the usual ones of :data:`KEYS`.
     targets : bool
         False: no target is asked for, so that it doesn't matter what the items have there.
+    class_names : sequence of K str or None
+        By which targets may be given; None takes indices only.
     """
 
     spatial_dims: int = 2
@@ -43,6 +45,7 @@ class Reading(NamedTuple):
     target_column: str | None = None
     name_column: str | None = None
     targets: bool = True
+    class_names: Sequence[str] | None = None
 
     def batch(self, item: Any, first: int) -> Batch:
         """The images of an item, of which `first` images came before; the digest is empty.
@@ -70,7 +73,7 @@ class Reading(NamedTuple):
             sources=_names(names, count, first),
             images=images,
             sizes=[tuple(reversed(images.shape[2:]))] * count,
-            targets=_classes(targets, count) if self.targets else [None] * count,
+            targets=_classes(targets, count, self.class_names) if self.targets else [None] * count,
             errors=[None] * count,
             pages=[None] * count,
             index=first,
@@ -87,6 +90,12 @@ class Reading(NamedTuple):
             target = _key(item, "target", self.target_column) if self.targets else None
             name = _key(item, "name", self.name_column)
             return item[image], None if target is None else item[target], None if name is None else item[name]
+        named = {"image": self.image_column, "target": self.target_column, "name": self.name_column}
+        for what, key in named.items():
+            if key is not None:
+                raise ValueError(
+                    f"{what}_column: expected none, as only dicts have keys; got {key!r} for a {type(item).__name__}"
+                )
         if isinstance(item, (tuple, list)) and 1 <= len(item) <= 3:
             return (*item, None, None)[:3]
         return item, None, None
@@ -119,14 +128,14 @@ def _of_its_file(item: Any, images: torch.Tensor, key: str) -> Any:
     return found.get("filename_or_obj") if isinstance(found, Mapping) else None
 
 
-def _classes(targets: Any, count: int) -> list[int | None]:
+def _classes(targets: Any, count: int, names: Sequence[str] | None) -> list[int | None]:
     if targets is None:
         return [None] * count
     listed = _listed(targets, count, "targets")
-    return [_class(target) for target in listed]
+    return [_class(target, names) for target in listed]
 
 
-def _class(target: Any) -> int | None:
+def _class(target: Any, names: Sequence[str] | None) -> int | None:
     """A class index, or None where there is none: None itself, NaN, and -1, which test sets have for it."""
     if isinstance(target, (torch.Tensor, np.ndarray)):
         if math.prod(target.shape) != 1:
@@ -136,7 +145,7 @@ def _class(target: Any) -> int | None:
             )
         target = target.item()
     try:
-        return target_of(target, None)
+        return target_of(target, names)
     except ValueError as error:
         raise TypeError(
             f"dataset: {error}. Where targets are no classes, explain the predicted ones: target='predicted'"

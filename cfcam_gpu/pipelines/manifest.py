@@ -24,11 +24,6 @@ def paged(folder: Path) -> int:
     return sum(count is not None and count > 1 for (counts,) in _columns(folder, "pages") for count in counts)
 
 
-def sources(folder: Path) -> list[str]:
-    """Where the images came from, in their order."""
-    return [source for (found,) in _columns(folder, "source") for source in found]
-
-
 def _columns(folder: Path, *names: str) -> Iterator[list[list[Any]]]:
     """Columns, some rows at a time."""
     import pyarrow.parquet as pq

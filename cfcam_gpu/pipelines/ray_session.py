@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ _NEEDED = {
     "prometheus_client": "prometheus-client",
     "psutil": "psutil",
 }
+#: Seconds that a cluster has to answer.
+PATIENCE = 10
 _SINGLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -74,6 +78,8 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
         if not loopback():
             raise RuntimeError(f"Ray would listen on all interfaces: import it later, or set {_SINGLE}=0 before")
         options = {"num_cpus": cpus, "include_dashboard": False}
+    else:
+        _check_reachable(address or os.environ["RAY_ADDRESS"])
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(**options, logging_level="warning")
     if callable(handler):  # Ray has set its own, which would end the process without a word
@@ -82,6 +88,19 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """See that somebody listens at an address: Ray itself asks again and again, and does not end."""
+    found = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    if found is None:  # "auto" and the like, which Ray resolves
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:  # the latter of a port that can't be
+        raise ConnectionError(
+            f"ray_address: expected the address of a Ray cluster, host:port; nobody listens at {address}: {error}"
+        ) from None
 
 
 def loopback() -> bool:

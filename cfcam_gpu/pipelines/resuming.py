@@ -15,6 +15,7 @@ import torch
 
 from ..results import durable
 from ..results.explanation import Explanation
+from ..sources.items import plain_text
 from .manifest import MANIFEST
 from .store import MAPS, OVERLAYS, PARTS, ChangedError
 
@@ -77,10 +78,10 @@ def found(folder: Path, *, restart: bool) -> Job | None:
     text = _read(folder / JOB)
     if text is None:
         there = [name for name in _OURS if (folder / name).exists()]
-        if (folder / JOB).is_file() and not (folder / JOB).stat().st_size:
+        if JOB in there and len(there) > 1 and not _is_json(folder / JOB) and {EXAMPLE, MAPS, PARTS} & set(there):
             raise FileExistsError(
-                f"out: {folder} has {', '.join(there)}, of which {JOB} is empty, as a full disk or half a copy leaves "
-                "it: put a whole copy in its place, delete the folder, or choose another one"
+                f"out: {folder} has {', '.join(there)}, of which {JOB} is empty or cut off, as a full disk or half a "
+                "copy leaves it: put a whole copy in its place, delete the folder, or choose another one"
             )
         if there:
             raise FileExistsError(f"out: {folder} has {', '.join(there)} of no job; choose another folder")
@@ -93,7 +94,7 @@ def found(folder: Path, *, restart: bool) -> Job | None:
         raise ChangedError(
             f"out: {folder} is a job's of another release; choose another folder, or drop it (--restart)"
         )
-    return Job(text["source"], text["asked"], text["stamps"])
+    return Job(text["source"], text["asked"], text.get("stamps", ""))
 
 
 def example_of(result: Explanation, images: torch.Tensor, inputs: torch.Tensor) -> Example:
@@ -119,13 +120,18 @@ def same_example(folder: Path, example: Example) -> str | None:
 
     Raises
     ------
+    ChangedError
+        If what was kept can't be read.
     OSError
     """
     path = folder / EXAMPLE
     if not path.exists():
         durable.write(path, safetensors.torch.save(example))
         return None
-    before = safetensors.torch.load(path.read_bytes())
+    try:
+        before = safetensors.torch.load(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, error) from None
     said = {
         "images": "the first image of the data set is another one",
         "inputs": "what prepare, or the preparation, makes of an image is something else now",
@@ -163,18 +169,42 @@ def refuse(folder: Path, job: Job, said: Sequence[str]) -> ChangedError:
 
 
 def keep_order(folder: Path, sources: Sequence[str]) -> None:
-    """Note the order of images before others come behind them."""
+    """Note the order of the images: others may come, with names before theirs."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"source": pa.array(sources, "string")}), sink, compression="zstd")
+    pq.write_table(pa.table({"source": pa.array(map(plain_text, sources), "string")}), sink, compression="zstd")
     durable.write(folder / ORDER, memoryview(sink.getvalue()))
 
 
 def order(folder: Path) -> list[str] | None:
-    """The order that was noted, if one was."""
-    if not (folder / ORDER).is_file():
+    """The order that was noted, if one was.
+
+    Raises
+    ------
+    ChangedError
+        If it can't be read.
+    """
+    path = folder / ORDER
+    if not path.is_file():
         return None
-    names: list[str] = pq.read_table(folder / ORDER)["source"].to_pylist()
+    try:
+        names: list[str] = pq.read_table(path)["source"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _damaged(path, error) from None
     return names
+
+
+def _damaged(path: Path, error: Exception) -> ChangedError:
+    return ChangedError(
+        f"out: {path} is damaged ({error}): put a whole copy in its place, or drop the results with restart (--restart)"
+    )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:

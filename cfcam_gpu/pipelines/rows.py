@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..sources.items import plain_text
 from ..sources.photographs import Batch
 from .found import Found
 
@@ -91,7 +92,7 @@ def columns(found: Found, batch: Batch, *, class_names: Sequence[str] | None = N
     centres = dict(zip("xyz", found.centre.flip(1).unbind(dim=1)))
     return {
         "index": list(range(batch.index, batch.index + count)),
-        "source": [_text(source) for source in batch.sources],
+        "source": [plain_text(source) for source in batch.sources],
         **{
             name: [None if size is None or len(size) <= axis else size[axis] for size in batch.sizes]
             for axis, name in enumerate(("width", "height", "depth"))
@@ -113,7 +114,7 @@ def columns(found: Found, batch: Batch, *, class_names: Sequence[str] | None = N
         "dead": known(found.dead),
         "components": known(found.components),
         "overlay": [None] * count,
-        "error": [error and _text(error) for error in found.errors],
+        "error": [error and plain_text(error) for error in found.errors],
     }
 
 
@@ -133,8 +134,3 @@ def table(found: Columns) -> pyarrow.Table:
         for name, kind in COLUMNS.items()
     }
     return pa.table({name: pa.array(found[name], kind) for name, kind in types.items()})
-
-
-def _text(value: str) -> str:
-    """`value` as Parquet takes it: file names hold what is not Unicode, too."""
-    return value.encode(errors="replace").decode()

@@ -36,7 +36,7 @@ CHUNK = 16
 PICTURES: dict[str, tuple[str, dict[str, int]]] = {"jpg": ("JPEG", {"quality": 90}), "png": ("PNG", {})}
 
 #: A part's metadata, as :class:`Shard` has them.
-_FACTS = {"images": int, "failed": int, "digest": str, "size": int}
+_FACTS = {"images": int, "failed": int, "digest": str, "size": int, "drawn": int}
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +56,15 @@ class Shard(NamedTuple):
         Of its images.
     size : int
         Bytes of the file of its maps; 0 where it has none, since every image failed.
+    drawn : int
+        Bytes of its overlays.
     """
 
     images: int
     failed: int
     digest: str
     size: int
+    drawn: int
 
 
 def combined(digests: Iterable[str]) -> str:
@@ -122,6 +125,11 @@ class Store:
         self.total = total
         self._closed = (folder / MANIFEST).is_file()
         there = self._in_manifest() if self._closed else self._in_parts()
+        last = max(there, default=0)
+        #: The last shard and what is known of it, where it was done, and is done again as more images come.
+        self.cut: tuple[int, Shard] | None = (
+            (last, there[last]) if there and not self._ends(last, there[last], grow) else None
+        )
         there = {number: shard for number, shard in there.items() if self._ends(number, shard, grow)}
         self.lost = [number for number, shard in there.items() if not self._is_whole(number, shard)]
         self.done = {number: shard for number, shard in there.items() if number not in self.lost}
@@ -205,8 +213,10 @@ class Store:
             If a file can't be written.
         """
         self._check(number, maps, columns, overlays)
+        drawn = 0
         if overlays is not None and self.pictures is not None:
-            columns = columns | {"overlay": self._draw(number, columns, overlays)}
+            names, drawn = self._draw(number, columns, overlays)
+            columns = columns | {"overlay": names}
         array: dict[str, Any] = {}
         self._zarr(array, len(maps))[...] = maps
         # Of a shard without a single map there is no file: the array reads as NaN there.
@@ -215,7 +225,7 @@ class Store:
             path = self.folder / MAPS / self._place(number)
             durable.write(durable.folder(path.parent) / path.name, data)
         failed = sum(error is not None for error in columns["error"])
-        shard = Shard(len(maps), failed, digest, len(data))
+        shard = Shard(len(maps), failed, digest, len(data), drawn)
         durable.folder(self.folder / PARTS)
         durable.write(self._part(number), _parquet(table(columns), shard._asdict()))
         self.done[number] = shard
@@ -307,11 +317,13 @@ class Store:
         path = self.folder / MAPS / self._place(number)
         if shard.size and (not path.is_file() or path.stat().st_size != shard.size):
             return False
-        if self.pictures is None or shard.failed == shard.images:
+        if not shard.drawn:
             return True
         folder = self.folder / OVERLAYS / f"{number:08d}"
-        names = os.listdir(folder) if folder.is_dir() else []
-        return sum(name.endswith(f".{self.pictures}") for name in names) == shard.images - shard.failed
+        if not folder.is_dir():
+            return False
+        with os.scandir(folder) as entries:
+            return sum(one.stat().st_size for one in entries if one.name.endswith(f".{self.pictures}")) == shard.drawn
 
     def _reopen(self) -> None:
         """A job that was done goes on: its manifest becomes parts again, those of the shards that are there."""
@@ -324,10 +336,14 @@ class Store:
             durable.write(self._part(number), _parquet(part, shard._asdict()))
         durable.remove(self.folder / MANIFEST)
 
-    def _draw(self, number: int, columns: Columns, overlays: Sequence[NDArray[np.uint8]]) -> list[str | None]:
+    def _draw(
+        self, number: int, columns: Columns, overlays: Sequence[NDArray[np.uint8]]
+    ) -> tuple[list[str | None], int]:
+        """The overlays' names, and their bytes in all."""
         assert self.pictures is not None
         kind, options = PICTURES[self.pictures]
         names: list[str | None] = []
+        written = 0
         for index, error, pixels in zip(columns["index"], columns["error"], overlays):
             if error is not None:
                 names.append(None)
@@ -339,7 +355,8 @@ class Store:
             path = self.folder / name
             durable.folder(path.parent)
             durable.write(path, picture.getbuffer())
-        return names
+            written += picture.getbuffer().nbytes
+        return names, written
 
     def _zarr(self, store: dict[str, Any], images: int) -> Any:
         """An array in memory whose one file is a shard's, or whose metadata is the whole array's."""

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from ..sources.photographs import Batch
 from .loader_items import Reading
@@ -17,6 +27,10 @@ from .store import ChangedError, combined
 
 #: Samplers whose order is another one each time.
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+#: Places that are compared of the order of another sampler, and how many more times it is gone through: few images may
+#: come in the same order by chance.
+COMPARED = 1 << 16
+PASSES = 4
 #: Words of a checksum that are summed at once.
 ROW = 4096
 
@@ -32,12 +46,32 @@ def check_repeatable(dataset: object) -> None:
         raise TypeError(f"dataset: expected Photographs, a DataLoader or an iterable; got {type(dataset).__name__}")
     for sampler in _samplers(dataset):
         # DistributedSampler and most samplers of one's own say so.
-        if isinstance(sampler, RANDOM) or getattr(sampler, "shuffle", False) is True:
+        if isinstance(sampler, RANDOM) or getattr(sampler, "shuffle", False) is True or _differs(sampler):
             raise ValueError(
                 "dataset: expected the same order every time, so that a row's index finds its image; got a DataLoader "
                 f"with {type(sampler).__name__}, which shuffles. Make it with shuffle=False, and of some images with "
                 "torch.utils.data.Subset(dataset, indices)"
             )
+
+
+def _differs(sampler: Any) -> bool:
+    """Whether a sampler of one's own gives another order each time. The random numbers of the process stay as they are.
+
+    One that can be gone through once is left alone, and no more than :data:`COMPARED` places are looked at.
+    """
+    if type(sampler) in (SequentialSampler, BatchSampler) or not isinstance(sampler, Iterable):
+        return False
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # what others draw from
+    try:
+        with torch.random.fork_rng(devices=[]):
+            first = iter(sampler)
+            if first is sampler:
+                return False
+            order = list(islice(first, COMPARED))
+            return any(list(islice(iter(sampler), COMPARED)) != order for _ in range(PASSES))
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _samplers(dataset: object) -> Iterator[object]:
@@ -63,6 +97,7 @@ def batches_of(
     target_column: str | None = None,
     name_column: str | None = None,
     targets: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Iterator[Batch]:
     """Batches of `size` of any iterable; the last may be smaller.
 
@@ -70,8 +105,8 @@ def batches_of(
     ----------
     dataset : iterable
         Of images (C, H, W) or batches (B, C, H, W), volumes (C, D, H, W) or signals (C, L). Or of tuples of these with
-        a target each and, third, a name each; or of dicts with these. A target is a class index; None, NaN and -1 are
-        the predicted class. A name is text, a path or an integer; images that have none are numbered.
+        a target each and, third, a name each; or of dicts with these. A target is a class index or name; None, NaN and
+        -1 are the predicted class. A name is text, a path or an integer; images that have none are numbered.
     size : int
     spatial_dims : {1, 2, 3}
         Axes of the images behind the channels'.
@@ -79,6 +114,8 @@ def batches_of(
         The keys of dicts. Default: the one among the usual ones of :data:`cfcam_gpu.pipelines.loader_items.KEYS`.
     targets : bool
         False: what items say of their targets is passed over.
+    class_names : sequence of K str, optional
+        By which targets may be given. None takes indices only.
 
     Yields
     ------
@@ -90,7 +127,7 @@ def batches_of(
     TypeError, ValueError
         If an item is none of these, or its size is not that of the first.
     """
-    reading = Reading(spatial_dims, image_column, target_column, name_column, targets)
+    reading = Reading(spatial_dims, image_column, target_column, name_column, targets, class_names)
     held: list[Batch] = []
     count = seen = 0
     shape: torch.Size | None = None
@@ -133,6 +170,11 @@ def _cut(batch: Batch, start: int, stop: int | None) -> Batch:
         batch.pages[rows],
         index=batch.index + start,
     )
+
+
+def first_of(batch: Batch, count: int) -> Batch:
+    """The first `count` images of a batch, with the digest of these."""
+    return batch if count == len(batch.sources) else _joined([_cut(batch, 0, count)])
 
 
 def _joined(parts: list[Batch]) -> Batch:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from . import remote
-from .files import Files
+from .files import Files, reason
 from .items import Item
 from .labels import Targets
 
@@ -23,6 +24,18 @@ class Columns(NamedTuple):
 
     image: str | None = None
     target: str | None = None
+
+    def check_none(self, source: str) -> None:
+        """Refuse columns of what has none.
+
+        Raises
+        ------
+        ValueError
+            If one is named.
+        """
+        for option, asked in (("image_column", self.image), ("target_column", self.target)):
+            if asked is not None:
+                raise ValueError(f"{option}: expected none, as {source} is no table with columns; got {asked!r}")
 
 
 class Row(NamedTuple):
@@ -46,7 +59,7 @@ class Row(NamedTuple):
             cell = groups.column(self.group, self.column)[self.row].as_py()
         except _pyarrow().ArrowException as error:
             raise OSError(f"{self.file}: {error}") from error
-        return _bytes(cell, files)
+        return _bytes(cell, files, files.plain(self.file).rpartition("/")[0])
 
 
 class Cell(NamedTuple):
@@ -64,7 +77,7 @@ class Cell(NamedTuple):
             If there are none.
         """
         assert files.rows is not None
-        return _bytes(files.rows[self.row].column(self.column)[0].as_py(), files)
+        return _bytes(files.rows[self.row].column(self.column)[0].as_py(), files, "")
 
 
 def items(files: Files, name: str, columns: Columns, targets: Targets, notes: list[str]) -> Iterator[Item]:
@@ -200,6 +213,8 @@ def _kind(feature: object) -> object:
 
 def _is_text(kind: pyarrow.DataType, image: str, where: str) -> bool:
     """Whether a column has names of files, and not images."""
+    if _pyarrow().types.is_dictionary(kind):  # pandas' categories
+        kind = kind.value_type
     if str(kind) in ("string", "large_string", "string_view"):
         return True
     is_struct = _pyarrow().types.is_struct(kind) and kind.get_field_index("bytes") >= 0
@@ -211,11 +226,14 @@ def _is_text(kind: pyarrow.DataType, image: str, where: str) -> bool:
     return False
 
 
-def _bytes(cell: Any, files: Files) -> bytes:
-    """What a cell has: bytes, or a file's name beside none."""
+def _bytes(cell: Any, files: Files, folder: str) -> bytes:
+    """What a cell has: bytes, or beside none a file's name, relative to a folder."""
     if isinstance(cell, dict):
-        if cell["bytes"] is None and cell.get("path"):
-            return files.read(cell["path"])
+        if cell["bytes"] is None and (path := cell.get("path")):
+            try:
+                return files.read(path if remote.is_address(path) else os.path.join(folder, path))
+            except (OSError, ValueError) as error:
+                raise OSError(f"{path}: {reason(error)}") from error
         cell = cell["bytes"]
     if cell is None:
         raise OSError("the row has no image")
@@ -315,7 +333,7 @@ class _Arrow(_Groups):
 
 def _groups(files: Files, name: str, file: IO[bytes]) -> _Groups:
     path, source = files.path(name), file
-    kind: type[_Groups] = _Parquet if name.lower().endswith(".parquet") else _Arrow
+    kind: type[_Groups] = _Parquet if files.plain(name).lower().endswith(".parquet") else _Arrow
     try:
         if kind is _Arrow and not remote.is_address(path):
             # Of what is mapped, only what is looked at is read.

@@ -66,6 +66,11 @@ class Files:
             return name
         return f"{self.root.rstrip('/')}/{name}" if remote.is_address(self.root) else os.path.join(self.root, name)
 
+    def plain(self, name: str) -> str:
+        """A file's name without the query of its address, for its suffix and its folder."""
+        path = self.path(name)
+        return name[: len(name) - len(path) + len(remote.plain(path))]
+
     def stat(self, name: str) -> Stat:
         """What is known of a file.
 
@@ -104,7 +109,7 @@ class Files:
             If it can't be read.
         """
         path = self.path(name)
-        unpacked = _UNPACKED.get(os.path.splitext(path)[1].lower())
+        unpacked = _UNPACKED.get(os.path.splitext(self.plain(name))[1].lower())
         if remote.is_address(path):
             file = remote.opened(path)
             return file if unpacked is None else unpacked(file)

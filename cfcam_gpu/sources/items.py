@@ -56,3 +56,8 @@ def is_image(head: bytes) -> bool:
     except formats.UnreadableError:
         return False
     return True
+
+
+def plain_text(value: str) -> str:
+    """A text as Parquet takes it: file names hold what is not Unicode, too."""
+    return value.encode(errors="replace").decode()

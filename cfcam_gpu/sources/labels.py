@@ -69,6 +69,8 @@ class Targets:
         self.names = names
         self.read = read
         self.unlabelled = 0
+        self._classes: Sequence[str] | None = None
+        self._by_name = False
         self._known: dict[object, int | None] = {}
 
     def of(self, value: object, where: str, classes: Sequence[str] | None = None) -> int | None:
@@ -80,8 +82,9 @@ class Targets:
         where : str
             For the error.
         classes : sequence of str, optional
-            The data set's own names of its classes, of which `value` is an index. They say what it means, unless the
-            model has as many classes: then their order is the model's.
+            The data set's own names of its classes, of which `value` is an index. They say what it means. Where there
+            are as many as the model has, their order is the model's if all that both have are at the same places:
+            others are the same classes by other names.
 
         Raises
         ------
@@ -92,6 +95,9 @@ class Targets:
             return None
         if isinstance(value, (list, dict)):
             raise ValueError(f"source: {where}: target: expected a class index or name; got {str(value)[:40]}")
+        if classes is not self._classes:  # another file
+            self._classes, self._known = classes, {}
+            self._by_name = classes is not None and self.names is not None and not _in_one_order(classes, self.names)
         key = (type(value), value)
         if value == value and key not in self._known:  # NaN is not itself
             try:
@@ -103,10 +109,29 @@ class Targets:
         return index
 
     def _of(self, value: object, classes: Sequence[str] | None) -> int | None:
-        if classes is None or self.names is None or len(classes) == len(self.names):
+        if classes is None or self.names is None or not self._by_name:
             return target_of(value, self.names)
         index = target_of(value, classes)
-        return None if index is None else models.class_index(classes[index], self.names)
+        return None if index is None else _called(classes[index], self.names)
+
+
+def _in_one_order(classes: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether two lists are of the same classes in the same order, as far as what both have shows it."""
+    exact, folded = set(names), {name.casefold() for name in names}
+    return len(classes) == len(names) and all(
+        theirs == own
+        or (theirs not in exact and (theirs.casefold() == own.casefold() or theirs.casefold() not in folded))
+        for theirs, own in zip(classes, names)
+    )
+
+
+def _called(name: str, names: Sequence[str]) -> int:
+    """The class of a data set's name, which is no index where it is a number."""
+    if _number(name) is None:
+        return models.class_index(name, names)
+    if name not in names:
+        raise ValueError(f"target: no class is called {name!r}")
+    return names.index(name)
 
 
 def _is_name(text: str, names: Sequence[str] | None) -> bool:

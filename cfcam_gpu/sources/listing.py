@@ -69,9 +69,11 @@ def find(source: Any, skip: Path | None, columns: Columns, targets: Targets) -> 
     source = os.fspath(source)
     found = _expanded(source, skip)
     files = Files(found.root)
-    kinds = sorted({kind_of(name) or "image" for name in found.names})  # found by what is in it
+    kinds = sorted({kind_of(files.plain(name)) or "image" for name in found.names})  # found by what is in it
     if len(kinds) > 1:
         raise ValueError(f"source: expected files of one kind in {source}; got {' and '.join(kinds)}")
+    if kinds in (["image"], ["tar"]):
+        columns.check_none(source)
     if kinds == ["image"]:
         items = _stamped(files, (Item(name) for name in found.names), found.names)
     elif kinds == ["tar"]:
@@ -81,7 +83,10 @@ def find(source: Any, skip: Path | None, columns: Columns, targets: Targets) -> 
         notes += tars.told(seconds)
     else:
         read = tables.items if kinds == ["table"] else columnar.items
-        parts = (_beside(name, _of(files, name, read(files, name, columns, targets, notes))) for name in found.names)
+        parts = (
+            _beside(files.plain(name), _of(files, name, read(files, name, columns, targets, notes)))
+            for name in found.names
+        )
         items = _stamped(files, itertools.chain.from_iterable(parts), {})
     if found.passed_over:
         notes.append(finding.told(found.passed_over))
@@ -90,7 +95,7 @@ def find(source: Any, skip: Path | None, columns: Columns, targets: Targets) -> 
 
 def kind_of(name: str) -> str | None:
     """What a file is by its suffix: ``"tar"``, ``"table"``, ``"columns"``, ``"image"``; None: unknown."""
-    name = _plain(name).lower()
+    name = remote.plain(name).lower()
     if name.endswith(tars.SUFFIXES):
         return "tar"
     if name.removesuffix(".gz").endswith(tables.SUFFIXES):
@@ -98,11 +103,6 @@ def kind_of(name: str) -> str | None:
     if name.endswith(columnar.SUFFIXES):
         return "columns"
     return "image" if finding.suffix_of(Path(name)) in formats.SUFFIXES else None
-
-
-def _plain(name: str) -> str:
-    """An address without its query, in which there may be dots and slashes."""
-    return name.partition("?")[0] if name.startswith(("http://", "https://")) else name
 
 
 def _expanded(source: str, skip: Path | None) -> _Found:
@@ -166,7 +166,8 @@ def _there(path: str, skip: Path | None) -> _Found:
 
 
 def _unknown(path: str) -> _Found:
-    raise ValueError(f"source: expected {_HOW}; got {path}")
+    hint = "; it is packed with Zstandard: unpack it" if path.lower().endswith((".zst", ".tzst")) else ""
+    raise ValueError(f"source: expected {_HOW}; got {path}{hint}")
 
 
 def _is_meant(path: str) -> bool:
@@ -194,7 +195,11 @@ def _in_folder(folder: str, skip: Path | None) -> _Found:
     names = [os.path.relpath(path, folder) for path in search]
     if not names:
         for where, folders, others in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(
+                name
+                for name in folders
+                if not name.startswith(".") and Path(where, name).resolve() != search.skip  # results are tables, too
+            )
             where = os.path.relpath(where, folder)
             names += [
                 os.path.normpath(os.path.join(where, name))
@@ -211,7 +216,10 @@ def _in_folder(folder: str, skip: Path | None) -> _Found:
 def _matching(pattern: str, skip: Path | None) -> _Found:
     names, passed_over = dict[str, Stat | None](), Counter[str]()
     out = None if skip is None else os.path.join(os.path.abspath(skip), "")
-    paths = sorted(glob.glob(pattern, recursive=True))
+    linked = set[str]()
+    paths = sorted(set(_fitting(pattern, linked)))
+    if linked:
+        passed_over[finding.LINKED_FOLDER] += len(linked)
     above = {os.path.dirname(path) for path in paths}
     for path in paths:
         if path.rstrip(os.sep) in above:
@@ -230,9 +238,32 @@ def _matching(pattern: str, skip: Path | None) -> _Found:
     return _without_tables(_Found("", names, passed_over))
 
 
+def _fitting(pattern: str, linked: set[str]) -> Iterator[str]:
+    """What fits a pattern. Two stars don't follow links to folders, which `linked` gets: they may lead in circles."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    above = os.sep.join(parts[:at]) or os.sep * at
+    rest = os.sep.join(parts[at + 1 :])
+    for base in glob.glob(above) if glob.has_magic(above) else [above]:
+        for where, folders, files in os.walk(base or os.curdir):
+            folder = where if base else os.path.normpath(where).removeprefix(os.curdir)
+            within = [name for name in folders if not name.startswith(".")]
+            links = {name for name in within if os.path.islink(os.path.join(where, name))}
+            linked |= {os.path.join(folder, name) for name in links}
+            folders[:] = [name for name in within if name not in links]
+            if rest:
+                yield from _fitting(os.path.join(glob.escape(folder), rest), linked)
+            else:
+                names = ["", *files] if folder else files
+                yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
+
+
 def _at(address: str) -> _Found:
     """What is at an address."""
-    plain = _plain(address)
+    plain = remote.plain(address)
     if "*" not in address and kind_of(address) is not None:
         root = plain.rpartition("/")[0]
         return _Found(root, {address[len(root) + 1 :]: None}, Counter())

@@ -13,7 +13,7 @@ from typing import Any
 from ..photographs.photos import Preparation
 from . import listing, loaders, remote
 from .columnar import Columns
-from .items import Item
+from .items import Item, plain_text
 from .labels import Targets
 from .readers import Batch, Part, Reader
 
@@ -170,10 +170,10 @@ class Photographs:
         """
         waiting: dict[str, deque[Item]] = {}
         for item in self.items:
-            waiting.setdefault(_text(item.source), deque()).append(item)
+            waiting.setdefault(plain_text(item.source), deque()).append(item)
         first, gone = [], []
         for source in sources:
-            if found := waiting.get(_text(source)):
+            if found := waiting.get(plain_text(source)):
                 first.append(found.popleft())
             else:
                 gone.append(source)
@@ -185,7 +185,3 @@ class Photographs:
         result = copy.copy(self)
         result.items = first + [item for item in self.items if id(item) in left]
         return result
-
-
-def _text(source: str) -> str:
-    return source.encode(errors="replace").decode()

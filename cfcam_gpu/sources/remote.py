@@ -37,6 +37,11 @@ def is_address(name: str) -> bool:
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name) is not None
 
 
+def plain(address: str) -> str:
+    """An address without its query, in which there may be dots and slashes."""
+    return address.partition("?")[0] if address.startswith(("http://", "https://")) else address
+
+
 def in_this_process(address: str) -> bool:
     """Whether what the address means is in this process alone."""
     return address.startswith("memory://")

@@ -42,8 +42,9 @@ def items(files: Files, name: str, columns: Columns, targets: Targets, notes: li
         with files.open(name) as file:
             # Lines end with a newline alone: what else Unicode takes for an end may be within a name.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            kind = name.lower().removesuffix(".gz").rpartition(".")[2]
+            kind = files.plain(name).lower().removesuffix(".gz").rpartition(".")[2]
             if kind == "txt":
+                columns.check_none(path)
                 lines = "".join(text).split("\n")
                 yield from (Item(line.removesuffix("\r")) for line in lines if line.strip())
             elif kind in ("csv", "tsv"):
@@ -74,6 +75,7 @@ def _separated(
 
 
 def _objects(text: io.TextIOWrapper, path: str, columns: Columns, targets: Targets, notes: list[str]) -> Iterator[Item]:
+    seen: dict[str, None] = {}
     for number, line in enumerate(text, 1):
         if not line.strip():
             continue
@@ -84,10 +86,13 @@ def _objects(text: io.TextIOWrapper, path: str, columns: Columns, targets: Targe
             raise ValueError(f"source: {where} is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"source: {where}: expected an object {{...}}; got {line.strip()[:40]}")
+        seen |= dict.fromkeys(row)
         image, target = _columns(list(row), columns, targets, where, notes, all_have_targets=False)
         if not isinstance(row[image], str) or not row[image]:
             raise ValueError(f"source: {where} names no file")
         yield Item(row[image], target=targets.of(row.get(target) if target else None, where))
+    if seen:  # at least one line has the target's column
+        one_of(list(seen), columns.target, (), "target_column", path)
 
 
 def _columns(
@@ -107,8 +112,9 @@ def _columns(
         )
     if not targets.read:
         return image, None
-    asked = columns.target if all_have_targets or columns.target in names else None
-    target = one_of(names, asked, USUAL_TARGET, "target_column", where)
-    if not notes and columns.target is None:
+    if columns.target is not None and not all_have_targets:
+        return image, columns.target
+    target = one_of(names, columns.target, USUAL_TARGET, "target_column", where)
+    if not notes:
         notes += told_of_labels(names, target, where)
     return image, target

@@ -6,7 +6,7 @@ import itertools
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -23,7 +23,12 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 SPARSE = 1 << 30
 #: What a ``.cls`` may have.
 _CLASS = 1024
-_PACKED = {b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz", b"\x28\xb5\x2f\xfd": ".tar.zst"}
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_PACKED = {
+    b"\x1f\x8b": ".tar.gz",
+    b"BZh": ".tar.bz2",
+    b"\xfd7zXZ": ".tar.xz",
+}
 
 
 class Part(NamedTuple):
@@ -78,12 +83,13 @@ class Sparse(NamedTuple):
 
 @dataclass
 class _Entry:
-    """A member of a tar."""
+    """A member of a tar. A link that is not followed yet has a `link`; where a symbolic one `leads` stays known."""
 
     name: str
     size: int = 0
     place: Place | None = None
     link: str | None = None
+    leads: str | None = None
     image: bool = False
     text: str | None = None
     error: str | None = None
@@ -117,7 +123,8 @@ def items(
     several images, then those of one plain suffix are taken, the first's (``0.jpg``), and such whose names go on with a
     number (``scan.1.2.png``), which are no field's. Those with another suffix or a field's name (``0.depth.png``) are
     passed over. Where all images have such names, all are taken. An image's class is the ``.cls`` that shares the
-    longest part of its name. Links are followed within the tar.
+    longest part of its name, or the only one of its sample, if that is no other image's. Links are followed within the
+    tar.
 
     Parameters
     ----------
@@ -128,7 +135,8 @@ def items(
     seconds : list of Second
         Gets the images that are passed over.
     passed_over : Counter of str
-        Gets what has no suffix and is no image; see :func:`cfcam_gpu.photographs.finding.told`.
+        Gets what has no suffix and is no image, and each ``.cls`` of no image that is taken; see
+        :func:`cfcam_gpu.photographs.finding.told`.
 
     Raises
     ------
@@ -154,12 +162,19 @@ def items(
             more = f" and {len(fields) - 8} more" if len(fields) > 8 else ""
             error = f"no image among {', '.join(fields[:8])}{more}"
             yield Item(f"{name}/{sample[0].name}", None, stat.changed, error=error)
+        classes = _classes(sample)
+        used: set[str] = set()
         seen: Counter[str] = Counter()
         for entry in taken:
             source = f"{name}/{entry.name}"
-            target = targets.of(_class_of(entry, sample, seen[entry.name]), f"of {source}")
+            base = _class_of(entry, sample, classes)
+            texts = classes.get(base, [None])
+            target = targets.of(texts[min(seen[entry.name], len(texts) - 1)], f"of {source}")
+            used.add(base)
             seen[entry.name] += 1
             yield Item(source, entry.size, stat.changed, target, entry.place, entry.error)
+        if taken and targets.read and (unused := classes.keys() - used):
+            passed_over[".cls"] += len(unused)
 
 
 def _chosen(images: list[_Entry]) -> tuple[list[_Entry], list[_Entry]]:
@@ -172,18 +187,27 @@ def _chosen(images: list[_Entry]) -> tuple[list[_Entry], list[_Entry]]:
     return taken, [entry for entry in images if entry not in taken]
 
 
-def _class_of(image: _Entry, sample: Sequence[_Entry], number: int) -> str | None:
-    """What the image's ``.cls`` says; `number` counts the images of this very name before it."""
-    texts: dict[str, list[str]] = {}
+def _classes(sample: Sequence[_Entry]) -> dict[str, list[str | None]]:
+    """What each ``.cls`` of a sample says, by its name without that suffix; several where the name comes again."""
+    texts: dict[str, list[str | None]] = {}
     for entry in sample:
         if entry.text is not None:
             texts.setdefault(entry.name[: -len(".cls")], []).append(entry.text)
+    return texts
+
+
+def _class_of(image: _Entry, sample: Sequence[_Entry], classes: Mapping[str, object]) -> str:
+    """By which of the names in `classes` an image finds its class; empty: by none."""
     base = image.name
     while "." in base.rpartition("/")[2]:
         base = base.rpartition(".")[0]
-        if base in texts:
-            return texts[base][min(number, len(texts[base]) - 1)]
-    return None
+        if base in classes:
+            return base
+    (only, *others) = classes or [""]
+    # With a number it is of an image of its own, which is not there.
+    of_field = only.rpartition("/")[2].partition(".")[2][:1].isalpha()
+    is_anothers = any(entry.image and entry.name.startswith(f"{only}.") for entry in sample)
+    return only if of_field and not others and not is_anothers else ""
 
 
 def _entries(files: Files, name: str) -> list[_Entry]:
@@ -203,9 +227,7 @@ def _entries(files: Files, name: str) -> list[_Entry]:
                 last[posixpath.normpath(member.name)] = entry
                 found.append(entry)
     except tarfile.TarError as error:
-        packed = _packing(files, name)
-        hint = f"; it is packed: its name should end in {packed}" if packed else ""
-        raise ValueError(f"source: {path} can't be read as a tar: {error}{hint}") from None
+        raise ValueError(f"source: {path} can't be read as a tar: {error}{_hint(files, name)}") from None
     except DAMAGED as error:
         raise ValueError(f"source: {path} is damaged or cut off: {error}") from None
     except OSError as error:
@@ -230,6 +252,11 @@ def _members(file: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
         at = tar.offset
         while (block := file.read(1 << 20)) and not block.strip(b"\0"):
             at += len(block)
+        if not block and at - tar.offset < tarfile.BLOCKSIZE:
+            raise ValueError(
+                f"source: {path} has no end mark: it is cut off at byte {at:,}. If it is whole all the same, append "
+                "1,024 zero bytes"
+            )
         if not block:
             return
         at += (len(block) - len(block.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
@@ -244,9 +271,7 @@ def _entry(file: IO[bytes], tar: str, member: Any) -> _Entry:
     if member.issym() or member.islnk():
         folder = posixpath.dirname(member.name) if member.issym() else ""
         entry.link = posixpath.normpath(posixpath.join(folder, member.linkname))
-        if entry.link.startswith(("/", "../")) or entry.link == "..":
-            entry.error = f"a link to {member.linkname}, which is outside of the tar"
-            entry.link = None
+        entry.leads = entry.link if member.issym() else None
     elif not member.isfile():
         entry.error = "not a regular file"
     elif member.sparse is not None:
@@ -266,15 +291,28 @@ def _follow(entry: _Entry, known: dict[str, _Entry]) -> None:
     """Give a link what it leads to."""
     seen = {entry.name}
     while entry.link is not None:
-        found = known.get(entry.link)
+        found = known.get(entry.link) or known.get(_through_folders(entry.link, known))
         if found is None or found.name in seen:
-            entry.error = f"a link to {entry.link}, which is not in the tar" if found is None else "links in a circle"
+            where = "outside of" if entry.link.startswith(("/", "../")) or entry.link == ".." else "not in"
+            entry.error = f"a link to {entry.link}, which is {where} the tar" if found is None else "links in a circle"
             entry.link = None
             return
         seen.add(found.name)
         entry.link, entry.error = found.link, found.error
         entry.size, entry.place, entry.text = found.size, found.place, found.text
         entry.image = entry.image or (found.image and finding.suffix_of(Path(entry.name)) == "")
+
+
+def _through_folders(path: str, known: Mapping[str, _Entry]) -> str:
+    """A path in a tar, with links to folders followed: as many as Linux follows."""
+    for _ in range(40):
+        parts = path.split("/")
+        above = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        link = next((folder for folder in above if folder in known and known[folder].leads is not None), None)
+        if link is None:
+            break
+        path = posixpath.normpath(posixpath.join(known[link].leads or "", path[len(link) + 1 :]))
+    return path
 
 
 def told(seconds: Sequence[Second]) -> list[str]:
@@ -304,7 +342,11 @@ def _unread(tar: str, error: Exception) -> OSError:
     return OSError(f"{tar}: {getattr(error, 'strerror', None) or error}")
 
 
-def _packing(files: Files, name: str) -> str | None:
+def _hint(files: Files, name: str) -> str:
+    """What to do with a tar that is packed against its name."""
     with files.open(name) as file:
         head = file.read(8)
-    return next((suffix for magic, suffix in _PACKED.items() if head.startswith(magic)), None)
+    if head.startswith(_ZSTANDARD):
+        return "; it is packed with Zstandard: unpack it"
+    packed = next((suffix for magic, suffix in _PACKED.items() if head.startswith(magic)), None)
+    return f"; it is packed: its name should end in {packed}" if packed else ""

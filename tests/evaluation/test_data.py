@@ -142,3 +142,15 @@ def test_weights_that_do_not_fit_are_refused(folder, tmp_path):
         done = bench("localisation", folder, tmp_path / "out", "--weights", tmp_path / name)
         assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_folders_whose_names_differ_in_case_alone_are_told_apart(class_folders):
+    album = data.read(class_folders("a", "A", "b"))
+    assert classes(album, ["A", "a", "b", "c"]) == {"A": 0, "a": 1, "b": 2}
+    assert classes(album, ["x y", "b", "a", "A"]) == {"A": 3, "a": 2, "b": 1}
+
+
+def test_a_folder_that_may_be_two_classes_is_refused(class_folders):
+    album = data.read(class_folders("TIGER_CAT", "b", "c"))
+    with pytest.raises(ValueError, match=r"TIGER_CAT may be class 0 \('tiger cat'\) or class 2 \('Tiger_cat'\); call"):
+        album.with_classes_of(["tiger cat", "b", "Tiger_cat"])

@@ -49,6 +49,7 @@ MEANT = {
     "red on nothing": drawn((255, 0, 0, 255)),
     "black on nothing": drawn((0, 0, 0, 255), ground=(255, 255, 255, 0)),
     "half transparent": drawn((255, 0, 0, 128)),
+    "less than half transparent": drawn((255, 0, 0, 100)),
     "nothing transparent": drawn((255, 255, 255, 255), ground=(0, 0, 0, 255)),
     "grey and alpha": drawn((255, 255, 255, 255)).convert("LA"),
     "a photograph cut out": photograph_cut_out(),
@@ -96,6 +97,59 @@ def test_a_tiff_whose_white_is_zero(tmp_path, dtype):
     np.testing.assert_array_equal(masks.read(tmp_path / "mask.tif"), OBJECT)
 
 
+def test_bools_as_tifffile_writes_them(tmp_path):
+    for how in ({}, {"compression": "zlib"}, {"photometric": "minisblack"}):
+        tifffile.imwrite(tmp_path / "mask.tif", OBJECT, **how)
+        np.testing.assert_array_equal(masks.read(tmp_path / "mask.tif"), OBJECT)
+
+
+def test_a_bit_whose_white_is_zero_is_refused_where_nobody_knows_which_is_meant(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", OBJECT, software=False)
+    with pytest.raises(ValueError, match=r"mask\.tif: a TIFF of 1 bit whose ones are black .*save it as PNG"):
+        masks.read(tmp_path / "mask.tif")
+    # A fax's ones are ink.
+    Image.fromarray(OBJECT).save(tmp_path / "fax.tif", compression="group4", tiffinfo={262: 0})
+    with Image.open(tmp_path / "fax.tif") as image:
+        assert image.tag_v2[262] == 0
+        shown = np.asarray(image)
+    np.testing.assert_array_equal(masks.read(tmp_path / "fax.tif"), shown)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "jp2"])
+@pytest.mark.parametrize("level", [40, 100, 128, 200, 255])
+def test_a_lossy_mask_is_judged_by_its_own_level(tmp_path, suffix, level):
+    bits = np.kron(BITS, np.ones((3, 3), np.uint8))
+    how = {"quality_layers": [8]} if suffix == "jp2" else {"quality": 75}
+    for colour in ((level,) * 3, (level, level, 0)):
+        Image.fromarray(bits[..., None] * np.uint8(colour)).save(tmp_path / f"mask.{suffix}", **how)
+        np.testing.assert_array_equal(masks.read(tmp_path / f"mask.{suffix}"), bits.astype(bool))
+
+
+@pytest.mark.parametrize("other", [50, 128, 200])
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "png"])
+def test_several_levels_of_a_lossy_format_or_of_alpha_are_refused(tmp_path, suffix, other):
+    levels = np.kron(BITS * np.uint8(255), np.ones((3, 3), np.uint8))
+    levels[:, :12] = other
+    image = Image.fromarray(np.dstack([levels] * 4) if suffix == "png" else levels)
+    image.save(tmp_path / f"mask.{suffix}")
+    what = "its alpha are" if suffix == "png" else "its values, in a lossy format, are"
+    with pytest.raises(ValueError, match=rf"{what} around 0, .* and .*; expected 0 for what is not"):
+        masks.read(tmp_path / f"mask.{suffix}")
+
+
+def test_lossy_photographs_and_labels_that_compression_hides_are_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg")
+    with pytest.raises(ValueError, match="in a lossy format, are everywhere from 0 to"):
+        masks.read(tmp_path / "noise.jpg")
+    Image.fromarray(np.indices((64, 64))[1].astype(np.uint8) // 8).save(tmp_path / "dark.jpg")
+    Image.fromarray(BITS).save(tmp_path / "ones.jpg", quality=95)
+    with pytest.raises(ValueError, match=r"above 1, which is too dark"):
+        masks.read(tmp_path / "ones.jpg")
+    with pytest.raises(ValueError, match=r"above 7, which is too dark .*save it as PNG"):
+        masks.read(tmp_path / "dark.jpg")
+
+
 def test_a_mask_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -131,8 +185,21 @@ def test_what_can_not_be_read_as_it_is_meant_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"mask\.tif: its pixels are 32-bit floating-point"):
         masks.read(tmp_path / "mask.tif")
     tifffile.imwrite(tmp_path / "mask.tif", np.dstack([BITS.astype(np.uint16)] * 3), photometric="rgb")
-    with pytest.raises(ValueError, match=r"mask\.tif: no value of its 16-bit colours is above"):
+    with pytest.raises(ValueError, match=r"mask\.tif: no value of its 16-bit colours .* labels .* save it with 8 bits"):
         masks.read(tmp_path / "mask.tif")
     (tmp_path / "mask.png").write_bytes(io.BytesIO(b"\x93NUMPY").getvalue())
     with pytest.raises(ValueError, match=r"mask\.png: a NumPy array, which is not read"):
         masks.read(tmp_path / "mask.png")
+
+
+def test_ones_of_16_bit_colours_are_never_taken_for_an_empty_mask(tmp_path):
+    pixels = np.dstack([BITS.astype(np.uint16)] * 3)
+    for bits in (65535, 1):
+        tag = [(281, 3, 1, bits, True)]
+        tifffile.imwrite(tmp_path / "mask.tif", pixels, photometric="rgb", extratags=tag)
+        with pytest.raises(
+            ValueError, match="labels such as 0 and 1 are the same; save it with 8 bits, or with 16 and"
+        ):
+            masks.read(tmp_path / "mask.tif")
+    tifffile.imwrite(tmp_path / "mask.tif", pixels * np.uint16(65535), photometric="rgb")
+    np.testing.assert_array_equal(masks.read(tmp_path / "mask.tif"), OBJECT)

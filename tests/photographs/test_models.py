@@ -325,3 +325,12 @@ def test_a_class_by_index_or_name():
     for index in ("1000", "-1"):
         with pytest.raises(ValueError, match=rf"class {index} is out of range for 1000 classes \(0 to 999\)"):
             models.class_index(index, names)
+
+
+def test_names_that_differ_in_case_alone_are_told_apart():
+    names = ["A", "a", "b"]
+    assert [models.class_index(name, names) for name in ("A", "a", "b", "B")] == [0, 1, 2, 2]
+    with pytest.raises(ValueError, match=r"'TABBY' may be class 0 \('Tabby'\) or class 1 \('tabby'\); give its index"):
+        models.class_index("TABBY", ["Tabby", "tabby"])
+    with pytest.raises(ValueError, match=r"'crane' may be class 0 \('crane'\) or class 2 \('crane'\); give its index"):
+        models.class_index("crane", ["crane", "b", "crane"])

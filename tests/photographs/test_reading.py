@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.photographs import formats, jpeg_xl, photos
+from cfcam_gpu.photographs import formats, jpeg_xl, photos, reading
 from cfcam_gpu.photographs.photos import TooLargeError, UnreadableError
 from cfcam_gpu.sources.decoding import decode
 
@@ -82,8 +82,10 @@ def test_12_bits_in_a_png_of_which_nothing_tells():
     for colour, channels in ((2, 3), (6, 4), (4, 2)):
         pixels = np.repeat(values[..., None], channels, axis=-1)
         pixels[..., -1] = 65535 if channels != 3 else pixels[..., -1]
-        with pytest.raises(UnreadableError, match="16-bit colours is above"):
+        with pytest.raises(UnreadableError, match=r"16-bit colours is above.*dark in truth, .*sBIT 16 of a PNG"):
             photos.read(png16(pixels, colour))
+        with pytest.raises(UnreadableError, match=r"16-bit colours is above 4,095: .*; scale it to 8 or 16 bits$"):
+            photos.read(png16(pixels, colour, b"sBIT" + bytes([12] * channels)))
         photos.read(png16(pixels, colour, b"sBIT" + bytes([16] * channels)))
         assert grey(png16((pixels + 4096).clip(max=65535), colour)).min() == 16
 
@@ -135,13 +137,41 @@ def test_greys_of_a_jpeg_2000(bits, signed):
     np.testing.assert_array_equal(grey(encoded(Image.fromarray(values), "JPEG2000")), eighth(values, 65535))
 
 
+@pytest.mark.parametrize("most", [255, 4095])
+def test_12_bits_in_a_jpeg_2000_of_16_are_refused(most):
+    cv2 = module("cv2", "PEERS")
+    values = np.linspace(0, most, 4096).astype(np.uint16).reshape(64, 64)
+    for pixels in (values, np.dstack([values] * 3)):
+        kind = "greys" if pixels.ndim == 2 else "colours"
+        with pytest.raises(UnreadableError, match=f"no value of its 16-bit {kind} is above 5,119.*scale it to 8 or 16"):
+            photos.read(io.BytesIO(cv2.imencode(".jp2", pixels)[1].tobytes()))
+        bright = cv2.imencode(".jp2", pixels + np.uint16(60000))[1].tobytes()
+        assert np.abs(grey(io.BytesIO(bright)) - eighth(values + np.uint16(60000), 65535)).max() <= 1
+
+
+def test_the_precision_of_a_jpeg_2000_is_in_its_codestream():
+    deep = Image.fromarray(np.zeros((8, 8), np.uint16))
+    for image, bits in ((deep, 16), (blocks(), 8)):
+        bare = encoded(image, "JPEG2000", no_jp2=True)
+        boxed = encoded(image, "JPEG2000").getvalue()
+        at = boxed.index(b"jp2c") - 4
+        long = struct.pack(">I4sQ", 1, b"jp2c", 16 + len(boxed) - at - 8) + boxed[at + 8 :]
+        apart = boxed[:at] + struct.pack(">I4sQ", 1, b"xml ", 5016) + bytes(5000) + long
+        for file in (bare, io.BytesIO(boxed), io.BytesIO(apart)):
+            assert reading._jpeg_2000_bits(file) == bits
+    assert reading._jpeg_2000_bits(io.BytesIO(boxed[:at])) == 0
+
+
 @pytest.mark.parametrize("how", [{}, {"use_container": True}])
 def test_jpeg_xl_is_read(how):
     module("pillow_jxl", "PEERS")
     image = blocks()
     file = encoded(image, "JXL", lossless=True, **how)
     np.testing.assert_array_equal(photos.read(file), image)
-    deep = Image.fromarray(np.linspace(0, 4000, 64).astype(np.uint16).reshape(8, 8))
+    dark = Image.fromarray(np.linspace(0, 4000, 64).astype(np.uint16).reshape(8, 8))
+    with pytest.raises(UnreadableError, match="no value of its 16-bit greys is above"):
+        photos.read(encoded(dark, "JXL", lossless=True, **how))
+    deep = Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8))
     np.testing.assert_array_equal(grey(encoded(deep, "JXL", lossless=True, **how)), eighth(deep, 65535))
 
 

@@ -207,8 +207,10 @@ def test_a_picture_of_zeros_is_black_or_white(photometric, shade):
 def test_colours_of_fewer_bits_in_16_are_refused(most):
     values = np.full((4, 4, 3), most, np.uint16)
     tag = [(281, 3, 1, 16383, True)] if most == 16383 else []
-    with pytest.raises(UnreadableError, match="16-bit colours is above"):
+    with pytest.raises(UnreadableError, match=r"16-bit colours is above.*scale it to 8 or 16 bits") as refusal:
         photos.read(written(values, photometric="rgb", extratags=tag))
+    # The way out is not what the file has already.
+    assert ("MaxSampleValue" in str(refusal.value)) is (most != 16383)
 
 
 def test_black_ink_on_nothing_is_no_picture_of_zeros():
@@ -223,6 +225,16 @@ def test_more_channels_than_colours_are_refused_by_their_number(dtype):
     pixels = RANDOM.integers(0, 200, (8, 8, 5), dtype)
     with pytest.raises(UnreadableError, match=rf"TIFF of 5 channels of {dtype[4:]} bits, which is not read"):
         photos.read(written(pixels, photometric="minisblack", planarconfig="contig"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize(("planar", "compression"), [("contig", None), ("separate", None), ("separate", "zlib")])
+def test_a_channel_beside_grey_that_is_no_alpha_is_not_left_out(dtype, photometric, planar, compression):
+    pixels = RANDOM.integers(0, 200, (8, 8, 2) if planar == "contig" else (2, 8, 8), dtype)
+    file = written(pixels, photometric=photometric, planarconfig=planar, compression=compression)
+    with pytest.raises(UnreadableError, match=f"TIFF of 2 channels of {dtype[4:]} bits"):
+        photos.read(file)
 
 
 def test_channels_beside_red_green_and_blue_are_left_out():

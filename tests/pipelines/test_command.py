@@ -165,7 +165,7 @@ def test_random_weights_are_said_loudly(album, tmp_path, monkeypatch):
 
 def test_without_the_extra_nothing_is_loaded(album, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "find_spec", lambda name: None)
-    monkeypatch.setattr(loading, "load", lambda *args, **options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(loading, "load_explainer", lambda *args, **options: pytest.fail("the model was loaded"))
     result = explain(album, tmp_path / "out")
     assert result.exit_code == 2
     assert "pyarrow and zarr not installed; pip install 'cfcam-gpu[pipelines]'" in result.stderr

@@ -6,10 +6,11 @@ import os
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from torch import nn
 
-from cfcam_gpu import CFCAM, pipelines
+from cfcam_gpu import CAM, CFCAM, pipelines
 from cfcam_gpu.pipelines import Photographs, store
 from cfcam_gpu.results import durable
 
@@ -66,7 +67,13 @@ def test_a_source_that_changed_is_noticed(source, tmp_path, change, finished):
         data[-30] ^= 1
         first.write_bytes(data)
     before = contents(out)
-    message = "files were written since" if change == "other bytes" else "names, sizes or targets have changed"
+    message = {
+        "gone": r"results of other images: .*00000\.png no longer in .* restart",
+        "renamed": r"results of other images: .*00000\.png no longer in",
+        "new": r"1 images are new behind the 10 .* append \(--append\)",
+        "longer": "names, sizes or targets have changed",
+        "other bytes": "files were written since",
+    }[change]
     with pytest.raises(store.ChangedError, match=message):
         explain(source, out, batch_size=2, shard_size=4)
     assert contents(out) == before
@@ -105,6 +112,18 @@ def begin(source, out, *, finished):
     assert len(list(out.glob("parts/*.parquet"))) == 1
 
 
+def test_another_seed_is_noticed(tmp_path):
+    def run(**options):
+        explainer = CAM(small().eval(), "1", method="smoothgradcam++", **options)
+        return pipelines.run(explainer, [images(3)], tmp_path / "out")
+
+    run(seed=0)
+    for other in ({"seed": 1}, {"noise": 0.16}):
+        with pytest.raises(store.ChangedError, match="noise was"):
+            run(**other)
+    assert run(seed=0).before == 3
+
+
 def test_other_code_with_the_same_weights_is_noticed(source, tmp_path):
     explain(source, tmp_path / "out")
     layers = small().eval()
@@ -123,6 +142,10 @@ def test_another_prepare_is_noticed(tmp_path):
             pipelines.run(explainer, [x], out, prepare=other)
         assert contents(out) == before
         assert pipelines.run(explainer, [x], out, prepare=prepare).before == 6
+    x[0] = 0  # shows nothing
+    pipelines.run(explainer, [x], tmp_path / "black", prepare=lambda x: x * 2)
+    with pytest.raises(store.ChangedError, match="what prepare, or the preparation, makes of an image"):
+        pipelines.run(explainer, [x], tmp_path / "black", prepare=lambda x: x * -3)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -182,15 +205,35 @@ def test_a_file_that_is_called_as_a_jobs_is_left_alone(source, tmp_path, text):
     assert contents(out) == {"job.json": text.encode(), "overlays/notes.txt": b"mine", "job.lock": b""}
 
 
-def test_a_jobs_file_that_is_empty_is_refused_with_the_way_out(source, tmp_path):
+@pytest.mark.parametrize("length", [0, 50])
+def test_a_jobs_file_that_is_cut_off_is_refused_with_the_way_out(source, tmp_path, length):
     out = tmp_path / "out"
     explain(source, out)
-    (out / "job.json").write_bytes(b"")
+    (out / "job.json").write_bytes((out / "job.json").read_bytes()[:length])
     before = contents(out)
     for restart in (False, True):
-        with pytest.raises(FileExistsError, match=r"of which job\.json is empty.*: put a whole copy in its place"):
+        with pytest.raises(FileExistsError, match=r"of which job\.json is empty or cut off.*: put a whole copy in its"):
             explain(source, out, restart=restart)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["example.safetensors", "order.parquet"])
+@pytest.mark.parametrize("length", [0, 50])
+def test_a_file_of_the_job_that_is_cut_off_is_refused_with_the_way_out(source, tmp_path, name, length):
+    out = tmp_path / "out"
+    explain(source, out)
+    (out / name).write_bytes((out / name).read_bytes()[:length])
+    with pytest.raises(store.ChangedError, match=rf"{name} is damaged .*restart"):
+        explain(source, out)
+    assert explain(source, out, restart=True).images == 10
+
+
+def test_what_is_no_data_set_is_refused_with_what_would_be(tmp_path):
+    with pytest.raises(TypeError, match=r"dataset: expected an iterable, or pipelines\.Photographs"):
+        pipelines.run(CFCAM(small().eval(), "1"), "photographs", tmp_path / "out")
+    with pytest.raises(ValueError, match="append: expected it without restart"):
+        pipelines.run(CFCAM(small().eval(), "1"), [images(1)], tmp_path / "out", append=True, restart=True)
+    assert pipelines.run(CFCAM(small().eval(), "1"), [images(1)], tmp_path / "out", target=np.int64(2)).failed == 0
 
 
 def test_a_restart_leaves_what_is_not_its_own(source, tmp_path):

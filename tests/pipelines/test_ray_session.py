@@ -1,6 +1,7 @@
 """What Ray is started with, without starting it."""
 
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -46,3 +47,15 @@ def test_what_workers_say_has_no_colours_in_a_file(given, wanted):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_COLOR_PREFIX"} | given
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [wanted]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch, scheme):
+    monkeypatch.setattr(ray_session, "prepare", lambda address: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    with (
+        pytest.raises(ConnectionError, match=f"ray_address: expected .* nobody listens at {address}"),
+        ray_session.connected(address),
+    ):
+        pass

@@ -111,6 +111,7 @@ def _cut(path):
 LOSSES = {
     "maps": lambda out: (out / "maps.zarr/c/1/0/0").unlink(),
     "cut": lambda out: _cut(out / "maps.zarr/c/1/0/0"),
+    "cut overlay": lambda out: _cut(out / "overlays/00000001/0000000005.png"),
     "overlay": lambda out: (out / "overlays/00000001/0000000005.png").unlink(),
     "overlays": lambda out: shutil.rmtree(out / "overlays/00000001"),
 }

@@ -7,21 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
-)
 
 from cfcam_gpu.pipelines import ChangedError
 from cfcam_gpu.pipelines.store import combined
-from cfcam_gpu.pipelines.stream import batches_of, check_repeatable, checksums, unseen
+from cfcam_gpu.pipelines.stream import batches_of, checksums, unseen
 
 from ..pipeline_jobs import images
 
@@ -296,56 +285,15 @@ def test_what_has_changed():
         left([], done)
 
 
-class Own(SequentialSampler):
-    """A sampler of one's own that says whether it shuffles."""
-
-    def __init__(self, data, shuffle):
-        super().__init__(data)
-        self.shuffle = shuffle
-
-
-DATA = TensorDataset(images(6))
+def test_a_target_may_be_a_name():
+    batch = only([(images(3), ["cat", "Dog", None])], class_names=["dog", "cat"])
+    assert batch.targets == [1, 0, None]
+    with pytest.raises(TypeError, match="no class is called 'hen'"):
+        only([(images(1), ["hen"])], class_names=["dog", "cat"])
 
 
-def loaders():
-    distributed = {shuffle: DistributedSampler(DATA, 1, 0, shuffle=shuffle) for shuffle in (True, False)}
-    shuffling = [
-        RandomSampler(DATA),
-        SubsetRandomSampler(range(4)),
-        WeightedRandomSampler(torch.ones(6), 6),
-        distributed[True],
-        Own(DATA, True),
-    ]
-    steady = [SequentialSampler(DATA), distributed[False], Own(DATA, False), [3, 1, 2]]
-    for samplers, refused in ((shuffling, True), (steady, False)):
-        for sampler in samplers:
-            name = type(sampler).__name__
-            yield pytest.param(DataLoader(DATA, sampler=sampler), refused, id=f"{name}, {refused}")
-            batched = DataLoader(DATA, batch_sampler=BatchSampler(sampler, 2, False))
-            yield pytest.param(batched, refused, id=f"{name} in batches, {refused}")
-            unbatched = DataLoader(DATA, batch_size=None, sampler=BatchSampler(sampler, 2, False))
-            yield pytest.param(unbatched, refused, id=f"{name} unbatched, {refused}")
-    yield pytest.param(DataLoader(DATA, shuffle=True), True, id="shuffle")
-    yield pytest.param(DataLoader(Subset(DATA, [4, 2]), batch_size=2), False, id="Subset")
-
-
-@pytest.mark.parametrize(("loader", "refused"), list(loaders()))
-def test_loaders_that_shuffle_are_refused(loader, refused):
-    if refused:
-        with pytest.raises(ValueError, match=r"dataset: expected the same order every time.*which shuffles.*Subset"):
-            check_repeatable(loader)
-    else:
-        check_repeatable(loader)
-        assert sum(len(batch.images) for batch in batches_of(loader, 2)) > 1
-
-
-def test_what_can_not_be_gone_through_is_refused():
-    with pytest.raises(TypeError, match="dataset: expected Photographs, a DataLoader or an iterable; got int"):
-        check_repeatable(7)
-
-
-def test_a_row_is_where_its_image_came():
-    loader = DataLoader(DATA, sampler=[4, 0, 2], batch_size=2)
-    found = list(batches_of(loader, 2))
-    assert [batch.index for batch in found] == [0, 2]
-    assert torch.equal(torch.cat([batch.images for batch in found]), images(6)[[4, 0, 2]])
+@pytest.mark.parametrize("option", ["image_column", "target_column", "name_column"])
+@pytest.mark.parametrize("item", [(images(1), [0], ["a"]), images(1)])
+def test_a_key_of_what_is_no_dict_is_refused(item, option):
+    with pytest.raises(ValueError, match=f"{option}: expected none, as only dicts have keys; got 'x' for a "):
+        only([item], **{option: "x"})

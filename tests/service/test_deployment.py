@@ -150,6 +150,7 @@ def test_only_loopback_is_listened_on(service):
     assert {port: ip for port, ip in listening.items() if ip.removeprefix("::ffff:") != "127.0.0.1"} == {}
 
 
+@pytest.mark.long
 def test_replicas_are_replaced_under_load_without_loss(running):
     """Those of a new start, one after another, and one that is killed."""
     service, process = running

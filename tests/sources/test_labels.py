@@ -52,3 +52,32 @@ def test_a_data_sets_own_classes_are_found_by_name_where_the_model_has_others():
         targets.of(2, "row 1", ["dog", "cat", "hen", "cow"])
     # As many classes: its order is the model's.
     assert Targets(["class 0", "class 1"]).of(1, "row 0", ["dog", "cat"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "expected"),
+    [
+        (["cat", "dog", "cow"], ["cow", "dog", "cat"], [2, 1, 0]),
+        (["cat", "dog", "cow"], ["COW", "DOG", "CAT"], [2, 1, 0]),
+        (["a", "A", "b"], ["A", "a", "b"], [1, 0, 2]),
+        (["1", "0"], ["0", "1"], [1, 0]),
+        (["tench, Tinca", "hen"], ["tench", "hen"], [0, 1]),
+        (["0", "1"], ["zero", "one"], [0, 1]),
+    ],
+)
+def test_as_many_classes_are_the_models_by_name_or_all_in_its_order(classes, names, expected):
+    targets = Targets(names)
+    assert [targets.of(value, "row 0", classes) for value in range(len(classes))] == expected
+
+
+@pytest.mark.parametrize("classes", [["dog", "hen", "cow"], ["dog", "1"]])
+def test_a_data_sets_class_that_the_model_has_not_is_refused(classes):
+    targets = Targets(["cow", "dog", "cat"])
+    assert targets.of(0, "row 0", classes) == 1
+    with pytest.raises(ValueError, match=f"row 1: target: no class is called '{classes[1]}'"):
+        targets.of(1, "row 1", classes)
+
+
+def test_each_file_has_its_own_classes():
+    targets = Targets(["cow", "cat", "dog"])
+    assert [targets.of(0, "row 0", classes) for classes in (["dog", "cat"], ["cat", "dog"])] == [2, 1]

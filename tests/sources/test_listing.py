@@ -135,3 +135,35 @@ def test_a_pipe_is_never_waited_for(folder):
         os.mkfifo(folder / name)
         with pytest.raises((OSError, ValueError), match=r"source: .*(not a regular file|expected a folder)"):
             Photographs(folder / name, TINY)
+
+
+def test_two_stars_do_not_go_through_links_to_folders(folder, monkeypatch):
+    (folder / "b" / "round").symlink_to(".")
+    (folder / "b" / "again").symlink_to(".")
+    monkeypatch.chdir(folder)
+    inside = [("1.png", 1, None), ("c/2.png", 2, None)]
+    for pattern in ("b/**/*.png", f"{folder}/b/**/*.png", f"{folder}/?/**/**/*.png"):
+        photographs = Photographs(pattern, TINY)
+        assert [row[1:] for row in seen(photographs)] == [row[1:] for row in inside], pattern
+        assert photographs.notes == ["passed over: 2 linked folders"], pattern
+    assert [row[0] for row in seen("**/*.png")] == ["0.png", "b/1.png", "b/c/2.png"]
+    assert [row[0] for row in seen("b/round/*.png")] == ["1.png"]
+
+
+@pytest.mark.parametrize("name", ["0.tar", "0.parquet"])
+def test_results_are_no_source_beside_tars_and_tables(tmp_path, name):
+    table = pa.table({"image": [picture(1)]})
+    archive(tmp_path / "0.tar", [("a.png", picture(1))])
+    pa.parquet.write_table(table, tmp_path / "0.parquet")
+    (tmp_path / ({"0.tar", "0.parquet"} - {name}).pop()).unlink()
+    before = seen(tmp_path)
+    (tmp_path / "b" / "out").mkdir(parents=True)
+    pa.parquet.write_table(table, tmp_path / "b" / "out" / "manifest.parquet")
+    assert seen(tmp_path, skip=tmp_path / "b" / "out") == before
+
+
+def test_what_is_packed_with_zstandard_is_to_be_unpacked(tmp_path):
+    for name in ("a.tar", "a.tar.zst"):
+        (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd" + bytes(600))
+        with pytest.raises(ValueError, match="packed with Zstandard: unpack it"):
+            Photographs(tmp_path / name, TINY)

@@ -1,6 +1,7 @@
 """Sources at addresses: a web server of this machine, and fsspec's memory."""
 
 import functools
+import gzip
 import http.server
 import os
 import sys
@@ -188,3 +189,14 @@ def test_what_is_in_this_process_is_not_read_by_another(memory):
     memory.pipe("/a/0.png", picture(0))
     with pytest.raises(ValueError, match="workers: expected 0, as memory:// is of this process alone; got 2"):
         Photographs("memory://a", TINY, workers=2)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.csv.gz", "t-0.tar", "t.tar.gz", "t.parquet"])
+def test_an_address_may_have_a_query(web, name):
+    fill(web.folder)
+    (web.folder / "list.csv").write_text("file,target\nphotos/1.png,2\n")
+    (web.folder / "list.csv.gz").write_bytes(gzip.compress((web.folder / "list.csv").read_bytes()))
+    query = "?download=a/b.c"
+    expected = [(source.replace(name, name + query), *row) for source, *row in seen(f"{web.address}/{name}")]
+    assert seen(f"{web.address}/{name}{query}") == expected
+    assert len(expected) == (1 if "csv" in name else 3)

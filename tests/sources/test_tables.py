@@ -12,7 +12,7 @@ import pytest
 from cfcam_gpu.pipelines import Photographs
 
 from ..pipeline_jobs import TINY
-from ..source_images import picture, seen
+from ..source_images import archive, picture, seen
 
 
 @pytest.fixture
@@ -42,6 +42,23 @@ def test_json_lines(folder):
     (folder / "a.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
     assert seen(folder / "a.jsonl") == [("1.png", 1, 2), ("0.png", 0, None), ("2.png", 2, None)]
     assert seen(folder / "a.jsonl", target_column="target") == seen(folder / "a.jsonl")
+    with pytest.raises(ValueError, match=r"target_column: expected a column of .*a\.jsonl: file_name, target; got 'x'"):
+        Photographs(folder / "a.jsonl", TINY, target_column="x")
+
+
+def test_another_column_is_not_read_where_the_named_one_is_absent(folder):
+    rows = [{"file": "1.png", "label": 3}, {"file": "0.png", "target": 2}]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert seen(folder / "a.jsonl", target_column="label") == [("1.png", 1, 3), ("0.png", 0, None)]
+
+
+@pytest.mark.parametrize("name", ["", "0.png", "a.tar", "a.txt", "*.png"])
+@pytest.mark.parametrize("option", ["image_column", "target_column"])
+def test_a_column_of_what_has_none_is_refused(folder, name, option):
+    archive(folder / "a.tar", [("0.png", picture(0))])
+    (folder / "a.txt").write_text("0.png\n")
+    with pytest.raises(ValueError, match=f"{option}: expected none, as .* is no table with columns; got 'x'"):
+        Photographs(folder / name, TINY, **{option: "x"})
 
 
 @pytest.mark.parametrize(
@@ -109,6 +126,23 @@ def test_columns_of_images(folder, name):
     again = [reader[part].sources for part in photographs.parts(2, [4, 0])]
     assert again == [[f"{name}/4"], [f"{name}/0", f"{name}/1"]]
     reader.close()
+
+
+def test_files_of_a_column_of_images_are_beside_their_table(folder):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for seed in (1, 0):
+        (folder / f"d{seed}").mkdir()
+        (folder / f"{seed}.png").rename(folder / f"d{seed}" / "x.png")
+        cells = pa.array([{"bytes": None, "path": path} for path in ("x.png", "gone.png")], kind)
+        written(folder / f"d{seed}" / "t.parquet", pa.table({"image": cells}))
+    gone = "gone.png: No such file or directory"
+    assert [row[1] for row in seen(f"{folder}/*/t.parquet", size=1)] == [0, gone, 1, gone]
+
+
+def test_a_category_of_names_is_a_list_of_files(folder):
+    names = pa.array(["1.png", "0.png", "1.png"]).dictionary_encode()
+    path = written(folder / "a.parquet", pa.table({"file": names}))
+    assert seen(path) == [("1.png", 1, None), ("0.png", 0, None), ("1.png", 1, None)]
 
 
 def test_a_column_of_names_is_a_list_of_files(folder):

@@ -188,3 +188,52 @@ def test_images_without_a_class_have_their_predicted_one(tmp_path):
     others = Photographs(path, TINY, class_names=["dog"], own_targets=False)
     assert [item.target for item in others.items] == [None] * 6
     assert others.notes == []
+
+
+def test_a_tar_that_is_cut_off_between_two_files_is_refused(tmp_path):
+    path = archive(tmp_path / "a.tar", [(f"{seed}.png", picture(seed)) for seed in range(3)])
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[2].offset
+    path.write_bytes(path.read_bytes()[:last])
+    with pytest.raises(ValueError, match=rf"source: .*a\.tar has no end mark: it is cut off at byte {last:,}"):
+        Photographs(path, TINY)
+    path.write_bytes(path.read_bytes() + bytes(1024))
+    assert [seed for _, seed, _ in seen(path)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("members", "targets", "notes"),
+    [
+        (["x.input.png", "x.target.cls"], [3], []),
+        (["x.target.cls", "x.left.png", "x.right.png"], [3, 3], []),
+        (["x.left.cls", "x.left.png", "x.right.png"], [3, None], []),
+        (["x.1.cls", "x.0.png"], [None], ["passed over: 1 .cls"]),
+        (["x.png", "x.a.cls", "x.b.cls"], [None], ["passed over: 2 .cls"]),
+        (["x.png", "x.cls", "x.b.cls"], [3], ["passed over: 1 .cls"]),
+    ],
+)
+def test_the_only_class_of_a_sample_is_its_images(tmp_path, members, targets, notes):
+    path = archive(tmp_path / "a.tar", [(name, b"3" if name.endswith("cls") else picture(1)) for name in members])
+    photographs = Photographs(path, TINY)
+    assert [item.target for item in photographs.items] == targets
+    assert photographs.notes == notes
+    assert Photographs(path, TINY, own_targets=False).notes == []
+
+
+def test_links_lead_through_absolute_names_and_linked_folders(tmp_path):
+    members = [
+        ("/data/0.png", picture(0)),
+        link("/data/1.png", "/data/0.png"),
+        link("/data/2.png", "/data/0.png", hard=True),
+        ("d/3.png", picture(3)),
+        link("dd", "d"),
+        link("ddd", "dd"),
+        link("4.png", "dd/3.png"),
+        link("5.png", "ddd/3.png"),
+        link("loop", "loop/loop"),
+        link("6.png", "loop/3.png"),
+    ]
+    archive(tmp_path / "a.tar", members)
+    found = [row[1] for row in seen(tmp_path / "a.tar", size=20)]
+    assert found[:6] == [0, 0, 0, 3, 3, 3]
+    assert found[6].startswith("a link to loop/")
