@@ -33,7 +33,7 @@ class _Task(NamedTuple):
 class Writer:
     """Use as a context. Leaving it writes what there is; by an exception, the shards that are whole.
 
-    By KeyboardInterrupt, what waits to be written is dropped. However often that comes, nothing is written any more
+    A KeyboardInterrupt on leaving drops what waits to be written. However often that comes, nothing is written any more
     when the context has been left.
 
     Parameters
@@ -71,7 +71,7 @@ class Writer:
         while not self._ended:
             try:
                 self._cut_short = kind is not None or interrupt is not None
-                self._dropped = interrupt is not None or (kind is not None and issubclass(kind, KeyboardInterrupt))
+                self._dropped = interrupt is not None
                 self._tasks.put(None)
                 # Not by Thread.join: an interrupt has Python take the thread for one that has ended.
                 while not self._ended:

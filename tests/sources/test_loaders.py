@@ -92,10 +92,9 @@ def test_a_worker_that_is_killed_is_told(tmp_path):
     batches = found.batches(1)
     next(batches)
     (process,) = set(multiprocessing.active_children()) - others
-    os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(
-        RuntimeError, match=r"a process that reads images has died: .*; where the system killed it, as memory ran"
-    ):
+    # torch may tell of it in the main thread, whatever that is at.
+    with pytest.raises(RuntimeError, match=r"(reads images has died: .*; where the system|is killed by signal)"):  # noqa: PT012
+        os.kill(process.pid, signal.SIGKILL)
         list(batches)
 
 
