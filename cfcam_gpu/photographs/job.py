@@ -15,7 +15,7 @@ from .. import methods
 from ..core.chunks import Progress
 from ..explain.attempts import reason, together_or_alone
 from ..explain.cam import CAM
-from ..explain.views import Fuse, check_fuse
+from ..explain.views import Fuse
 from ..hooks.target_layer import TargetLayer
 from ..results import durable, overlays, saving
 from ..results.components import REST, Component
@@ -217,10 +217,7 @@ class Run:
         self._save_components([row], self.job.out / file, last=False)
         return {
             "components_overlay": file,
-            "components": [
-                {"name": component.name, "share": component.share, "channels": component.channels.tolist()}
-                for component in components
-            ],
+            "components": [component.describe() for component in components],
         }
 
     def _save_components(self, rows: Sequence[contact_sheet.Row], path: Path, *, last: bool = True) -> None:
@@ -297,11 +294,6 @@ def _names(job: Job, files: Sequence[Path], targets: Sequence[int]) -> list[list
 
 def _check_components(job: Job) -> None:
     """Refuse what does not go together, before a model is loaded."""
-    loading.check(job.settings)
-    check_fuse(job.fuse)
-    settings = job.settings
-    fused = job.fuse is not None or (len(settings.layers) > 1 and settings.preset != "default")
-    if job.components and (settings.method != "cfcam" or settings.augment or settings.smooth or fused):
-        raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
+    loading.check(job.settings, fuse=job.fuse, components=job.components)
     if job.components and len(job.targets) > 1:
         raise ValueError(f"components: expected one target at most; got {', '.join(job.targets)}")

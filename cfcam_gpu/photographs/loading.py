@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import engines, methods
 from ..explain.cam import CAM
-from ..explain.views import Fuse, Views
+from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
 from . import models
 from .models import Model
@@ -29,8 +29,15 @@ class Loaded:
     class_names: list[str]
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, *, fuse: str | None = None, components: int | None = None) -> None:
     """Refuse a method, preset and views that are none or don't go together, before a model is loaded.
+
+    Parameters
+    ----------
+    settings : Settings
+    fuse : {"mean", "max"}, optional
+    components : int, optional
+        How many groups of channels are asked for, too.
 
     Raises
     ------
@@ -38,9 +45,13 @@ def check(settings: Settings) -> None:
         The message says why.
     """
     methods.find(settings.method)
-    Views.read(list(settings.augment), settings.smooth, 0.0, 0)
+    check_fuse(fuse)
+    views = Views.read(list(settings.augment), settings.smooth, 0.0, 0)
     if settings.preset != "default" and settings.method != "cfcam":
         raise ValueError(f"preset: {settings.preset} is a form of the method cfcam; got the method {settings.method}")
+    fused = fuse is not None or (len(settings.layers) > 1 and settings.preset != "default")
+    if components is not None and (settings.method != "cfcam" or views.several or fused):
+        raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
 
 
 def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,9 @@ def run(
     the device's memory: it is halved, and the maps may differ by rounding.
     """
     target = _target(target)
-    shard_size = _check(dataset, batch_size, shard_size, dtype, overlays, spatial_dims, append and restart)
+    if append and restart:
+        raise ValueError("append: expected it without restart, which drops what there is to append to")
+    shard_size = _check(dataset, batch_size, shard_size, dtype, overlays, spatial_dims)
     columns = {"image_column": image_column, "target_column": target_column, "name_column": name_column}
     device = next((parameter.device for parameter in explainer.model.parameters()), torch.device("cpu"))
     feed: Feed
@@ -223,8 +225,9 @@ def run(
             rest = feed.rest(kept, batch_size, pin_memory=device.type == "cuda")
         kept.begin()
         if job is not None:
-            now = Job.of(job.source, asked | feed.facts(None, append=False), feed.stamps())
-            _note(folder, now, feed, before=job)
+            if append:  # with what is new
+                now = Job.of(job.source, asked | feed.facts(None, append=False), now.stamps)
+            _note(folder, replace(now, source=job.source), feed, before=job)
         before = kept.images
         if progress is not None:
             progress(before, feed.total)
@@ -253,7 +256,6 @@ def _check(
     dtype: str,
     overlays: str | None,
     spatial_dims: int,
-    contrary: bool,
 ) -> int:
     """Refuse what can't be meant, before anything is done; returns the shards' size."""
     require()
@@ -264,8 +266,6 @@ def _check(
         )
     if not isinstance(dataset, Photographs):
         check_repeatable(dataset)
-    if contrary:
-        raise ValueError("append: expected it without restart, which drops what there is to append to")
     if shard_size is None:
         shard_size = batch_size * math.ceil(SHARD / max(1, batch_size))
     if batch_size < 1:
@@ -327,7 +327,7 @@ def _note(folder: Path, job: Job, feed: Feed, before: Job | None = None) -> None
     if job != before:
         job.write(folder)
     names = feed.names()
-    if names is not None and (job != before or resuming.order(folder) is None):
+    if names is not None and (job != before or not (folder / resuming.ORDER).exists()):
         resuming.keep_order(folder, names)
 
 
@@ -346,9 +346,8 @@ def _example(
 
 def _facts(explainer: CFCAM | CAM, result: Explanation, device: torch.device) -> dict[str, Any]:
     """What the results depend on, of model and method."""
-    views = explainer._views
-    engine = explainer.engine
-    fused = isinstance(explainer, CAM) and len(result.layers) > 1 and result.config is None
+    views, engine = explainer._views, explainer.engine
+    fused = len(result.layers) > 1 and result.config is None
     return {
         "model": digest_of(explainer.model),
         "method": result.method,

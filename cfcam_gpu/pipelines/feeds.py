@@ -163,11 +163,7 @@ class Files(Feed):
         # Copied or restored, maybe: the times are others, and the bytes need not be.
         digests: dict[int, list[str]] = {number: [] for number in sorted(store.done)}
         size = store.shard_size
-        starts = [
-            start
-            for number, shard in sorted(store.done.items())
-            for start in range(number * size, number * size + shard.images, batch_size)
-        ]
+        starts = [start for number in digests for start in store.within(number, batch_size)]
         for start, digest in self.dataset.contents(batch_size, starts=starts):
             digests[start // size].append(digest)
         other = [number for number, found in digests.items() if combined(found) != store.done[number].digest]

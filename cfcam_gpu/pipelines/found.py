@@ -151,17 +151,13 @@ def measured(
         noise=_count(labels, NOISE),
         dominant=_count(labels, DOMINANT),
         dead=_count(labels, DEAD),
-        components=None if groups is None else [_written(of_image) for of_image in groups],
+        components=None if groups is None else [[one.describe() for one in of_image] for of_image in groups],
         errors=[None] * len(result),
     )
 
 
 def _count(labels: torch.Tensor | None, label: int) -> torch.Tensor | None:
     return None if labels is None else (labels == label).sum(dim=1)
-
-
-def _written(groups: Sequence[Component]) -> Groups:
-    return [{"name": one.name, "share": one.share, "channels": one.channels.tolist()} for one in groups]
 
 
 def _items(found: Found) -> list[tuple[str, Any]]:

@@ -103,6 +103,7 @@ def check(job: Job) -> Ready:
     require()
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
+    loading.check(job.settings, components=job.components)
     loaded = loading.load_explainer(job.settings)
     target: int | str | None = job.target
     if target is not None and target != "predicted":

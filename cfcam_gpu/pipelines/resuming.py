@@ -17,7 +17,7 @@ from ..results import durable
 from ..results.explanation import Explanation
 from ..sources.items import plain_text
 from .manifest import MANIFEST
-from .store import MAPS, OVERLAYS, PARTS, ChangedError
+from .store import MAPS, OVERLAYS, PARTS, ChangedError, damaged
 
 JOB = "job.json"
 EXAMPLE = "example.safetensors"
@@ -131,7 +131,7 @@ def same_example(folder: Path, example: Example) -> str | None:
     try:
         before = safetensors.torch.load(path.read_bytes())
     except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     said = {
         "images": "the first image of the data set is another one",
         "inputs": "what prepare, or the preparation, makes of an image is something else now",
@@ -189,14 +189,8 @@ def order(folder: Path) -> list[str] | None:
     try:
         names: list[str] = pq.read_table(path)["source"].to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     return names
-
-
-def _damaged(path: Path, error: Exception) -> ChangedError:
-    return ChangedError(
-        f"out: {path} is damaged ({error}): put a whole copy in its place, or drop the results with restart (--restart)"
-    )
 
 
 def _is_json(path: Path) -> bool:

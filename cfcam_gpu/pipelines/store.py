@@ -45,6 +45,13 @@ class ChangedError(ValueError):
     """A job can't go on: what is asked, or its images, are not those that it began with."""
 
 
+def damaged(path: Path, error: Exception) -> ChangedError:
+    """The error that says that a file of a job's can't be read, and what to do."""
+    return ChangedError(
+        f"out: {path} is damaged ({error}): put a whole copy in its place, or drop the results with restart (--restart)"
+    )
+
+
 class Shard(NamedTuple):
     """What is known of a shard that is done.
 
@@ -165,11 +172,14 @@ class Store:
     def starts(self, batch_size: int) -> list[int]:
         """Of a job whose images are counted: where the batches that aren't done begin."""
         assert self.total is not None
-        numbers = [k for k in range(math.ceil(self.total / self.shard_size)) if k not in self.done]
-        ends = [min((number + 1) * self.shard_size, self.total) for number in numbers]
-        return [
-            start for number, end in zip(numbers, ends) for start in range(number * self.shard_size, end, batch_size)
-        ]
+        numbers = (k for k in range(math.ceil(self.total / self.shard_size)) if k not in self.done)
+        return [start for k in numbers for start in self.within(k, batch_size)]
+
+    def within(self, number: int, batch_size: int) -> range:
+        """Of such a job: where the batches of a shard begin."""
+        assert self.total is not None
+        first = number * self.shard_size
+        return range(first, min(first + self.shard_size, self.total), batch_size)
 
     def describe(self) -> None:
         """Have the array readable: write its metadata, where they are not there."""
@@ -301,10 +311,7 @@ class Store:
         try:
             shards = json.loads(pq.read_metadata(path).metadata[b"shards"])
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ChangedError(
-                f"out: {path} is damaged ({error}): put a whole copy in its place, or drop the results with restart "
-                "(--restart)"
-            ) from None
+            raise damaged(path, error) from None
         return {number: Shard(*facts) for number, facts in enumerate(shards)}
 
     def _ends(self, number: int, shard: Shard, grow: bool) -> bool:

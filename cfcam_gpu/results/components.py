@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ class Component:
     def overlay(self) -> torch.Tensor:
         """The map in colour over the image, (H, W, 3) uint8. See :func:`cfcam_gpu.results.overlay`."""
         return overlays.overlay(self.map[None], self.image[None])[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of it beside its map, as JSON takes it: `name`, `share` and `channels`."""
+        return {"name": self.name, "share": self.share, "channels": self.channels.tolist()}
 
 
 def decompose(explanation: Record, images: torch.Tensor, top: int = 4) -> list[list[Component]]:

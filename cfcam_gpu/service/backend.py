@@ -131,7 +131,7 @@ class Backend:
     """
 
     def __init__(self, settings: Settings, limits: Limits, components: int | None = None) -> None:
-        _check_components(settings, components)
+        loading.check(settings, components=components)
         self.settings, self.limits, self.components = settings, limits, components
         #: Why the device is out of order, once it is: no question will be answered any more.
         self.fault: DeviceError | None = None
@@ -234,9 +234,7 @@ class Backend:
         records = saving.describe(result, self.class_names)
         if self.components is not None:
             for record, parts in zip(records, result.components(images, self.components)):
-                record["components"] = [
-                    {"name": part.name, "share": part.share, "channels": part.channels.tolist()} for part in parts
-                ]
+                record["components"] = [part.describe() for part in parts]
         maps = result.maps.half().cpu().numpy()
         drawn = [i for i, seen in enumerate(questions) if seen.question.overlay]
         overlays = dict(zip(drawn, result.overlay(pixels).cpu().numpy()[drawn])) if drawn else {}
@@ -268,9 +266,3 @@ def _refused_by_us(error: Exception) -> bool:
         last = last.tb_next
     own = f"{__name__.partition('.')[0]}."
     return last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith(own)
-
-
-def _check_components(settings: Settings, components: int | None) -> None:
-    fused = len(settings.layers) > 1 and settings.preset != "default"
-    if components is not None and (settings.method != "cfcam" or settings.augment or settings.smooth or fused):
-        raise ValueError("components: only one look by the method cfcam has them, without augment and smooth")

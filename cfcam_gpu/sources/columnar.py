@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -241,7 +242,7 @@ def _bytes(cell: Any, files: Files, folder: str) -> bytes:
     return data
 
 
-class _Groups:
+class _Groups(ABC):
     """A file in groups of rows, of which the last that was read is kept."""
 
     def __init__(self, file: Any) -> None:
@@ -250,13 +251,13 @@ class _Groups:
 
     schema: pyarrow.Schema
 
+    @abstractmethod
     def all(self, wanted: Sequence[str]) -> Iterator[tuple[int, int, Any]]:
         """Each group's number, how many rows it has, and a table of these columns of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self, group: int, column: str) -> Any:
         """A column of a group, in a table."""
-        raise NotImplementedError
 
     def column(self, group: int, column: str) -> Any:
         """A column of a group."""
