@@ -36,7 +36,7 @@ from sklearn.cluster import KMeans
 
 from cfcam_gpu import CFCAM, Config, environment, metrics, targets
 from cfcam_gpu.core.cluster_filter import DOMINANT, NOISE
-from cfcam_gpu.engines.cpu import PRIMITIVES, dbscan
+from cfcam_gpu.engines.reference import PRIMITIVES, dbscan
 from cfcam_gpu.evaluation import data
 from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.photographs import models

@@ -12,7 +12,7 @@ import torch
 from cfcam_gpu import Config
 from cfcam_gpu.core import two_level
 from cfcam_gpu.core.cluster_filter import Array, Clusters, cluster_channels, weigh
-from cfcam_gpu.engines import EngineResult, cpu
+from cfcam_gpu.engines import EngineResult, reference
 
 #: Largest difference of two maps, as a share of the map's maximum.
 MAP_TOLERANCE = 1e-5
@@ -67,12 +67,12 @@ def compare(
             verdict = "within_rounding"
         else:
             verdict = "wrong"
-        reference = weigh(of_image, of_target, labels, config, cpu.PRIMITIVES).map
+        wanted = weigh(of_image, of_target, labels, config, reference.PRIMITIVES).map
         if coarse is not None and config.gate is not None:
-            ungated = torch.from_numpy(reference).float()[None, None]
+            ungated = torch.from_numpy(wanted).float()[None, None]
             layer = (tensor[b : b + 1].cpu() for tensor in coarse)
-            reference = two_level.gate(ungated, *layer, config.gate)[0, 0].double().numpy()
-        return verdict, _error(raw, reference), _error(found.eps[b, 0].item(), expected.eps)
+            wanted = two_level.gate(ungated, *layer, config.gate)[0, 0].double().numpy()
+        return verdict, _error(raw, wanted), _error(found.eps[b, 0].item(), expected.eps)
 
     with ThreadPoolExecutor() as pool:
         verdicts, map_errors, eps_errors = zip(*pool.map(one, range(len(activations))))
@@ -93,9 +93,9 @@ def compare(
 def _clusters(activations: Array, pooled: Array, config: Config, by: float) -> Clusters:
     """The CPU's labels, with the distances that eps is read from larger by a factor of 1 + `by`."""
     moved = replace(
-        cpu.PRIMITIVES,
-        order_statistics=lambda values, k: cpu.order_statistics(values, k) * (1 + by),
-        squareform=lambda pairs, n: cpu.squareform(pairs, n) * (1 + by),
+        reference.PRIMITIVES,
+        order_statistics=lambda values, k: reference.order_statistics(values, k) * (1 + by),
+        squareform=lambda pairs, n: reference.squareform(pairs, n) * (1 + by),
     )
     return cluster_channels(activations, pooled, config, moved)
 

@@ -19,6 +19,7 @@ PACKAGES = {
     "numpy": ("numpy",),
     "scipy": ("scipy",),
     "scikit-learn": ("scikit-learn",),
+    "numba": ("numba",),
 }
 
 

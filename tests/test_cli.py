@@ -340,15 +340,15 @@ def test_info():
     assert set(found["engines"]) == set(engines.ENGINES)
     assert found["engines"]["cpu"] is None
     assert len(found["devices"]) == torch.cuda.device_count()
-    text = run("info").stdout
-    assert f"scikit-learn   {found['versions']['scikit-learn']}" in text
-    assert "engine cpu     available" in text
+    text = " ".join(run("info").stdout.split())
+    assert f"scikit-learn {found['versions']['scikit-learn']}" in text
+    assert "engine cpu available" in text
 
 
 def test_info_says_why_an_engine_is_missing(monkeypatch):
     monkeypatch.setattr(engines.load("cpu"), "why_missing", lambda: "no [cores]; buy some")
     assert json.loads(run("info", "--json").stdout)["engines"]["cpu"] == "no [cores]; buy some"
-    assert "engine cpu     missing: no [cores]; buy some" in run("info").stdout
+    assert "engine cpu missing: no [cores]; buy some" in " ".join(run("info").stdout.split())
 
 
 def test_the_demo_without_its_extra_names_the_remedy(monkeypatch, tmp_path):

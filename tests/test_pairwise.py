@@ -5,7 +5,7 @@ from itertools import combinations, product
 import pytest
 import torch
 
-from cfcam_gpu.engines import cpu
+from cfcam_gpu.engines import reference
 
 from .cases import CASES, COMBINATIONS, OPTIONS, draw
 from .pairwise import pairwise
@@ -61,7 +61,7 @@ def has(config, options):
 def test_what_is_compared_has_clusters_with_every_setting():
     """But for two that leave none: where everything is dominant, or no channel has neighbours enough."""
     labels = [
-        (config, cpu.run(*(torch.from_numpy(array)[None] for array in batch(case)), config).labels)
+        (config, reference.run(*(torch.from_numpy(array)[None] for array in batch(case)), config).labels)
         for case, config in COMBINATIONS.values()
     ]
     for values in OPTIONS.values():

@@ -15,7 +15,7 @@ from torch.nn import functional
 from cfcam_gpu import CAM, CFCAM, Config, cluster_filter_cam, engines
 from cfcam_gpu.core import two_level
 from cfcam_gpu.core.maps import upsample
-from cfcam_gpu.engines import cpu, dlpack, fused, rapids
+from cfcam_gpu.engines import dlpack, fused, rapids, reference
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.methods import METHODS
 
@@ -48,7 +48,7 @@ def layer(size, channels=40, batch=2):
 def test_maps_are_the_derived_ones(kind, config):
     activations, gradients = layer(SIZES[kind])
     if config == "two-level":
-        found = cpu.run(torch.tensor(activations), torch.tensor(gradients)[:, None], CONFIGS[config]).raw_maps[:, 0]
+        found = reference.run(torch.tensor(activations), torch.tensor(gradients)[:, None], CONFIGS[config]).raw_maps[:, 0]
     else:
         found = cluster_filter_cam(activations, gradients, config=CONFIGS[config], spatial_dims=len(SIZES[kind]))
         single = cluster_filter_cam(activations[1], gradients[1], config=CONFIGS[config], spatial_dims=len(SIZES[kind]))
@@ -67,7 +67,7 @@ def test_rapids_gives_what_the_cpu_gives(monkeypatch, smooth, kind, config):
         "as cucim": rapids.of_skimage(skimage.filters.gaussian),
     }
     ops = rapids.primitives(
-        np, pdist=cpu.PRIMITIVES.pdist, dbscan_class=LikeCuML, gaussian=filters[smooth], synchronize=lambda: None
+        np, pdist=reference.PRIMITIVES.pdist, dbscan_class=LikeCuML, gaussian=filters[smooth], synchronize=lambda: None
     )
     monkeypatch.setattr(dlpack, "cupy_on_torch", lambda device: nullcontext())
     monkeypatch.setattr(dlpack, "to_cupy", lambda tensor: tensor.detach().numpy())
@@ -75,7 +75,7 @@ def test_rapids_gives_what_the_cpu_gives(monkeypatch, smooth, kind, config):
     activations, gradients = map(torch.tensor, layer(SIZES[kind]))
     gradients = torch.stack([gradients, gradients.flip(1)], dim=1)
     found = rapids.run(activations, gradients, CONFIGS[config])
-    for ours, theirs in zip(found, cpu.run(activations, gradients, CONFIGS[config])):
+    for ours, theirs in zip(found, reference.run(activations, gradients, CONFIGS[config])):
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-12)
 
@@ -86,7 +86,7 @@ def test_each_map_is_smoothed_along_all_its_axes(size, boundary):
     maps = np.random.default_rng(0).normal(size=(2, *size))
     expected = [gaussian(one, 1.3, boundary) for one in maps]
     for smooth in (
-        cpu.gaussian,
+        reference.gaussian,
         rapids.of_ndimage(scipy.ndimage.gaussian_filter),
         rapids.of_skimage(skimage.filters.gaussian),
     ):

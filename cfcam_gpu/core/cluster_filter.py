@@ -118,6 +118,38 @@ def cluster_channels(activations: Array, pooled_gradients: Array, config: Config
     Clusters
     """
     xp = ops.xp
+    labels, rest, points = set_apart(activations, pooled_gradients, config, xp)
+    if points is None:
+        return Clusters(labels, xp.asarray(MIN_EPS))
+    distances = ops.pdist(points)
+    eps = xp.maximum(_eps(distances, rest.size, config, ops), MIN_EPS)
+    labels[rest] = ops.dbscan(distances <= eps, rest.size, config.min_samples_for(rest.size))
+    return Clusters(labels, eps)
+
+
+def set_apart(
+    activations: Array, pooled_gradients: Array, config: Config, xp: Any
+) -> tuple[Array, Array, Array | None]:
+    """Step 1: the dead and the dominant channels, and the rest as points to cluster.
+
+    Parameters
+    ----------
+    activations : (C, *spatial) float64
+    pooled_gradients : (C,) float64
+        As for :func:`cluster_channels`.
+    config : Config
+    xp : module
+        The array namespace.
+
+    Returns
+    -------
+    labels : (C,) int64
+        Those of the rest are to be filled in, where there are points.
+    rest : (N,) int64
+        The channels that are neither dead nor dominant.
+    points : (N, D) float64 or None
+        None where there are fewer than two: they have their labels.
+    """
     channels = activations.reshape(activations.shape[0], -1)
     norms = xp.sqrt((channels * channels).sum(axis=1))
     labels = xp.full(channels.shape[0], DEAD, dtype=xp.int64)
@@ -125,7 +157,7 @@ def cluster_channels(activations: Array, pooled_gradients: Array, config: Config
     if config.dead_threshold is not None:
         alive = xp.nonzero(norms > config.dead_threshold * norms.max())[0]
     if alive.size == 0:
-        return Clusters(labels, xp.asarray(MIN_EPS))
+        return labels, alive, None
 
     importance = norms[alive]
     if config.importance == "contribution":
@@ -136,30 +168,40 @@ def cluster_channels(activations: Array, pooled_gradients: Array, config: Config
     rest = alive[~dominant]
     if rest.size < 2:
         labels[rest] = NOISE if config.min_samples_for(rest.size) > 1 else 0
-        return Clusters(labels, xp.asarray(MIN_EPS))
+        return labels, rest, None
     points = channels[rest]
     if config.distance == "unit_norm":
         # A dead channel that was not set aside has no direction: it stays at the origin.
         points = points / xp.where(norms[rest] > 0, norms[rest], 1.0)[:, None]
-    distances = ops.pdist(points)
-    eps = xp.maximum(_eps(distances, rest.size, config, ops), MIN_EPS)
-    labels[rest] = ops.dbscan(distances <= eps, rest.size, config.min_samples_for(rest.size))
-    return Clusters(labels, eps)
+    return labels, rest, points
 
 
 def _eps(distances: Array, n: int, config: Config, ops: Primitives) -> Array:
     """DBSCAN's radius from the pairwise distances, 0-d."""
     if config.eps_rule == "pair_percentile":
-        # Over ordered pairs every distance stands twice, so rank r of that list is rank r // 2 of this one.
-        rank = config.eps_percentile / 100.0 * (2 * distances.size - 1)
-        below = int(rank)
-        if below % 2 == 0 or below == 2 * distances.size - 1:
-            return ops.order_statistics(distances, below // 2)[0]
-        low, high = ops.order_statistics(distances, below // 2)
-        return low + (high - low) * (rank - below)
+        k, share = percentile_rank(distances.size, config.eps_percentile)
+        low, high = ops.order_statistics(distances, k)
+        return low + (high - low) * share if share > 0 else low
     square = ops.squareform(distances, n)
     k = min(config.eps_neighbor, n) - 1
     return ops.xp.median(ops.xp.partition(square, k, axis=1)[:, k])
+
+
+def percentile_rank(pairs: int, percentile: float) -> tuple[int, float]:
+    """Where a percentile of the distances of ordered pairs lies among those of `pairs` unordered ones.
+
+    Returns
+    -------
+    k : int
+        The rank, counted from 0, of the distance at or below it.
+    share : float
+        How far it lies on the way from that one to the next.
+    """
+    # Over ordered pairs every distance stands twice, so rank r of that list is rank r // 2 of this one.
+    rank = percentile / 100.0 * (2 * pairs - 1)
+    below = int(rank)
+    between = below % 2 == 1 and below != 2 * pairs - 1
+    return below // 2, rank - below if between else 0.0
 
 
 def weigh(activations: Array, gradients: Array, labels: Array, config: Config, ops: Primitives) -> Weighted:

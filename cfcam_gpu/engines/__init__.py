@@ -1,4 +1,4 @@
-"""The engines, which compute CF-CAM from activations and gradients: ``cpu``, ``rapids`` and ``fused``.
+"""The engines, which compute CF-CAM from activations and gradients: ``cpu``, ``rapids``, ``fused``, ``reference``.
 
 An engine takes torch tensors and returns torch tensors on the same device.
 """
@@ -20,7 +20,9 @@ __all__ = ["ENGINES", "Engine", "EngineResult", "choose", "resolve"]
 _log = logging.getLogger(__name__)
 
 #: The names of all engines.
-ENGINES = ("cpu", "rapids", "fused")
+ENGINES = ("cpu", "rapids", "fused", "reference")
+
+_ON_CUDA = ("rapids", "fused")
 
 #: Engines that this machine was found to have.
 _available: dict[str, Engine] = {}
@@ -88,7 +90,7 @@ def choose(
 
     Parameters
     ----------
-    name : {"auto", "cpu", "rapids", "fused"}
+    name : {"auto", "cpu", "rapids", "fused", "reference"}
         What ``"auto"`` stands for, :func:`resolve` tells.
     device : torch.device
         Where the activations are.
@@ -113,7 +115,7 @@ def choose(
     name = resolve(name, device, spatial_dims, config=config, shape=shape)
     if name == "fused" and spatial_dims != 2:
         raise ValueError(f"engine: 'fused' {_of_axes(spatial_dims)}; use engine='rapids' or 'cpu'")
-    if name != "cpu" and device.type != "cuda":
+    if name in _ON_CUDA and device.type != "cuda":
         raise ValueError(
             f"engine: '{name}' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "
             "or use engine='cpu'"

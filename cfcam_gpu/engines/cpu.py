@@ -1,24 +1,29 @@
-"""The CPU engine: NumPy, SciPy's Gaussian filter and scikit-learn's DBSCAN. The oracle of the other engines."""
+"""The CPU engine: what the oracle computes, in a fraction of its time.
+
+Labels and radii are those of :mod:`cfcam_gpu.engines.reference` to the last bit, maps within float64's rounding. Step 1
+is the oracle's own code; the rest stands in `pairs`, `graph` and `weighing`, and, compiled where numba is installed, in
+`compiled`. There are as many threads as torch has: ``torch.set_num_threads`` and ``OMP_NUM_THREADS`` say how many.
+"""
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+import importlib
+import importlib.util
+import logging
 from functools import cache
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from scipy.spatial import distance
-from sklearn.cluster import DBSCAN
 
-from ..core.cluster_filter import Clusters, Primitives, Weighted, cluster_filter
+from ..core.cluster_filter import MAX_MAP, MIN_EPS, cluster_channels, set_apart
 from ..core.config import Config
-from . import EngineResult
+from . import EngineResult, graph, reference, workers
+from .pairs import InDoubtError, Pairs
+from .weighing import Filter, weigh
 
-_SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant"}
+_log = logging.getLogger(__name__)
 
 
 def why_missing() -> None:
@@ -30,92 +35,69 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
     device = activations.device
     # NumPy knows no tensor that is the negative of its memory, such as the imaginary part of a conjugate.
     activations, gradients = (tensor.detach().cpu().resolve_neg() for tensor in (activations, gradients))
-
-    def job(b: int, chosen: range) -> list[tuple[Clusters, Weighted]]:
-        # float64 a worker's image at a time: a whole batch of it would be a second copy of twice the size.
-        of_image = activations[b].double().numpy()
-        of_targets = (gradients[b, t].double().numpy() for t in chosen)
-        return list(cluster_filter(of_image, of_targets, config, PRIMITIVES))
-
-    batch, targets = gradients.shape[:2]
-    # Where each target has clusters of its own, targets go side by side, too; else they share an image's clusters.
-    size = 1 if config.importance == "contribution" else targets
-    jobs = [(b, range(t, t + size)) for b in range(batch) for t in range(0, targets, size)]
-    done = [job(*jobs[0])] if len(jobs) == 1 else list(_workers().map(job, *zip(*jobs)))
-    in_order = [result for results in done for result in results]
-    by_image = [in_order[b * targets : (b + 1) * targets] for b in range(batch)]
-
-    def stack(pick: Any, dtype: torch.dtype) -> torch.Tensor:
-        array = np.array([[pick(*result) for result in results] for results in by_image])
-        return torch.as_tensor(array).to(device, dtype)
-
-    return EngineResult(
-        raw_maps=stack(lambda clusters, weighted: weighted.map, torch.float32),
-        labels=stack(lambda clusters, weighted: clusters.labels, torch.int64),
-        weights=stack(lambda clusters, weighted: weighted.weights, torch.float32),
-        eps=stack(lambda clusters, weighted: clusters.eps, torch.float64),
+    batch, targets, channels, *size = gradients.shape
+    result = EngineResult(
+        raw_maps=torch.empty((batch, targets, *size), dtype=torch.float32),
+        labels=torch.empty((batch, targets, channels), dtype=torch.int64),
+        weights=torch.empty((batch, targets, channels), dtype=torch.float32),
+        eps=torch.empty((batch, targets), dtype=torch.float64),
     )
+
+    def explain(b: int, first: int, end: int) -> None:
+        # float64 an image at a time: a whole batch of it would be a second copy of twice the size.
+        of_image, of_targets = activations[b].double(), gradients[b, first:end].double()
+        labels, eps = _cluster(of_image, of_targets[0], config)
+        maps, weights = _weigh(of_image, of_targets, labels, config)
+        result.raw_maps[b, first:end] = maps
+        result.labels[b, first:end] = labels
+        result.weights[b, first:end] = weights
+        result.eps[b, first:end] = eps
+
+    # Where each target has clusters of its own, targets go side by side, too; else they share an image's clusters.
+    each = 1 if config.importance == "contribution" else targets
+    jobs = [(b, first, first + each) for b in range(batch) for first in range(0, targets, each)]
+    workers.run(explain, jobs)
+    return EngineResult(*(value.to(device) for value in result))
+
+
+def _cluster(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> tuple[torch.Tensor, float]:
+    """Steps 1 and 2: labels (C,) and radius, of one image and target (C, *spatial) float64."""
+    pooled: NDArray[np.float64] = np.empty(0)
+    if config.importance == "contribution":
+        pooled = gradients.numpy().mean(axis=tuple(range(1, gradients.ndim)))
+    labels, rest, points = set_apart(activations.numpy(), pooled, config, np)
+    if points is None:
+        return torch.from_numpy(labels), MIN_EPS
+    compiled = _compiled()
+    settle = compiled.settle if compiled and compiled.settles(config) else graph.settle
+    try:
+        pairs = Pairs(points, compiled.factors_of if compiled else None)
+        eps, labels[rest] = settle(pairs, config)
+    except InDoubtError:
+        clusters = cluster_channels(activations.numpy(), pooled, config, reference.PRIMITIVES)
+        labels, eps = clusters.labels, float(clusters.eps)
+    return torch.from_numpy(labels), eps
+
+
+def _weigh(
+    activations: torch.Tensor, gradients: torch.Tensor, labels: torch.Tensor, config: Config
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps 3 to 5: maps (T, *spatial) and weights (T, C) of one image (C, *spatial) float64 and its targets."""
+    compiled, smooth = _compiled(), Filter.of(gradients, config)
+    if compiled and compiled.weighs(config, smooth):
+        maps, weights = compiled.weigh(activations, gradients, labels, config, smooth)
+    else:
+        maps, weights = weigh(activations, gradients, labels, config, smooth)
+    return maps.clamp_(0.0, MAX_MAP), weights
 
 
 @cache
-def _workers() -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(cores, thread_name_prefix="cfcam")
-
-
-if hasattr(os, "register_at_fork"):
-    # A forked child has the executor but not its threads, and would wait for them for ever.
-    os.register_at_fork(after_in_child=_workers.cache_clear)
-
-
-def order_statistics(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """The k-th and (k + 1)-th smallest of `values` (M,), counted from 0; the last one twice at its end.
-
-    A sample of the values brackets the two, so that only the few in between need sorting: three times faster than
-    ``numpy.partition`` on a million distances, and the same numbers.
-    """
-    size = values.size
-    last = min(k + 1, size - 1)
-    if size >= 10_000:
-        sample = np.sort(values[:: size // 5_000])
-        middle = k * sample.size // size
-        margin = 4 * int(np.sqrt(sample.size))
-        low = sample[max(middle - margin, 0)] if middle >= margin else -np.inf
-        high = sample[middle + margin] if middle + margin < sample.size else np.inf
-        below = int(np.count_nonzero(values < low))
-        between = values[(values >= low) & (values <= high)]
-        if below <= k and last < below + between.size:
-            between.sort()
-            return between[[k - below, last - below]]
-    return np.partition(values, (k, last))[[k, last]]
-
-
-def squareform(pairs: Any, n: int) -> Any:
-    """SciPy's, for any dtype; `n` is implied by the number of pairs."""
-    return distance.squareform(pairs, checks=False)
-
-
-def dbscan(near: NDArray[np.bool_], n: int, min_samples: int) -> Any:
-    """scikit-learn's DBSCAN on the graph of near pairs, so that what is near is decided once, by the caller."""
-    graph = distance.squareform(near, checks=False)
-    np.fill_diagonal(graph, True)
-    columns = np.flatnonzero(graph) % n
-    starts = np.concatenate([[0], np.cumsum(np.count_nonzero(graph, axis=1))])
-    edges = sparse.csr_matrix((np.ones(columns.size), columns, starts), shape=(n, n))
-    return DBSCAN(eps=1.0, min_samples=min_samples, metric="precomputed").fit(edges).labels_
-
-
-def gaussian(maps: NDArray[np.float64], sigma: float, boundary: str) -> Any:
-    """SciPy's Gaussian filter over all axes but the first, taps out to 4 sigma."""
-    axes = tuple(range(1, maps.ndim))
-    return ndimage.gaussian_filter(maps, sigma, mode=_SCIPY_BOUNDARY[boundary], truncate=4.0, axes=axes)
-
-
-PRIMITIVES = Primitives(
-    xp=np,
-    pdist=distance.pdist,
-    order_statistics=order_statistics,
-    squareform=squareform,
-    dbscan=dbscan,
-    gaussian=gaussian,
-)
+def _compiled() -> ModuleType | None:
+    """The compiled functions, where numba is installed and works."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        return importlib.import_module(".compiled", __package__)
+    except Exception as error:  # a release that does not go with NumPy's, or no folder that it may write to
+        _log.warning("engine: 'cpu' runs uncompiled, since numba can't be used: %s", error)
+        return None

@@ -30,7 +30,7 @@ def cluster_filter_cam(
         Gradients of the target's score with respect to them.
     config : Config, optional
         Defaults to ``Config()``; ``Config.paper()`` is the authors' form.
-    engine : {"auto", "cpu", "rapids", "fused"}
+    engine : {"auto", "cpu", "rapids", "fused", "reference"}
         ``"auto"`` is ``cpu`` for arrays on the host; for arrays on a CUDA device ``rapids`` where it is there, else
         ``fused`` where that covers the work, else ``cpu``.
     spatial_dims : {1, 2, 3}

@@ -47,7 +47,7 @@ class CAM:
     augment, smooth, noise, seed
         As for :class:`~cfcam_gpu.CFCAM`. `noise` and `seed` are also those of Smooth Grad-CAM++, and `seed` that of
         Random-CAM.
-    engine : {"auto", "cpu", "rapids", "fused"}
+    engine : {"auto", "cpu", "rapids", "fused", "reference"}
         Of CF-CAM. The other methods are torch's own operators.
     memory : int
         Bytes that the activations of one chunk of forwards may take, in methods that run many.

@@ -43,7 +43,7 @@ class CFCAM:
     config : Config, optional
         Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
         form of the authors' code.
-    engine : {"auto", "cpu", "rapids", "fused"}
+    engine : {"auto", "cpu", "rapids", "fused", "reference"}
         ``"auto"`` is ``cpu`` on the host; on a CUDA device ``rapids`` where it is there, else ``fused`` where that
         covers the work, else ``cpu``.
     augment : str, pair of callables, or sequence of these, optional

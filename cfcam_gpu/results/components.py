@@ -16,7 +16,7 @@ from ..core.axes import INPUTS
 from ..core.cluster_filter import MAX_MAP, channel_evidence
 from ..core.config import Config
 from ..core.maps import upsample
-from ..engines.cpu import PRIMITIVES
+from ..engines.reference import PRIMITIVES
 from ..targets.request import Request
 from . import overlays
 from .record import Record

@@ -13,10 +13,10 @@ import torch
 from bench import gpu_check, gpu_latency, gpu_tests, models, nvidia_tools, trace
 from bench.entries import NETWORKS
 from bench.parity import compare
-from bench.stages import Meter, measure, stages
 from cfcam_gpu import Config, engines
-from cfcam_gpu.engines import cpu, execution, rapids
+from cfcam_gpu.engines import execution, rapids, reference
 from cfcam_gpu.hooks import evidence
+from cfcam_gpu.latency.stages import Meter, measure, stages
 
 TINY = NETWORKS["tiny"]
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def spoiled(monkeypatch):
 
     def spoil(change):
         def run(activations, gradients, config):
-            return change(cpu.run(activations, gradients, config))
+            return change(reference.run(activations, gradients, config))
 
         monkeypatch.setattr(engines, "choose", lambda name, device: SimpleNamespace(run=run))
 

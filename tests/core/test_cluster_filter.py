@@ -10,7 +10,7 @@ from scipy.spatial import distance
 
 from cfcam_gpu import Config
 from cfcam_gpu.core.cluster_filter import cluster_channels, weigh
-from cfcam_gpu.engines import cpu
+from cfcam_gpu.engines import reference
 
 from ..derivation import cf_cam, dbscan
 from ..networks import captured
@@ -37,8 +37,8 @@ CONFIGS = {
 
 def assert_derived(activations, gradients, config):
     pooled = gradients.reshape(len(gradients), -1).mean(axis=1)
-    clusters = cluster_channels(activations, pooled, config, cpu.PRIMITIVES)
-    weighted = weigh(activations, gradients, clusters.labels, config, cpu.PRIMITIVES)
+    clusters = cluster_channels(activations, pooled, config, reference.PRIMITIVES)
+    weighted = weigh(activations, gradients, clusters.labels, config, reference.PRIMITIVES)
     labels, eps, weights, evidence = cf_cam(activations, gradients, config)
     np.testing.assert_array_equal(clusters.labels, labels)
     np.testing.assert_allclose(clusters.eps, eps, rtol=1e-9)
@@ -120,7 +120,7 @@ def test_labels_of_a_border_point_in_reach_of_two_clusters():
     line = np.array([0, 0.25, 0.5, 0.75, 1.75, 2.75, 3, 3.25, 3.5])
     for points in (line, line[::-1].copy()):
         pairs = distance.pdist(points[:, None])
-        labels = cpu.dbscan(pairs <= 1.0, 9, 4)
+        labels = reference.dbscan(pairs <= 1.0, 9, 4)
         assert labels.tolist() == [0] * 5 + [1] * 4
         assert labels.tolist() == dbscan(distance.squareform(pairs), 1.0, 4)
 
@@ -131,7 +131,7 @@ def test_dbscan_is_scikit_learns_own(seed):
     points = rng.integers(0, 8, size=(150, 2)).astype(float)
     for eps, min_samples in itertools.product((1.0, 1.5, 2.0), (2, 5, 9)):
         expected = sklearn.cluster.DBSCAN(eps=eps, min_samples=min_samples).fit(points).labels_
-        np.testing.assert_array_equal(cpu.dbscan(distance.pdist(points) <= eps, 150, min_samples), expected)
+        np.testing.assert_array_equal(reference.dbscan(distance.pdist(points) <= eps, 150, min_samples), expected)
 
 
 @pytest.mark.parametrize("kind", ["random", "half zero", "constant", "two values", "sorted", "skewed"])
@@ -148,18 +148,18 @@ def test_order_statistics_are_those_of_a_full_sort(kind):
     ordered = np.sort(values)
     for k in (0, 1, 14_999, 15_000, 30_000, 59_998, 59_999):
         expected = ordered[[k, min(k + 1, 59_999)]]
-        np.testing.assert_array_equal(cpu.order_statistics(values, k), expected)
+        np.testing.assert_array_equal(reference.order_statistics(values, k), expected)
         small = np.sort(values[:7])
-        np.testing.assert_array_equal(cpu.order_statistics(values[:7], k % 7), small[[k % 7, min(k % 7 + 1, 6)]])
+        np.testing.assert_array_equal(reference.order_statistics(values[:7], k % 7), small[[k % 7, min(k % 7 + 1, 6)]])
 
 
 def test_a_reflecting_filter_leaves_pooled_weights_alone_and_a_zero_boundary_does_not():
     activations, gradients = captured()
     rng = np.random.default_rng(0)
     noisy = gradients[0] + rng.normal(scale=gradients[0].std(), size=gradients[0].shape)
-    clusters = cluster_channels(activations[0], noisy.mean(axis=(1, 2)), Config(), cpu.PRIMITIVES)
+    clusters = cluster_channels(activations[0], noisy.mean(axis=(1, 2)), Config(), reference.PRIMITIVES)
     plain, reflect, zero = (
-        weigh(activations[0], noisy, clusters.labels, config, cpu.PRIMITIVES).weights
+        weigh(activations[0], noisy, clusters.labels, config, reference.PRIMITIVES).weights
         for config in (Config(sigma=0), Config(), Config(boundary="zero"))
     )
     np.testing.assert_allclose(reflect, plain, atol=1e-12)
@@ -168,8 +168,8 @@ def test_a_reflecting_filter_leaves_pooled_weights_alone_and_a_zero_boundary_doe
 
 def test_the_papers_softmax_is_uniform_to_half_a_percent_on_a_real_network():
     activations, gradients = captured()
-    clusters = cluster_channels(activations[0], gradients[0].mean(axis=(1, 2)), Config.paper(), cpu.PRIMITIVES)
-    weights = weigh(activations[0], gradients[0], clusters.labels, Config.paper(), cpu.PRIMITIVES).weights
+    clusters = cluster_channels(activations[0], gradients[0].mean(axis=(1, 2)), Config.paper(), reference.PRIMITIVES)
+    weights = weigh(activations[0], gradients[0], clusters.labels, Config.paper(), reference.PRIMITIVES).weights
     valid = weights[weights > 0]
     assert abs(valid.sum() - 1) < 1e-12
     assert valid.max() / valid.min() < 1.1
@@ -180,9 +180,9 @@ def test_the_papers_softmax_is_uniform_to_half_a_percent_on_a_real_network():
 def test_a_softmax_over_no_channel_is_zero(gradient):
     config = Config(weighting="softmax", dead_threshold=0.0, gradient=gradient)
     activations, gradients = np.zeros((9, 3, 3)), np.random.default_rng(0).normal(size=(9, 3, 3))
-    clusters = cluster_channels(activations, gradients.mean(axis=(1, 2)), config, cpu.PRIMITIVES)
+    clusters = cluster_channels(activations, gradients.mean(axis=(1, 2)), config, reference.PRIMITIVES)
     assert set(clusters.labels) == {-3}
-    weighted = weigh(activations, gradients, clusters.labels, config, cpu.PRIMITIVES)
+    weighted = weigh(activations, gradients, clusters.labels, config, reference.PRIMITIVES)
     assert not weighted.weights.any()
     assert not weighted.map.any()
 
@@ -190,7 +190,7 @@ def test_a_softmax_over_no_channel_is_zero(gradient):
 def test_a_filter_of_one_tap_has_no_noise_floor():
     activations, gradients = np.random.default_rng(0).random((2, 9, 3, 3))
     narrow, none = (
-        weigh(activations, gradients, np.full(9, -2), config, cpu.PRIMITIVES)
+        weigh(activations, gradients, np.full(9, -2), config, reference.PRIMITIVES)
         for config in (replace(Config.two_level(), sigma=0.1), replace(Config.two_level(), sigma=0.1, noise_floor=0.0))
     )
     assert np.isfinite(narrow.map).all()

@@ -116,9 +116,9 @@ def test_the_cpu_engine_answers_where_it_was_asked(monkeypatch):
     values = torch.rand(2, 6, 3, 3), torch.rand(2, 1, 6, 3, 3)
     expected, sent, to = cpu.run(*values, Config()), [], torch.Tensor.to
 
-    def record(tensor, device, dtype):
+    def record(tensor, device):
         sent.append(device)
-        return to(tensor, dtype)
+        return to(tensor, "cpu")
 
     monkeypatch.setattr(torch.Tensor, "to", record)
     found = cpu.run(*(value.as_subclass(Elsewhere) for value in values), Config())

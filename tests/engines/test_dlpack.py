@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cfcam_gpu import Config, cluster_filter_cam
-from cfcam_gpu.engines import cpu, dlpack
+from cfcam_gpu.engines import dlpack, reference
 
 VALUES = np.arange(24.0).reshape(2, 3, 4)
 
@@ -168,7 +168,7 @@ def test_a_negative_bit_is_resolved_where_memory_is_handed_on(monkeypatch):
     assert not dlpack.as_torch(tensor, "activations").is_neg()
     expected = cluster_filter_cam(tensor.clone().resolve_neg().abs(), tensor.resolve_neg())
     torch.testing.assert_close(cluster_filter_cam(tensor.abs(), tensor), expected, rtol=0, atol=0)
-    found = cpu.run(tensor.abs(), tensor[:, None], Config())
+    found = reference.run(tensor.abs(), tensor[:, None], Config())
     torch.testing.assert_close(found.raw_maps[:, 0], expected, rtol=0, atol=0)
 
 

@@ -18,7 +18,7 @@ from scipy.spatial import distance
 
 from cfcam_gpu import Config, engines
 from cfcam_gpu.core.cluster_filter import cluster_channels, weigh
-from cfcam_gpu.engines import cpu, dlpack, rapids
+from cfcam_gpu.engines import dlpack, rapids, reference
 
 from ..cases import CASES, COMBINATIONS, CONFIGS, draw
 from ..needs import lacking
@@ -66,7 +66,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(("case", "config"), COMBINATIONS.values(), ids=COMBINATIONS)
 def test_labels_eps_weights_and_map_are_the_cpu_engines(case, config):
     activations, gradients = draw(case)
-    expected = explain(activations, gradients, config, cpu.PRIMITIVES)
+    expected = explain(activations, gradients, config, reference.PRIMITIVES)
     assert_same(explain(activations, gradients, config, on_numpy()), expected)
 
 
@@ -77,7 +77,7 @@ def test_random_activations_of_random_shapes(seed):
     activations = np.maximum(rng.normal(size=shape), 0) * (rng.random(shape[0]) > rng.random())[:, None, None]
     gradients = rng.normal(size=shape)
     for config in (Config(), Config.paper()):
-        expected = explain(activations, gradients, config, cpu.PRIMITIVES)
+        expected = explain(activations, gradients, config, reference.PRIMITIVES)
         assert_same(explain(activations, gradients, config, on_numpy()), expected)
 
 
@@ -130,7 +130,7 @@ def test_each_map_is_smoothed_on_its_own(gaussian, sigma, boundary):
     maps = np.random.default_rng(0).normal(size=(4, 7, 5)) * 100
     found = GAUSSIANS[gaussian](maps, sigma, boundary)
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, cpu.gaussian(maps, sigma, boundary), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, reference.gaussian(maps, sigma, boundary), rtol=1e-12, atol=1e-12)
 
 
 # The kernel's own source, on the CPU
@@ -209,7 +209,7 @@ def test_engine_with_the_kernels_distances(compiled, case):
 
     activations, gradients = draw(case)
     for config in (Config(), Config.paper()):
-        expected = explain(activations, gradients, config, cpu.PRIMITIVES)
+        expected = explain(activations, gradients, config, reference.PRIMITIVES)
         assert_same(explain(activations, gradients, config, on_numpy(pdist)), expected)
 
 
@@ -226,7 +226,7 @@ def test_run_fills_torch_tensors_like_the_cpu_engine(monkeypatch, dtype, config)
     activations = torch.rand(3, 24, 5, 4).relu().to(dtype).contiguous(memory_format=torch.channels_last)
     gradients = torch.randn(3, 2, 24, 5, 4).to(dtype)
     found = rapids.run(activations, gradients, CONFIGS[config])
-    expected = cpu.run(activations, gradients, CONFIGS[config])
+    expected = reference.run(activations, gradients, CONFIGS[config])
     for name, ours, theirs in zip(found._fields, found, expected):
         assert (ours.dtype, ours.shape, ours.device) == (theirs.dtype, theirs.shape, theirs.device), name
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-12)

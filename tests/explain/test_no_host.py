@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cfcam_gpu import CAM, CFCAM, Config, engines, targets
 from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.core.two_level import gate
-from cfcam_gpu.engines import cpu, execution, fused
+from cfcam_gpu.engines import execution, fused, reference
 from cfcam_gpu.explain.cuda_graph import explain_within_graph
 from cfcam_gpu.hooks import capture, layers
 from cfcam_gpu.methods import METHODS, forwards
@@ -152,7 +152,7 @@ def test_an_engine_that_is_only_launched_is_checked_behind_the_launch(monkeypatc
 
     def run(activations, gradients, config):
         done.append("run")
-        return cpu.run(activations.nan_to_num(), gradients.nan_to_num(), config)
+        return reference.run(activations.nan_to_num(), gradients.nan_to_num(), config)
 
     def run_checked(activations, gradients, config):
         flags = [execution.are_finite(tensor) for tensor in (activations, gradients)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cfcam_gpu import Config
-from cfcam_gpu.engines import cpu
+from cfcam_gpu.engines import reference
 
 from ..cases import COMBINATIONS, CONFIGS, draw
 from ..pairwise import in_pairs
@@ -49,7 +49,7 @@ def test_random_activations_of_random_shapes(either, seed, config):
 def test_dtypes_layouts_and_targets(layer, either, dtype, memory_format):
     activations, gradients = layer[0].to(dtype).contiguous(memory_format=memory_format), layer[1].to(dtype)
     found = either.run(activations, gradients, Config())
-    expected = cpu.run(activations, gradients, Config())
+    expected = reference.run(activations, gradients, Config())
     for name, ours, theirs in zip(found._fields, found, expected):
         assert (ours.dtype, ours.shape, ours.device) == (theirs.dtype, theirs.shape, theirs.device), name
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

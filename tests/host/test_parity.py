@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfcam_gpu import CFCAM, Config, targets
-from cfcam_gpu.engines import cpu, execution, fused
+from cfcam_gpu.engines import execution, fused, reference
 from cfcam_gpu.hooks.capture import capture
 
 from ..cases import CASES, COMBINATIONS, CONFIGS, draw
@@ -31,7 +31,7 @@ def explain(activations, gradients, config, **options):
 def assert_parity(activations, gradients, config):
     """Labels and eps are the CPU's, weights and maps within 1e-5 of their largest; (B, C, h, w), (B, T, C, h, w)."""
     activations, gradients = torch.as_tensor(activations), torch.as_tensor(gradients)
-    found, expected = explain(activations, gradients, config), cpu.run(activations, gradients, config)
+    found, expected = explain(activations, gradients, config), reference.run(activations, gradients, config)
     for name, ours, theirs in zip(found._fields, found, expected):
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), name
     np.testing.assert_array_equal(found.labels, expected.labels)

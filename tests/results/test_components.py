@@ -14,7 +14,7 @@ from cfcam_gpu import CFCAM, Config
 from cfcam_gpu.cli import app
 from cfcam_gpu.core.cluster_filter import channel_evidence, weigh
 from cfcam_gpu.core.maps import upsample
-from cfcam_gpu.engines.cpu import PRIMITIVES
+from cfcam_gpu.engines.reference import PRIMITIVES
 from cfcam_gpu.photographs import contact_sheet
 from cfcam_gpu.results import components
 

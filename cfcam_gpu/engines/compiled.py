@@ -1,0 +1,86 @@
+"""What `pairs`, `graph` and `weighing` do, compiled by numba where it is installed: images side by side on the cores.
+
+NumPy's operators on one image take a twentieth of a millisecond each, so that threads which share Python's lock wait
+for it most of the time. These functions hold no lock. They find the same labels and radii to the last bit, by the same
+steps; nothing here may be fused or reordered by the compiler, as it is without numba's ``fastmath``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.cluster_filter import percentile_rank
+from ..core.config import Config
+from . import compiled_graph, compiled_products
+from .pairs import InDoubtError, Pairs
+from .weighing import Filter, matrices, noise_left
+
+#: The most neighbours that are kept of each point.
+MAX_NEIGHBOR = 16
+
+
+def factors_of(points: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:
+    """As :func:`cfcam_gpu.engines.pairs.factors_of`."""
+    left, right = np.empty((2, len(points), points.shape[1] + 2), np.float32)
+    unit, largest = compiled_graph.factors(points, left, right)
+    return left, right, unit, largest
+
+
+def settles(config: Config) -> bool:
+    """Whether :func:`settle` covers a configuration."""
+    return config.eps_rule == "pair_percentile" or config.eps_neighbor - 1 <= MAX_NEIGHBOR
+
+
+def settle(pairs: Pairs, config: Config) -> tuple[float, NDArray[np.int64]]:
+    """As :func:`cfcam_gpu.engines.graph.settle`.
+
+    Raises
+    ------
+    InDoubtError
+    """
+    rank, share = -1, 0.0
+    if config.eps_rule == "pair_percentile":
+        rank, share = percentile_rank(math.comb(len(pairs), 2), config.eps_percentile)
+    number = min(config.eps_neighbor, len(pairs)) - 1
+    labels = np.empty(len(pairs), np.int64)
+    # No count of neighbours reaches what no int64 holds.
+    least = min(config.min_samples_for(len(pairs)), len(pairs) + 1)
+    eps = compiled_graph.settle(
+        pairs.squares, pairs.points, pairs.unit, pairs.error, rank, share, number, least, labels
+    )
+    if eps < 0:
+        raise InDoubtError
+    return float(eps), labels
+
+
+def weighs(config: Config, smooth: Filter) -> bool:
+    """Whether :func:`weigh` covers a configuration and the maps of a filter."""
+    return config.combine != "pooled" and config.gradient == "own" and config.sigma > 0 and smooth.by_matrices
+
+
+def weigh(
+    activations: torch.Tensor, gradients: torch.Tensor, labels: torch.Tensor, config: Config, smooth: Filter
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`cfcam_gpu.engines.weighing.weigh`."""
+    rows, columns, inside = matrices(smooth)
+    maps, weights = np.empty((len(gradients), *inside.shape)), np.empty(gradients.shape[:2])
+    channels = len(labels), *inside.shape
+    for of_target, map_, of_channels in zip(gradients.numpy(), maps, weights):
+        compiled_products.smooth_products(
+            np.ascontiguousarray(activations.numpy().reshape(channels)),
+            np.ascontiguousarray(of_target.reshape(channels)),
+            labels.numpy(),
+            rows,
+            columns,
+            inside,
+            noise_left(smooth),
+            config.combine == "positive",
+            float(config.noise_floor),
+            map_,
+            of_channels,
+        )
+    return torch.from_numpy(maps).reshape(-1, *smooth.size), torch.from_numpy(weights)
