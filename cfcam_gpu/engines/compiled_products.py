@@ -25,7 +25,7 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
     activations, gradients : (C, h, w) float64
     labels : (C,) int64
     rows, columns : (h, h) and (w, w) float64
-        The filter along each axis; `columns` transposed.
+        The filter along each axis, symmetric.
     inside : (h, w) float64
         A map of ones, smoothed.
     left : float
@@ -56,22 +56,14 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
             for lane in range(lanes):
                 given[lane] = flat[first + lane, p]
         for y in range(height):
-            for to in range(width):
-                into = half[y * width + to]
-                into[:] = 0.0
-                for x in range(width):
-                    tap, given = columns[x, to], own[y * width + x]
-                    for lane in range(_LANES):
-                        into[lane] += tap * given[lane]
-        smooth = filtered[block]
-        for to in range(height):
+            row = own[y * width : (y + 1) * width]
             for x in range(width):
-                into = smooth[to * width + x]
-                into[:] = 0.0
-                for y in range(height):
-                    tap, given = rows[to, y], half[y * width + x]
-                    for lane in range(_LANES):
-                        into[lane] += tap * given[lane]
+                _combine(row, columns[x], half[x * height + y])
+        smooth = filtered[block]
+        for x in range(width):
+            column = half[x * height : (x + 1) * height]
+            for y in range(height):
+                _combine(column, rows[y], smooth[y * width + x])
         if floor > 0:
             total[:] = 0.0
             for p in range(positions):
@@ -101,6 +93,27 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
             sum_ += value
             product[p] += value * activations[c, p]
         weights[c] = sum_ / positions
+
+
+@compile_
+def _combine(given, taps, into):
+    """The sum of `given` (n, lanes) times `taps` (n,), by threes: what is added to is fetched and put back less often."""
+    count = len(taps)
+    if count % 3 == 0:
+        for lane in range(_LANES):
+            into[lane] = 0.0
+    elif count % 3 == 1:
+        only = given[0]
+        for lane in range(_LANES):
+            into[lane] = taps[0] * only[lane]
+    else:
+        one, two = given[0], given[1]
+        for lane in range(_LANES):
+            into[lane] = taps[0] * one[lane] + taps[1] * two[lane]
+    for k in range(count % 3, count, 3):
+        one, two, three = given[k], given[k + 1], given[k + 2]
+        for lane in range(_LANES):
+            into[lane] += taps[k] * one[lane] + taps[k + 1] * two[lane] + taps[k + 2] * three[lane]
 
 
 @compile_

@@ -63,14 +63,14 @@ class Filter(NamedTuple):
 
 @lru_cache(64)
 def matrices(smooth: Filter) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The filter of each axis, (h, h) and, transposed, (w, w), and a map of ones smoothed, (h, w).
+    """The filter of each axis, (h, h) and (w, w), both symmetric, and a map of ones smoothed, (h, w).
 
     Of a signal h is 1.
     """
     height, width = (1, *smooth.size)[-2:]
     rows = np.ones((1, 1)) if len(smooth.size) == 1 else _matrix(height, smooth.sigma, smooth.boundary).numpy()
     columns = _matrix(width, smooth.sigma, smooth.boundary).numpy()
-    return rows, np.ascontiguousarray(columns.T), rows.sum(axis=1)[:, None] * columns.sum(axis=1)
+    return rows, columns, rows.sum(axis=1)[:, None] * columns.sum(axis=1)
 
 
 @lru_cache(64)
