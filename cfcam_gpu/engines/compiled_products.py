@@ -97,7 +97,7 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
 
 @compile_
 def _combine(given, taps, into):
-    """The sum of `given` (n, lanes) times `taps` (n,), by threes: what is added to is fetched and put back less often."""
+    """The sum of `given` (n, lanes) times `taps` (n,), by threes: what is added to is fetched less often."""
     count = len(taps)
     if count % 3 == 0:
         for lane in range(_LANES):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier, Thread
+from threading import Barrier, Lock, Thread
 from typing import Any
 
 import torch
@@ -18,43 +18,62 @@ def run(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
     One job has all of torch's threads. Of several each has a single one: teams of threads for each would wait for one
     another on the same cores.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or len(jobs) == 1:
-        for job in jobs:
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def done(job: tuple[Any, ...]) -> None:
+        with torch.inference_mode(inference), torch.no_grad():  # a thread's own, as the number of its threads
             work(*job)
-    else:
-        for _ in _pool(threads).map(lambda job: work(*job), jobs):
-            pass
+
+    # Exhausts the results, so that an error comes out.
+    deque(map(done, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads).map(done, jobs), maxlen=0)
 
 
-@cache
+_lock = Lock()
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
 def _pool(threads: int) -> ThreadPoolExecutor:
+    with _lock:
+        if threads not in _pools:
+            _pools[threads] = _started(threads)
+        return _pools[threads]
+
+
+def _started(threads: int) -> ThreadPoolExecutor:
+    """A pool whose threads are there, each with one thread of torch's.
+
+    torch knows the number of a thread's threads, and one for the threads to come, which a new thread reads. Setting a
+    thread's own changes that one, too: a thread that ends with it puts it back.
+    """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="cfcam")
-    # torch knows the number of a thread's threads, and one for the threads to come, which a new thread reads. Setting a
-    # thread's own changes that, too: a thread of its own puts it back, so that no other thread sees a difference.
-    ready = Barrier(threads + 1)
+    together = Barrier(threads + 1)
 
     def alone() -> None:
-        torch.get_num_threads()
-        ready.wait()
+        torch.get_num_threads()  # reads the number for the threads to come, which would else come back later
+        together.wait()
         torch.set_num_threads(1)
-        ready.wait()
+        together.wait()
 
     def start() -> None:
         to_come = torch.get_num_threads()
-        waiting = [pool.submit(alone) for _ in range(threads)]
-        ready.wait()
-        ready.wait()
+        for _ in range(threads):
+            pool.submit(alone)
+        together.wait()
+        together.wait()
         torch.set_num_threads(to_come)
-        for one in waiting:
-            one.result()
 
-    keeper = Thread(target=start)
-    keeper.start()
-    keeper.join()
+    starter = Thread(target=start)
+    starter.start()
+    starter.join()
     return pool
 
 
+def _forget() -> None:
+    """A forked child has the executors but not their threads, and would wait for them for ever."""
+    global _lock
+    _lock = Lock()
+    _pools.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # A forked child has the executor but not its threads, and would wait for them for ever.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_forget)

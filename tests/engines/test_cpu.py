@@ -29,9 +29,10 @@ PRESETS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two
 RANDOM = [*dict.fromkeys([*CONFIGS.values(), *(config for _, config in COMBINATIONS.values())])]
 
 
-@pytest.fixture(params=["compiled", "numpy"], autouse=True, scope="module")
+@pytest.fixture(params=["compiled", "numpy", "compiled, two threads"], autouse=True, scope="module")
 def how(request):
-    patch = pytest.MonkeyPatch()
+    patch, before = pytest.MonkeyPatch(), torch.get_num_threads()
+    torch.set_num_threads(2 if "two" in request.param else 1)
     if request.param == "numpy":
         patch.setattr(cpu, "_compiled", lambda: None)
     else:
@@ -39,6 +40,7 @@ def how(request):
         assert cpu._compiled() is not None
     yield request.param
     patch.undo()
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -238,6 +240,17 @@ def test_engines_have_their_names_and_the_oracle_is_one():
     assert engines.choose("reference", torch.device("cuda")) is reference
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_whatever_autograd_does_meanwhile(mode):
+    activations, gradients = (torch.from_numpy(np.stack([array, array])) for array in draw("groups"))
+    expected = cpu.run(activations, gradients[:, None], Config.two_level())
+    with mode():
+        found = cpu.run(activations * 1, (gradients * 1)[:, None], Config.two_level())
+    for ours, theirs in zip(found, expected):
+        assert torch.equal(ours, theirs)
+        assert not ours.requires_grad
+
+
 def of_a_new_thread():
     found = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
@@ -250,7 +263,7 @@ def of_a_new_thread():
 def test_there_are_as_many_threads_as_torch_has_and_torchs_numbers_stay(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    workers._pool.cache_clear()
+    workers._pools.pop(threads, None)
     try:
         seen, together = {}, threading.Barrier(threads)
 
@@ -269,6 +282,25 @@ def test_there_are_as_many_threads_as_torch_has_and_torchs_numbers_stay(threads)
         assert alone == [(threading.main_thread(), threads)]
     finally:
         torch.set_num_threads(before)
+
+
+def test_pools_that_begin_together_leave_torchs_number_of_threads_to_come():
+    before, begun = of_a_new_thread(), threading.Barrier(6)
+    sizes = [2, 3, 4, 5, 6, 7]
+    for size in sizes:
+        workers._pools.pop(size, None)
+
+    def begin(size):
+        begun.wait(20)
+        workers._pool(size)
+
+    callers = [threading.Thread(target=begin, args=[size]) for size in sizes]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert of_a_new_thread() == before
+    assert [len(workers._pools[size]._threads) for size in sizes] == sizes
 
 
 def test_an_error_of_one_job_comes_out():
