@@ -147,9 +147,10 @@ $(BENCH_VENV)/ready: pyproject.toml Makefile
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_PIP) --upgrade pip
 	$(BENCH_PIP) $(TORCH)
-	$(BENCH_PIP) -e ".[demo]" tqdm
+	$(BENCH_PIP) -e ".[demo,cpu]" tqdm pyarrow
 	$(BENCH_PIP) --no-deps $(PEERS)
 	touch $@
 
 bench-latency: $(BENCH_VENV)/ready
 	$(BENCH_VENV)/bin/python -m bench.latency
+	$(BENCH_VENV)/bin/python -m bench.tables

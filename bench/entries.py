@@ -13,17 +13,21 @@ from torch import nn
 from cfcam_gpu import CFCAM, Config, Explanation
 from cfcam_gpu.explain.plan import Plan
 from cfcam_gpu.hooks.capture import capture
-from cfcam_gpu.hooks.layers import find
+from cfcam_gpu.hooks.layers import choose_two, find
+from cfcam_gpu.latency import candidates, gate, peers
+from cfcam_gpu.latency.gate import Check, apart
+from cfcam_gpu.latency.timing import Call
 from cfcam_gpu.targets.request import Request, read
 
 from . import models, plain
 
-Call = Callable[[torch.Tensor], Any]
-
 
 @dataclass(frozen=True)
 class Network:
-    """A network to run: ours is asked for `layer`, the peers for the module whose output is that same activation."""
+    """A network to run: ours is asked for `layer`, the peers for the module whose output is that same activation.
+
+    ``more_batches`` are sizes at which ours and the forward are timed, too.
+    """
 
     name: str
     build: Callable[[], nn.Module]
@@ -31,6 +35,7 @@ class Network:
     module: str
     norm: tuple[tuple[float, ...], tuple[float, ...]]
     note: str
+    more_batches: tuple[int, ...] = (1,)
 
 
 def lite0_with_module() -> nn.Module:
@@ -52,6 +57,7 @@ _NETWORKS = [
         "_avg_pooling.0",
         models.LITE0_NORM,
         "trained; what enters the pooling, named for the peers by an nn.Identity before it",
+        (1, 32),
     ),
     Network("resnet50", models.resnet50, models.RESNET50_LAYER, "layer4", models.IMAGENET_NORM, "random weights"),
     Network("tiny", models.tiny, "features", "features", models.IMAGENET_NORM, "for tests of this benchmark"),
@@ -84,25 +90,6 @@ def truth(network: Network, images: torch.Tensor, model: nn.Module | None = None
     return Truth(images, *(tensor.cpu() for tensor in found))
 
 
-class Check(NamedTuple):
-    """One comparison of a gate: the largest difference seen, and the largest that passes."""
-
-    what: str
-    difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """NaN passes nothing."""
-        return self.difference <= self.tolerance
-
-
-def apart(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:
-    """Largest difference, as a fraction of the largest magnitude; from any device."""
-    first, second = (one.double().cpu().numpy() if isinstance(one, torch.Tensor) else one for one in (ours, theirs))
-    return float(np.abs(first - second).max() / max(np.abs(second).max(), np.finfo(np.float64).tiny))
-
-
 def check_cfcam(config: Config) -> Callable[[Call, Truth], list[Check]]:
     """Logits and capture are plain autograd's; labels, eps and maps those of the plain derivation."""
 
@@ -120,6 +107,7 @@ def check_cfcam(config: Config) -> Callable[[Call, Truth], list[Check]]:
             Check("labels that differ from the plain derivation's", differing, 0),
             Check("eps, against the plain derivation", apart(found.eps, np.array([one.eps for one in wanted])), 1e-9),
             Check("maps, against the plain derivation", apart(found.maps, maps), 1e-5),
+            *gate.check(found.origin.model, found.layers, config, "cpu", true.images),
         ]
 
     return check
@@ -175,6 +163,7 @@ def check_two_level(call: Call, true: Truth) -> list[Check]:
         Check("labels that differ from the plain derivation's", differing, 0),
         Check("eps, against the plain derivation", apart(found.eps, np.array([one.eps for one in fine])), 1e-9),
         Check("maps, against the plain derivation", apart(found.maps, maps), 1e-5),
+        *gate.check(model, found.layers, config, "cpu", true.images),
     ]
 
 
@@ -191,12 +180,7 @@ def check_grad_cam(call: Call, true: Truth, tolerance: float = 1e-4) -> list[Che
 
 def setup_forward(network: Network, model: nn.Module) -> Call:
     """The prediction alone, under no_grad."""
-
-    def call(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return model(images)
-
-    return call
+    return candidates.forward(model)
 
 
 def setup_capture(network: Network, model: nn.Module) -> Call:
@@ -208,6 +192,31 @@ def setup_capture(network: Network, model: nn.Module) -> Call:
         captured = capture(model, layer, images, read(None, len(images)))
         (layer,) = captured.layers  # with its layout, which is found once
         return captured
+
+    return call
+
+
+def setup_by_hand(network: Network, model: nn.Module) -> Call:
+    """Forward, and by torch alone the gradients at the finer of two layers: what no explanation by them is without."""
+    fine = choose_two(model, models.photographs(1, network.norm))[0]
+
+    def call(images: torch.Tensor) -> object:
+        reached: list[torch.Tensor] = []
+
+        def cut(activation: torch.Tensor) -> torch.Tensor:
+            torch.set_grad_enabled(True)  # until the forward's `no_grad` ends
+            reached.append(activation.detach().requires_grad_())
+            return reached[0]
+
+        if fine.takes_input:
+            handle = fine.module.register_forward_pre_hook(lambda module, args: (cut(args[0]), *args[1:]))
+        else:
+            handle = fine.module.register_forward_hook(lambda module, args, output: cut(output))
+        with torch.no_grad():
+            logits = model(images)
+        handle.remove()
+        with torch.enable_grad():
+            return torch.autograd.grad(logits.amax(dim=1).sum(), reached)
 
     return call
 
@@ -238,24 +247,16 @@ def setup_pytorch_grad_cam(network: Network, model: nn.Module) -> Call:
     from .torchvision_shim import import_torchvision
 
     import_torchvision()
-    from pytorch_grad_cam import GradCAM
-
-    cam = GradCAM(model=model, target_layers=[model.get_submodule(network.module)])
-    return lambda images: cam(input_tensor=images, targets=None)
+    return peers.pytorch_grad_cam(model, network.module)
 
 
 def setup_torch_cam(network: Network, model: nn.Module) -> Call:
-    """As its documentation shows, then resized, since its maps come at the layer's resolution."""
-    from torchcam.methods import GradCAM
+    """Its maps resized, since they come at the layer's resolution."""
+    return peers.torch_cam(model, network.module)
 
-    cam = GradCAM(model, network.module)
 
-    def call(images: torch.Tensor) -> torch.Tensor:
-        scores = model(images)
-        (maps,) = cam(scores.argmax(dim=1).tolist(), scores)
-        return nn.functional.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0]
-
-    return call
+#: The forward and backward of two levels, without anything of ours.
+BY_HAND = "two-level by hand"
 
 
 @dataclass(frozen=True)
@@ -278,17 +279,52 @@ _CANDIDATES = [
     Candidate("two-level", setup_cfcam(Config.two_level()), check_two_level),
     Candidate("cfcam-paper", setup_cfcam(Config.paper()), check_cfcam(Config.paper())),
     Candidate("capture-only", setup_capture),
+    Candidate(BY_HAND, setup_by_hand),
     Candidate("pytorch-grad-cam", setup_pytorch_grad_cam, check_grad_cam, "grad-cam", "pytorch_grad_cam"),
     Candidate("torch-cam", setup_torch_cam, check_grad_cam, "torchcam", "torchcam"),
 ]
 CANDIDATES = {candidate.name: candidate for candidate in _CANDIDATES}
 #: What the others are divided by.
-YARDSTICKS = ["forward", "pytorch-grad-cam"]
-#: What is promised: figure, of which candidate, over which yardstick, at most.
+YARDSTICKS = ["forward", "pytorch-grad-cam", "torch-cam"]
+#: Candidates that are timed at a network's other batch sizes.
+AT_EACH_SIZE = ["forward", "cfcam", "two-level", BY_HAND]
+
+
+class Bar(NamedTuple):
+    """What is promised of a network: a figure of one candidate over that of another, at most so much.
+
+    Figures: ``latency_ms`` at a batch size; ``memory_mib`` at its own; ``first_call_ms`` over a later one;
+    ``engine_processor_ms``, that of an engine beside that of the reference, by preset.
+    """
+
+    network: str
+    figure: str
+    of: str
+    over: str
+    limit: float
+    batch: int = 8
+
+
+_LITE0, _RESNET50 = DEFAULT_NETWORKS
 BARS = [
-    ("latency_ms", "cfcam", "forward", 1.5),
-    ("latency_ms", "cfcam", "pytorch-grad-cam", 0.6),
-    ("memory_mib", "cfcam", "forward", 1.3),
-    ("latency_ms", "two-level", "forward", 2.0),
-    ("latency_ms", "two-level", "pytorch-grad-cam", 1.0),
+    Bar(_LITE0, "latency_ms", "cfcam", "forward", 1.12),
+    Bar(_LITE0, "latency_ms", "two-level", "forward", 1.30),
+    Bar(_RESNET50, "latency_ms", "cfcam", "forward", 1.12),
+    Bar(_RESNET50, "latency_ms", "two-level", "forward", 1.20),
+    Bar(_LITE0, "latency_ms", "cfcam", "forward", 1.20, 1),
+    Bar(_LITE0, "latency_ms", "two-level", "forward", 1.40, 1),
+    Bar(_LITE0, "latency_ms", "cfcam", "forward", 1.08, 32),
+    Bar(_LITE0, "latency_ms", "two-level", "forward", 1.20, 32),
+    *(
+        bar
+        for network in DEFAULT_NETWORKS
+        for bar in (
+            Bar(network, "latency_ms", "cfcam", "torch-cam", 1.10),
+            Bar(network, "engine_processor_ms", "cfcam", "cfcam, reference", 1 / 5),
+            Bar(network, "engine_processor_ms", "two-level", "two-level, reference", 1 / 4),
+            Bar(network, "memory_mib", "cfcam", "forward", 1.05),
+            Bar(network, "memory_mib", "two-level", "forward", 1.05),
+            Bar(network, "first_call_ms", "first", "later", 1.5),
+        )
+    ),
 ]

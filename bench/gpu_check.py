@@ -25,14 +25,15 @@ import torch
 
 from cfcam_gpu import Config, engines, environment
 from cfcam_gpu.engines import EngineResult
+from cfcam_gpu.latency.stages import Meter, cuda_meter, measure, stages
+from cfcam_gpu.latency.timing import to_json
 
 from . import gpu_entries, gpu_latency, gpu_tests, kernel_calls, nvidia_tools
 from .entries import NETWORKS, Network
 from .gpu_entries import Scene, taken_by
-from .latency import commit, to_json
+from .latency import commit
 from .models import pictures
 from .parity import compare
-from .stages import Meter, cuda_meter, measure, stages
 
 PRESETS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
 #: In the order in which they run; what is needed first comes first.

@@ -20,12 +20,14 @@ from typing import Any
 
 import torch
 
+from cfcam_gpu.latency.stages import Meter
+from cfcam_gpu.latency.timing import ratios, summary, time_in_turn
+
 from . import gpu_entries
 from .entries import Call
 from .gpu_entries import BARS, CANDIDATES, CELLS, NETWORKS, TOLERANCES, YARDSTICKS, Bar, Candidate, Cell, Scene
-from .latency import ratios, summary, time_in_turn, versions
+from .latency import versions
 from .models import pictures
-from .stages import Meter
 
 #: What a candidate may take of a cell's time, beyond three rounds.
 BUDGET_MS = 1500.0

@@ -31,22 +31,12 @@ from cfcam_gpu import CAM, Config
 from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.evaluation.table import Row, Summary, draw
 from cfcam_gpu.hooks import layers
+from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
+from cfcam_gpu.latency.timing import keep_freed_memory, ratios, summary, time_in_turn
 
 from . import entries, models, plain
 from .entries import Call, Check, Network, Truth
-from .latency import (
-    DISTURBED,
-    cores_time,
-    keep_freed_memory,
-    machine,
-    ratios,
-    record_path,
-    summary,
-    taken_by_others,
-    time_in_turn,
-    versions,
-    write,
-)
+from .latency import record_path, versions, write
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "cfcam"

@@ -1,147 +1,118 @@
 """Latency and peak memory of CF-CAM beside its peers and the bare forward, in turn, in one run.
 
+The machinery is that of ``cfcam-gpu bench latency`` with fixed models, gates of their own and the bars.
 ``python -m bench.latency`` measures and writes a JSON file; ``--show FILE`` prints one. See bench/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import datetime
-import gc
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import platform
-import random
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from unittest.mock import patch
 
-import numpy as np
+import threadpoolctl
 import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cfcam_gpu import __version__
+from cfcam_gpu import Config, __version__, engines, targets
+from cfcam_gpu.engines import cpu, execution
+from cfcam_gpu.explain.plan import Plan
+from cfcam_gpu.hooks.layers import choose_two, find
+from cfcam_gpu.latency import gate, memory
+from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
+from cfcam_gpu.latency.timing import (
+    Call,
+    first_calls,
+    host_clock,
+    keep_freed_memory,
+    processor_clock,
+    ratios,
+    summary,
+    time_in_turn,
+    to_json,
+)
 from cfcam_gpu.results import durable
 
 from . import models
-from .entries import BARS, CANDIDATES, DEFAULT_NETWORKS, NETWORKS, YARDSTICKS, Call, Candidate, Network, truth
+from .entries import (
+    AT_EACH_SIZE,
+    BARS,
+    BY_HAND,
+    CANDIDATES,
+    DEFAULT_NETWORKS,
+    NETWORKS,
+    YARDSTICKS,
+    Candidate,
+    Network,
+    setup_cfcam,
+    truth,
+)
 
-#: Above this share of the cores for other processes, a record says that it is disturbed.
-DISTURBED = 0.05
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, for the rest of this process; elsewhere nothing happens.
-
-    By default large blocks go back to the kernel, and page faults then take up to half of a forward's time, or none of
-    it, depending on what ran before it in the same process. Without them every figure is smaller and the bare forward,
-    the yardstick, gains most.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt and platform.libc_ver()[0] == "glibc":  # the numbers below are glibc's
-        mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap is never cut
-
-
-def host_clock(call: Call, images: torch.Tensor) -> float:
-    """Milliseconds of a call, on the host's clock."""
-    start = time.perf_counter()
-    call(images)
-    return 1e3 * (time.perf_counter() - start)
-
-
-def time_in_turn(
-    calls: dict[str, Call],
-    images: torch.Tensor,
-    rounds: int,
-    *,
-    clock: Callable[[Call, torch.Tensor], float] = host_clock,
-    budget_ms: float = math.inf,
-) -> dict[str, list[float]]:
-    """Milliseconds of each call in each round. A round runs every call once, in an order drawn anew (seeded).
-
-    A fixed order would let each call always inherit the caches and the allocator as one other left them. A call that
-    would take more than `budget_ms` in all is in the first rounds only, in at least three.
-    """
-    most = {}
-    for name, call in calls.items():
-        call(images)
-        most[name] = max(3.0, budget_ms / clock(call, images))
-    draw = random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            gc.collect()
-            for name in draw.sample(list(calls), len(calls)):
-                if len(times[name]) < most[name]:
-                    times[name].append(clock(calls[name], images))
-    finally:
-        gc.enable()
-    return times
-
-
-class CoresTime(NamedTuple):
-    """Seconds that all cores were busy, that this process was, and that passed times the number of cores."""
-
-    busy: float
-    own: float
-    passed: float
-
-
-def cores_time() -> CoresTime | None:
-    """Since some fixed time; None without Linux's /proc/stat. Time that a hypervisor gave to others counts as busy."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    user, nice, system, _idle, _wait, *rest = map(int, stat.read_text().splitlines()[0].split()[1:9])
-    busy = (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
-    return CoresTime(busy, time.process_time(), time.monotonic() * (os.cpu_count() or 1))
-
-
-def taken_by_others(before: CoresTime | None, after: CoresTime | None) -> float | None:
-    """The share of the cores' time between two moments that other processes took: what disturbs a measurement."""
-    if before is None or after is None:
-        return None
-    busy, own, passed = (late - early for early, late in zip(before, after))
-    return round(max(busy - own, 0.0) / passed, 3)
+#: New models whose first call is timed, and rounds of the engines beside each other.
+FIRST, ENGINE_ROUNDS = 5, 7
+#: The engine cpu without numba.
+UNCOMPILED = "uncompiled"
 
 
 def peak_of(network: Network, candidate: Candidate, batch: int) -> float | None:
-    """MiB by which the peak of resident memory during one call on `batch` images exceeds what was resident before.
-
-    Before: model, images and one call on a single image, so that imports, thread pools and buffers that a peer keeps
-    (parameter gradients, say) don't count. None where the kernel doesn't reset the peak (Linux does).
-    """
+    """MiB that one call on `batch` images takes beyond model and images; for a process of its own."""
     call = candidate.setup(network, network.build())
-    images = models.photographs(batch, network.norm)
-    call(images[:1])
-    gc.collect()
-    # What malloc keeps of freed memory would be used again unseen: hundreds of MiB after the images were made.
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    before = _resident("VmRSS")
-    call(images)
-    return (_resident("VmHWM") - before) / 1024
+    return memory.host_peak(call, models.photographs(batch, network.norm))
 
 
-def _resident(field: str) -> int:
-    """KiB."""
-    return int(re.findall(rf"^{field}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[0])
+def _peak_by_name(network: str, candidate: str, batch: int) -> float | None:
+    return peak_of(NETWORKS[network], CANDIDATES[candidate], batch)
+
+
+def engine_parts(network: str, batch: int) -> dict[str, list[float]]:
+    """Milliseconds of processor time of the engines on what one and two levels give them, by round; one thread.
+
+    For a process of its own, since it leaves this one with one thread.
+    """
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    built = NETWORKS[network]
+    model, images = built.build(), models.photographs(batch, built.norm)
+    calls: dict[str, Call] = {}
+    for name, config in (("cfcam", Config()), ("two-level", Config.two_level())):
+        layers = choose_two(model, images) if config.levels == 2 else (find(model, built.layer),)
+        captured = Plan.of(layers, config).capture(model, images, targets.read(None, batch))
+        given = captured.activations, captured.gradients, config
+        for engine, names in (
+            ("cpu", (name, f"{name}, {UNCOMPILED}")),
+            (gate.REFERENCE, (f"{name}, {gate.REFERENCE}",)),
+        ):
+            running = engines.choose(engine, images.device)
+            launch = partial(execution.launch, running, *given, coarse=captured.coarse)
+            for each in names:
+                calls[each] = partial(_without_numba if each.endswith(UNCOMPILED) else _plainly, launch)
+    with threadpoolctl.threadpool_limits(1):
+        return time_in_turn(calls, images, ENGINE_ROUNDS, clock=processor_clock)
+
+
+def _plainly(launch: Callable[[], object], images: torch.Tensor) -> object:
+    return launch()
+
+
+def _without_numba(launch: Callable[[], object], images: torch.Tensor) -> object:
+    """As where numba is not installed."""
+    with patch.object(cpu, "_compiled", lambda: None):
+        return launch()
 
 
 def measure(network: Network, candidates: list[Candidate], options: argparse.Namespace) -> dict[str, Any]:
@@ -154,61 +125,68 @@ def measure(network: Network, candidates: list[Candidate], options: argparse.Nam
     passed = [one for one in candidates if all(check.passed for check in gates.get(one.name, []))]
     before = cores_time()
     times = time_in_turn({one.name: calls[one.name] for one in passed}, images, options.rounds)
+    others = {
+        str(size): _at_size(network, {name: calls[name] for name in AT_EACH_SIZE}, size, options.rounds)
+        for size in network.more_batches
+    }
+    two_level = setup_cfcam(Config.two_level())
+    first = first_calls(lambda: two_level(network, network.build()), images, FIRST, host_clock)
     disturbed = taken_by_others(before, cores_time())
     del calls, true  # the children that measure memory need it
-    memory: dict[str, list[float | None]] = {one.name: [] for one in passed}
+    spent = memory.in_child(engine_parts, network.name, options.batch)
+    peaks: dict[str, list[float | None]] = {one.name: [] for one in passed}
     for _ in range(options.memory_repeats):
         for one in passed:
-            memory[one.name].append(_peak_in_child(network, one, options.memory_batch))
+            peaks[one.name].append(memory.in_child(_peak_by_name, network.name, one.name, options.memory_batch))
     figures = {
         "latency_ms": {name: summary(values) for name, values in times.items()},
-        "memory_mib": {name: summary(values) for name, values in memory.items() if values and None not in values},
+        "memory_mib": {name: summary(values) for name, values in peaks.items() if values and None not in values},
+        "engine_processor_ms": {name: summary(values) for name, values in spent.items()},
+        "first_call_ms": {"first": first["first_ms"], "later": first["later_ms"]},
     }
-    return {
+    over = YARDSTICKS + [name for name in spent if name.endswith(gate.REFERENCE)] + ["later"]
+    result = {
         "layer": network.layer,
         "peers_module": network.module,
         "note": network.note,
         "candidates": [one.name for one in candidates],
-        "gates": {name: [{**c._asdict(), "passed": c.passed} for c in checks] for name, checks in gates.items()},
+        "gates": {name: [check.as_json() for check in checks] for name, checks in gates.items()},
         **figures,
         "taken_by_others": disturbed,
-        "ratios": {figure: ratios(found) for figure, found in figures.items()},
-        "bars": judge(figures),
+        "ratios": {figure: ratios(found, over) for figure, found in figures.items()},
+        "other_batches": others,
     }
+    return {**result, "bars": judge(network.name, options.batch, result)}
 
 
-def _peak_in_child(network: Network, candidate: Candidate, batch: int) -> float | None:
-    command = [sys.executable, "-m", "bench.latency", "--peak-of", network.name, candidate.name]
-    command += ["--memory-batch", str(batch)]
-    return json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
-
-
-def summary(values: list[Any]) -> dict[str, Any]:
-    low, middle, high = (round(float(value), 4) for value in np.percentile(values, [25, 50, 75]))
-    return {"median": middle, "quartiles": [low, high], "rounds": [round(value, 4) for value in values]}
-
-
-def ratios(found: dict[str, Any], yardsticks: Sequence[str] = YARDSTICKS) -> dict[str, Any]:
-    """Each candidate over each yardstick, round by round.
-
-    A candidate that failed its gate has no figures, so no ratio has it above or below.
-    """
+def _at_size(network: Network, calls: dict[str, Call], size: int, rounds: int) -> dict[str, Any]:
+    """Times at another batch size, of what gives the reference's results there."""
+    images = models.photographs(size, network.norm)
+    gates = {}
+    for name, call in calls.items():
+        if name not in ("forward", BY_HAND):
+            found = call(images)
+            gates[name] = gate.check(found.origin.model, found.layers, found.config, "cpu", images)
+    passed = {name: call for name, call in calls.items() if all(check.passed for check in gates.get(name, []))}
+    times = {name: summary(values) for name, values in time_in_turn(passed, images, rounds).items()}
     return {
-        f"{of} / {over}": summary([a / b for a, b in zip(found[of]["rounds"], found[over]["rounds"])])
-        for over in yardsticks
-        for of in found
-        if over in found and of != over
+        "gates": {name: [check.as_json() for check in checks] for name, checks in gates.items()},
+        "latency_ms": times,
+        "ratios": {"latency_ms": ratios(times, YARDSTICKS)},
     }
 
 
-def judge(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """The bars: the median of the paired ratios, its limit, and whether it is met; None where it wasn't measured."""
+def judge(network: str, batch: int, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A network's bars: the median of the paired ratios, its limit, and whether it is met; None: it wasn't measured."""
     bars = []
-    for figure, of, over, limit in BARS:
-        found = ratios(figures[figure]).get(f"{of} / {over}")
+    for bar in BARS:
+        if bar.network != network:
+            continue
+        at_size = result if bar.batch == batch else result["other_batches"].get(str(bar.batch))
+        found = at_size and at_size["ratios"].get(bar.figure, {}).get(f"{bar.of} / {bar.over}")
         value = found and found["median"]
-        met = None if value is None else value <= limit
-        bars.append({"figure": figure, "of": of, "over": over, "limit": limit, "ratio": value, "met": met})
+        met = None if value is None else value <= bar.limit
+        bars.append({**bar._asdict(), "ratio": value, "met": met})
     return bars
 
 
@@ -225,22 +203,9 @@ def write(record: dict[str, Any], path: Path) -> None:
         file.write(to_json(record).encode())
 
 
-def machine() -> dict[str, Any]:
-    """Where this ran."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    return {
-        "cpu": names[0].strip() if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def versions(candidates: list[Candidate]) -> dict[str, str]:
     """Of all that takes part in the figures."""
-    names = ["torch", "numpy", "scipy", "scikit-learn", *(one.package for one in candidates if one.package)]
+    names = ["torch", "numpy", "scipy", "scikit-learn", "numba", *(one.package for one in candidates if one.package)]
     found = {name: _version(name) for name in names}
     ours = {"cfcam_gpu": __version__, "commit": commit()}
     return {**ours, "python": platform.python_version(), **found}
@@ -274,11 +239,15 @@ def show(record: dict[str, Any], console: Console) -> None:
     )
     for name, result in record["networks"].items():
         table = Table(title=f"{name}: {result['layer']} ({result['note']})", box=box.SIMPLE_HEAD)
-        for column in ("", "gate", "ms", "quartiles", "/ forward", "/ pytorch-grad-cam", "peak MiB", "/ forward"):
+        columns = ("", "gate", "ms", "quartiles", *(f"/ {name}" for name in YARDSTICKS), "peak MiB", "/ forward")
+        for column in columns:
             table.add_column(column, justify="left" if column in ("", "gate") else "right")
         for candidate in result["candidates"]:
             table.add_row(*_row(result, candidate))
         console.print(table)
+        for size, at in result["other_batches"].items():
+            for pair, ratio in at["ratios"]["latency_ms"].items():
+                console.print(f"  batch {size}: {pair} = {ratio['median']:.2f}")
         if result["taken_by_others"] is not None:
             share = result["taken_by_others"]
             hint = " [red](disturbed: measure again on an idle machine)[/]" if share > DISTURBED else ""
@@ -287,9 +256,10 @@ def show(record: dict[str, Any], console: Console) -> None:
             verdict = {True: "[green]met[/]", False: "[red]NOT met[/]", None: "[yellow]not measured[/]"}[bar["met"]]
             value = "-" if bar["ratio"] is None else f"{bar['ratio']:.2f}"
             console.print(
-                f"  {bar['figure']}: {bar['of']} / {bar['over']} = {value}, at most {bar['limit']}: {verdict}"
+                f"  {bar['figure']}, batch {bar['batch']}: {bar['of']} / {bar['over']} = {value}, at most "
+                f"{bar['limit']:g}: {verdict}"
             )
-        for candidate, checks in result["gates"].items():
+        for candidate, checks in _gates(result):
             for check in checks:
                 if not check["passed"]:
                     console.print(
@@ -298,10 +268,14 @@ def show(record: dict[str, Any], console: Console) -> None:
                     )
 
 
-def to_json(record: dict[str, Any]) -> str:
-    """Indented, but with each list of numbers on one line: twenty rounds would fill a page otherwise."""
-    text = json.dumps(record, indent=1)
-    return re.sub(r"\[[\d\s.,e+-]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
+def _gates(result: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Of each candidate its checks, at every batch size."""
+    more = [
+        (f"{name} at batch {size}", checks)
+        for size, at in result["other_batches"].items()
+        for name, checks in at["gates"].items()
+    ]
+    return [*result["gates"].items(), *more]
 
 
 def _row(result: dict[str, Any], candidate: str) -> list[str]:
@@ -318,8 +292,7 @@ def _row(result: dict[str, Any], candidate: str) -> list[str]:
         gate,
         f"{times['median']:.1f}" if times else "-",
         "{:.1f} .. {:.1f}".format(*times["quartiles"]) if times else "-",
-        over("latency_ms", "forward"),
-        over("latency_ms", "pytorch-grad-cam"),
+        *(over("latency_ms", name) for name in YARDSTICKS),
         f"{memory['median']:.0f}" if memory else "-",
         over("memory_mib", "forward"),
     ]
@@ -332,10 +305,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=DEFAULT_NETWORKS)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--memory-batch", type=int, default=32)
+    parser.add_argument("--memory-batch", type=int, default=8)
     parser.add_argument("--memory-repeats", type=int, default=3, help="0 measures no memory")
     parser.add_argument("--without-peers", action="store_true", help="only ours and the bare forward")
-    parser.add_argument("--peak-of", nargs=2, metavar=("NETWORK", "CANDIDATE"), help=argparse.SUPPRESS)
     return parser
 
 
@@ -346,10 +318,6 @@ def main(arguments: list[str] | None = None) -> int:
     console.width = max(console.width, 120)  # of the tables, whatever the terminal or the log file
     if options.show:
         show(json.loads(options.show.read_text()), console)
-        return 0
-    if options.peak_of:
-        network, candidate = options.peak_of
-        print(json.dumps(peak_of(NETWORKS[network], CANDIDATES[candidate], options.memory_batch)))
         return 0
     candidates = [one for one in CANDIDATES.values() if not (one.package and options.without_peers)]
     absent = [one.package for one in candidates if one.module and not importlib.util.find_spec(one.module)]
@@ -371,7 +339,7 @@ def main(arguments: list[str] | None = None) -> int:
     write(record, path)
     show(record, console)
     console.print(f"written to {path}")
-    gates = [checks for result in record["networks"].values() for checks in result["gates"].values()]
+    gates = [checks for result in record["networks"].values() for _, checks in _gates(result)]
     return 0 if all(check["passed"] for checks in gates for check in checks) else 1
 
 

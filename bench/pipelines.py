@@ -35,24 +35,15 @@ import torch
 from PIL import Image
 
 from cfcam_gpu import CFCAM
+from cfcam_gpu.latency.machine import CoresTime, cores_time, machine, taken_by_others
+from cfcam_gpu.latency.timing import keep_freed_memory, summary, to_json
 from cfcam_gpu.photographs import loading, photos
 from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.pipelines.command import default_workers
 
-from .latency import (
-    CoresTime,
-    cores_time,
-    keep_freed_memory,
-    machine,
-    record_path,
-    summary,
-    taken_by_others,
-    to_json,
-    versions,
-    write,
-)
+from .latency import record_path, versions, write
 
 RESULTS = Path(__file__).parent / "results"
 TINY = Preparation(32, 36, Image.Resampling.BILINEAR, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

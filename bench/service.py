@@ -31,11 +31,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from cfcam_gpu.latency.machine import machine
+from cfcam_gpu.latency.timing import keep_freed_memory
 from cfcam_gpu.photographs import photos
 from cfcam_gpu.pipelines import ray_session
 from cfcam_gpu.results import durable
 
-from .latency import ROOT, keep_freed_memory, machine, record_path, versions
+from .latency import ROOT, record_path, versions
 
 #: A map is wrong where it differs by more from the library's at one of its places: beyond float16's rounding, and that
 #: of convolutions over batches of other sizes.

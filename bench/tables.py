@@ -18,12 +18,12 @@ from cfcam_gpu import methods as library
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.results import durable
 
-from . import bars
+from . import bars, cost_tables
+from .cost_tables import RESULTS, markdown, recorded
 from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md", "bench/NOTES.md"]
+DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md", "docs/cost.md", "bench/NOTES.md"]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TITLES = COLUMNS | {
@@ -80,14 +80,6 @@ IN_BRIEF = [
 ]
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table."""
-    yield f"| {' | '.join(head)} |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-
-
 def means(folder: Path, model: str) -> dict[tuple[str, str], float]:
     """The mean of each method and metric."""
     found = {}
@@ -128,28 +120,6 @@ def variants() -> Iterator[str]:
         told = ["-" if value is None else f"{value[0]:.1f}" for value in values]
         rows.append([f"**{name}**" if name in ("gradcam", "cfcam") else name, one["what"], *told])
     return markdown(["variant", "", *COLUMNS.values()], rows)
-
-
-def latency() -> Iterator[str]:
-    """Medians of the paired ratios, over the bare forward and over pytorch-grad-cam."""
-    (path,) = RESULTS.glob("*-cores-latency.json")
-    titles = {"cfcam": "CF-CAM, one level", "two-level": "CF-CAM, two levels"}
-    titles |= {name: name for name in ("pytorch-grad-cam", "torch-cam")}
-    rows = []
-    for network, result in json.loads(path.read_text())["networks"].items():
-        for name, title in titles.items():
-            ratios = [
-                result["ratios"][figure].get(f"{name} / {over}")
-                for figure, over in (
-                    ("latency_ms", "forward"),
-                    ("latency_ms", "pytorch-grad-cam"),
-                    ("memory_mib", "forward"),
-                )
-            ]
-            rows.append([network, title, *(f"{one['median']:.2f}" if one else "" for one in ratios)])
-    return markdown(
-        ["", "", "time / bare forward", "time / pytorch-grad-cam's Grad-CAM", "peak memory / bare forward"], rows
-    )
 
 
 def on_gpu() -> dict[str, Any]:
@@ -198,8 +168,7 @@ def gpu_kernels() -> Iterator[str]:
 
 def gradient_free(names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
     """Time over the bare forward and over ours, and means, beside the methods that run the network many times."""
-    (path,) = RESULTS.glob("*-cores-gradient-free.json")
-    times = json.loads(path.read_text())["ratios"]
+    times = recorded("gradient-free")["ratios"]
     found = means(RESULTS / "gradient-free", "lite0")
     rows = []
     for name in names:
@@ -267,7 +236,14 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "gradient-free-gains": gradient_free_gains,
     "variants": variants,
     "components": components,
-    "latency": latency,
+    "latency": cost_tables.latency,
+    "latency-bars": cost_tables.latency_bars,
+    "cpu-engines": cost_tables.cpu_engines,
+    "cpu-floor": cost_tables.cpu_floor,
+    "scaling-batches": cost_tables.scaling_batches,
+    "scaling-processes": cost_tables.scaling_processes,
+    "scaling-inputs": cost_tables.scaling_inputs,
+    "scaling-asked": cost_tables.scaling_asked,
     "gpu-bars": gpu_bars,
     "gpu-kernels": gpu_kernels,
     "methods": registry,

@@ -18,22 +18,12 @@ from torch import nn
 
 from cfcam_gpu import CFCAM, targets
 from cfcam_gpu.hooks import capture, gradients, layers
+from cfcam_gpu.latency.machine import cores_time, machine, taken_by_others
+from cfcam_gpu.latency.timing import keep_freed_memory, ratios, summary, time_in_turn
 
 from . import models
 from .entries import Call
-from .latency import (
-    ROOT,
-    cores_time,
-    keep_freed_memory,
-    machine,
-    ratios,
-    record_path,
-    summary,
-    taken_by_others,
-    time_in_turn,
-    versions,
-    write,
-)
+from .latency import ROOT, record_path, versions, write
 
 CLASSES = 10
 #: Of ten classes over one, the whole call, at the last layer of ResNet-50.

@@ -16,8 +16,8 @@ from torch.nn import functional
 from cfcam_gpu import Config, targets
 from cfcam_gpu.core.cluster_filter import channel_evidence, cluster_channels, filter_gradients, noise_floor
 from cfcam_gpu.core.maps import over_maximum, upsample
-from cfcam_gpu.engines.reference import PRIMITIVES
 from cfcam_gpu.engines.execution import compute
+from cfcam_gpu.engines.reference import PRIMITIVES
 from cfcam_gpu.evaluation.candidates import Candidate
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.hooks.capture import capture

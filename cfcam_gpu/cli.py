@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ._version import __version__
-from .evaluation.command import bench
+from .evaluation.command import SUITE, Benches, bench
+from .latency.command import latency
 from .photographs import terminal
 from .photographs.layers_command import layers
 from .photographs.options import (
@@ -208,9 +209,14 @@ app.command(
     "stopped, by a full disk, say; 2 bad usage, found before any work, such as a DIR of another job; 130 Ctrl-C; "
     "143 SIGTERM.",
 )(run_pipeline)
-app.command(epilog="Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work.")(
-    bench
-)
+_MEASURED = "Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work."
+_benches = typer.Typer(cls=Benches, help="Measure methods on a folder of images, or what an explanation costs.")
+_benches.command(SUITE, epilog=_MEASURED)(bench)
+_benches.command(
+    epilog="Exit status: 0 measured; 1 a check failed, so that figures are withheld, or nothing could be measured; 2 "
+    "bad usage, found before any work."
+)(latency)
+app.add_typer(_benches, name="bench")
 app.command(epilog="Exit status: 0 all drawn; 1 some maps failed, each named; 2 bad usage, found before any work.")(
     report
 )

@@ -48,7 +48,8 @@ def layer(size, channels=40, batch=2):
 def test_maps_are_the_derived_ones(kind, config):
     activations, gradients = layer(SIZES[kind])
     if config == "two-level":
-        found = reference.run(torch.tensor(activations), torch.tensor(gradients)[:, None], CONFIGS[config]).raw_maps[:, 0]
+        given = torch.tensor(activations), torch.tensor(gradients)[:, None]
+        found = reference.run(*given, CONFIGS[config]).raw_maps[:, 0]
     else:
         found = cluster_filter_cam(activations, gradients, config=CONFIGS[config], spatial_dims=len(SIZES[kind]))
         single = cluster_filter_cam(activations[1], gradients[1], config=CONFIGS[config], spatial_dims=len(SIZES[kind]))

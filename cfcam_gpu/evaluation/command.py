@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from ..photographs import terminal
 from ..photographs.options import WeightsAsExplained
@@ -19,6 +20,28 @@ if TYPE_CHECKING:
 SHOWN = 8
 #: Columns that the tables take.
 WIDTH = 110
+
+
+#: The command that is meant where ``cfcam-gpu bench`` is given none: its first argument is a suite.
+SUITE = "SUITE"
+
+
+class Benches(TyperGroup):
+    """The commands of ``cfcam-gpu bench``, of which :data:`SUITE` needs no name.
+
+    A context is Any: typer took click's until it brought its own.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the command in front where none is."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [SUITE, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command, with no name of its own in its usage where it needs none."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return None if name == SUITE else name, command, rest
 
 
 class Suite(StrEnum):

@@ -9,9 +9,9 @@ import torch
 
 from bench import gpu_entries, gpu_latency, torchvision_shim
 from bench.gpu_entries import BARS, CANDIDATES, CELLS, NETWORKS, Bar, Candidate, Cell
-from bench.stages import Meter
 from cfcam_gpu.engines import cpu
 from cfcam_gpu.explain import cfcam
+from cfcam_gpu.latency.stages import Meter
 
 from .. import recorder
 

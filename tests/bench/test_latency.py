@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
-import subprocess
-import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +12,14 @@ import torch
 from bench import entries, latency, models, plain
 from cfcam_gpu import Config
 from cfcam_gpu.engines import cpu
+from cfcam_gpu.latency import memory
 
 QUICK = ["--networks", "tiny", "--without-peers", "--rounds", "2", "--batch", "2", "--memory-repeats", "0"]
 OURS = {"cfcam", "two-level", "cfcam-paper"}
+#: What the engines' process returns.
+SPENT = {"cfcam": [1.0, 1.0], "cfcam, reference": [4.0, 10.0]}
+#: Three of the bars, at the batch sizes of the tiny network.
+TINY_BARS = [(entries.BARS[0], 2), (entries.BARS[1], 1), *((bar, 2) for bar in entries.BARS[8:14])]
 
 
 @pytest.fixture
@@ -26,6 +27,10 @@ def run(tmp_path, monkeypatch):
     """Runs the benchmark; the exit status and the record."""
     # It lasts as long as the process, and other tests here look at how its memory grows.
     monkeypatch.setattr(latency, "keep_freed_memory", lambda: None)
+    # What runs in processes of their own has tests of its own.
+    monkeypatch.setattr(latency.memory, "in_child", lambda work, network, *given: SPENT)
+    bars = [entries.Bar("tiny", bar.figure, bar.of, bar.over, bar.limit, batch) for bar, batch in TINY_BARS]
+    monkeypatch.setattr(latency, "BARS", bars)
 
     def run(*more):
         status = latency.main([*QUICK, "--out", str(tmp_path), *more])
@@ -41,14 +46,14 @@ def test_record(run):
     assert set(record) == {"benchmark", "date", "machine", "versions", "settings", "networks"}
     assert {"cpu", "cores", "torch_threads"} <= set(record["machine"])
     assert {"cfcam_gpu", "commit", "python", "torch"} <= set(record["versions"])
-    assert record["settings"] == {"batch": 2, "rounds": 2, "memory_batch": 32, "memory_repeats": 0}
+    assert record["settings"] == {"batch": 2, "rounds": 2, "memory_batch": 8, "memory_repeats": 0}
     tiny = record["networks"]["tiny"]
-    assert set(tiny["latency_ms"]) == {"forward", "capture-only", *OURS}
+    assert set(tiny["latency_ms"]) == {"forward", "capture-only", entries.BY_HAND, *OURS}
     assert set(tiny["gates"]) == OURS
     assert {name: len(checks) for name, checks in tiny["gates"].items()} == {
-        "cfcam": 6,
-        "cfcam-paper": 6,
-        "two-level": 8,
+        "cfcam": 9,
+        "cfcam-paper": 9,
+        "two-level": 11,
     }
     for checks in tiny["gates"].values():
         assert all(check["passed"] and check["difference"] <= check["tolerance"] for check in checks)
@@ -57,60 +62,66 @@ def test_record(run):
     paired = tiny["ratios"]["latency_ms"]["cfcam / forward"]
     assert paired["rounds"] == pytest.approx([a / b for a, b in zip(ours, bare)], rel=1e-2)
     assert paired["median"] == pytest.approx(np.median(paired["rounds"]), abs=1e-3)
-    bars = {(bar["figure"], bar["over"]): bar for bar in tiny["bars"]}
-    assert bars["latency_ms", "forward"]["met"] is (paired["median"] <= 1.5)
-    assert bars["latency_ms", "pytorch-grad-cam"]["met"] is None
-    assert bars["memory_mib", "forward"]["met"] is None
-
-
-def test_every_round_runs_each_once_in_changing_order():
-    seen = []
-
-    def call(name):
-        return lambda images: seen.append((name, gc.isenabled()))
-
-    times = latency.time_in_turn({name: call(name) for name in "abcd"}, torch.empty(0), 16)
-    warm, timed = seen[:8], [name for name, _ in seen[8:]]
-    assert sorted(name for name, _ in warm) == sorted(2 * "abcd")
-    rounds = ["".join(timed[i : i + 4]) for i in range(0, 64, 4)]
-    assert all(sorted(one) == list("abcd") for one in rounds)
-    assert len(set(rounds)) > 4
-    assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abcd", 16)
-    assert not any(collecting for _, collecting in seen[8:])
-    assert gc.isenabled()
-
-
-def test_a_slow_call_is_in_the_first_rounds_only():
-    cost = {"quick": 1.0, "slow": 100.0, "slowest": 1e9}
-    calls = {name: (lambda images, name=name: name) for name in cost}
-    clock = lambda call, images: cost[call(images)]  # noqa: E731
-    times = latency.time_in_turn(calls, torch.empty(0), 10, clock=clock, budget_ms=500)
-    assert {name: len(values) for name, values in times.items()} == {"quick": 10, "slow": 5, "slowest": 3}
+    bars = {(bar["figure"], bar["of"], bar["over"]): bar for bar in tiny["bars"]}
+    assert bars["latency_ms", "cfcam", "forward"]["met"] is (paired["median"] <= 1.12)
+    assert bars["latency_ms", "two-level", "forward"]["batch"] == 1
+    at_one = tiny["other_batches"]["1"]["ratios"]["latency_ms"]["two-level / forward"]["median"]
+    assert bars["latency_ms", "two-level", "forward"]["ratio"] == at_one
+    assert bars["latency_ms", "cfcam", "torch-cam"]["met"] is None
+    assert bars["memory_mib", "cfcam", "forward"]["met"] is None
+    engine = bars["engine_processor_ms", "cfcam", "cfcam, reference"]
+    assert (engine["ratio"], engine["met"]) == (0.175, True)
+    assert bars["engine_processor_ms", "two-level", "two-level, reference"]["met"] is None
+    assert bars["first_call_ms", "first", "later"]["ratio"] > 0
 
 
 def test_a_failed_gate_withholds_its_figures(run, monkeypatch, capsys):
-    wide = replace(
-        cpu.PRIMITIVES,
-        order_statistics=lambda values, k: cpu.order_statistics(values, k) * 1.01,
-        squareform=lambda pairs, n: cpu.squareform(pairs, n) * 1.01,
-    )
-    monkeypatch.setattr(cpu, "PRIMITIVES", wide)
+    right = cpu.run
+
+    def wrong(*given):
+        result = right(*given)
+        return result._replace(eps=result.eps * 1.01)
+
+    monkeypatch.setattr(cpu, "run", wrong)
     status, record, _ = run()
     assert status == 1
     tiny = record["networks"]["tiny"]
     for checks in tiny["gates"].values():
-        assert "eps, against the plain derivation" in {check["what"] for check in checks if not check["passed"]}
-    assert set(tiny["latency_ms"]) == {"forward", "capture-only"}
-    assert set(tiny["ratios"]["latency_ms"]) == {"capture-only / forward"}
-    assert [bar["ratio"] for bar in tiny["bars"]] == [None] * 5
-    assert "withheld" in capsys.readouterr().out
+        failed = {check["what"] for check in checks if not check["passed"]}
+        assert failed == {"eps, against the plain derivation", "eps, against the reference"}
+    assert set(tiny["latency_ms"]) == {"forward", "capture-only", entries.BY_HAND}
+    assert set(tiny["ratios"]["latency_ms"]) == {"capture-only / forward", f"{entries.BY_HAND} / forward"}
+    assert set(tiny["other_batches"]["1"]["latency_ms"]) == {"forward", entries.BY_HAND}
+    assert [bar["ratio"] for bar in tiny["bars"] if bar["figure"] == "latency_ms"] == [None] * 3
+    said = capsys.readouterr().out
+    assert "withheld" in said
+    assert "gate of cfcam at batch 1 failed" in said
 
 
-def test_other_processes_are_seen():
-    before = latency.CoresTime(busy=10.0, own=4.0, passed=100.0)
-    after = latency.CoresTime(busy=16.0, own=8.0, passed=120.0)
-    assert latency.taken_by_others(before, after) == 0.1
-    assert latency.taken_by_others(None, after) is None
+def test_the_bars_are_those_of_the_network_at_each_batch_size():
+    def at(ratio):
+        return {"ratios": {"latency_ms": {"cfcam / forward": {"median": ratio}}}}
+
+    lite0, resnet = entries.DEFAULT_NETWORKS
+    judged = latency.judge(lite0, 8, {**at(1.12), "other_batches": {"1": at(1.21), "32": at(1.0)}})
+    told = {
+        bar["batch"]: bar["met"] for bar in judged if (bar["of"], bar["over"]) == ("cfcam", "forward") and bar["ratio"]
+    }
+    assert told == {8: True, 1: False, 32: True}
+    assert {bar["network"] for bar in judged} == {lite0}
+    assert {bar["met"] for bar in latency.judge(resnet, 8, {"ratios": {}, "other_batches": {}})} == {None}
+
+
+def test_the_engines_beside_each_other(monkeypatch):
+    monkeypatch.setattr(latency, "keep_freed_memory", lambda: None)
+    threads = torch.get_num_threads()
+    try:
+        spent = latency.engine_parts("tiny", 2)
+    finally:
+        torch.set_num_threads(threads)
+    names = ("cfcam", "two-level")
+    assert set(spent) == {*names, *(f"{name}, {how}" for name in names for how in ("uncompiled", "reference"))}
+    assert {len(values) for values in spent.values()} == {latency.ENGINE_ROUNDS}
 
 
 def test_nan_fails_a_gate():
@@ -136,36 +147,6 @@ def test_show_prints_a_record(run, capsys):
     assert "not measured" in said
 
 
-def test_ratios_pair_the_rounds():
-    found = {"forward": {"rounds": [1.0, 2.0, 4.0]}, "cfcam": {"rounds": [4.0, 2.0, 1.0]}}
-    ratios = latency.ratios(found)
-    assert set(ratios) == {"cfcam / forward"}
-    assert ratios["cfcam / forward"] == {"median": 1.0, "quartiles": [0.625, 2.5], "rounds": [4.0, 1.0, 0.25]}
-
-
-def test_peak_memory_of_a_process_of_its_own():
-    command = [sys.executable, "-m", "bench.latency", "--peak-of", "tiny", "forward", "--memory-batch", "512"]
-    peak = json.loads(subprocess.run(command, cwd=latency.ROOT, capture_output=True, check=True).stdout)
-    if peak is None:
-        pytest.skip("this kernel does not reset the peak of resident memory")
-    # What the first convolution returns, 512 x 16 x 28 x 28 float32, is 24.5 MiB; three to five such lie side by side.
-    assert 12 < peak < 150
-
-
-def test_peak_memory_counts_what_malloc_had_kept():
-    pins = []
-
-    def call(images):
-        blocks = [np.ones(8192) for _ in range(800)]  # 50 MiB, too small to be mapped on their own
-        pins.append(np.ones(8192))  # above them in the heap, so that freeing them does not shrink it
-        del blocks
-
-    peak = latency.peak_of(entries.NETWORKS["tiny"], entries.Candidate("heap", lambda network, model: call), 2)
-    if peak is None:
-        pytest.skip("this kernel does not reset the peak of resident memory")
-    assert 40 < peak < 60
-
-
 def test_a_peer_that_explains_something_else_fails():
     network = entries.NETWORKS["tiny"]
     true = entries.truth(network, models.photographs(2, network.norm))
@@ -175,6 +156,14 @@ def test_a_peer_that_explains_something_else_fails():
     (other,) = entries.check_grad_cam(lambda images: torch.from_numpy(maps[:, ::-1].copy()), true)
     assert same.passed
     assert not other.passed
+
+
+def test_peak_memory_of_a_process_of_its_own():
+    peak = memory.in_child(latency._peak_by_name, "tiny", "forward", 512)
+    if peak is None:
+        pytest.skip("this kernel does not reset the peak of resident memory")
+    # What the first convolution returns, 512 x 16 x 28 x 28 float32, is 24.5 MiB; three to five such lie side by side.
+    assert 12 < peak < 150
 
 
 def test_plain_resize_is_bilinear():

@@ -1,10 +1,13 @@
-"""``cfcam-gpu bench`` where the device fails on the way."""
+"""``cfcam-gpu bench`` as a command, and where the device fails on the way."""
 
 import json
 
+from typer.testing import CliRunner
+
+from cfcam_gpu.cli import app
 from cfcam_gpu.evaluation import evaluate
 
-from .test_evaluation import bench, folder
+from .test_evaluation import MODEL, bench, folder
 
 __all__ = ["folder"]
 
@@ -24,3 +27,26 @@ def test_what_was_measured_before_a_device_failed_is_written(folder, tmp_path, m
     (file,) = (tmp_path / "out").glob("localisation-*.json")
     images = {line["method"]: line["images"] for line in json.loads(file.read_text())["table"]}
     assert images["gradcam"] == 4
+
+
+def test_a_suite_needs_no_command_before_it_wherever_it_stands(folder, tmp_path):
+    options = ["--data", str(folder), "--model", MODEL, "--methods", "gradcam", "--metrics", "energy"]
+    for out, given in (("a", ["localisation", *options]), ("b", [*options, "localisation"])):
+        done = CliRunner().invoke(app, ["bench", *given, "--out", str(tmp_path / out)])
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "a" / "localisation-tests.networks_two_scales.parquet").is_file()
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in (tmp_path / "b").iterdir()}
+
+
+def test_what_is_no_suite_is_refused_with_those_there_are():
+    for given in (["nonsense", "--data", "x"], ["--data", "x"], []):
+        done = CliRunner().invoke(app, ["bench", *given])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "localisation" in done.stderr
+
+
+def test_help_names_both_kinds_of_bench():
+    said = CliRunner().invoke(app, ["bench", "--help"]).stdout
+    assert "SUITE" in said
+    assert "latency" in said
+    assert "--metrics" in CliRunner().invoke(app, ["bench", "sanity", "--help"]).stdout
