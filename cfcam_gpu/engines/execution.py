@@ -188,8 +188,11 @@ def are_finite(tensor: torch.Tensor) -> torch.Tensor:
     """(B,) bool: of each image, whether all of (B, ...) is finite in float32.
 
     By the largest magnitude, which is NaN where there is a NaN. Axis by axis: of one number for an image, a GPU would
-    put a single block to work.
+    put a single block to work. On the host the largest and the least number take a tenth of the time that norms do.
     """
+    if tensor.device.type == "cpu":
+        axes = tuple(range(1, tensor.ndim))
+        return (tensor.amax(axes).float() <= _MOST) & (tensor.amin(axes).float() >= -_MOST)
     largest = tensor
     while largest.ndim > 1:
         axes = tuple(range(2, largest.ndim)) or (1,)

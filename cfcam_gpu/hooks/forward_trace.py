@@ -5,14 +5,15 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.autograd.graph import Node
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
@@ -22,10 +23,10 @@ from ..targets.request import Request, logits_for, resolve
 from . import own_thread
 from .autograd_graph import reached_from
 from .evidence import Evidence
-from .guard import guarded, noted
-from .laying_out import plausible, with_one
+from .graph_places import with_places
+from .laying_out import as_it_is, plausible, with_one
 from .layouts import Layout
-from .places import own_numbers
+from .recording import recorded
 
 #: How much of an activation may be negative behind a ReLU or its like.
 _HARDLY = 0.25
@@ -99,16 +100,15 @@ class ForwardTrace:
         self._model = model
         with_one(lambda given: self._run(given, request), model, images)
         self.passed = [one for one in self._passed if self._scored is None or one.node in self._scored]
+        placed = with_places([one.node for one in self.passed], self._source, self.evidence)
         for one in self.passed:
-            one.layout = plausible(self.evidence, one.shape)
+            one.settled = one.node in placed
+            one.layout = as_it_is(self.evidence, one.shape) if one.settled else plausible(self.evidence, one.shape)
         self.activations = [one for one in self.passed if one.layout is not None]
 
     def _run(self, images: torch.Tensor, request: Request) -> None:
         self.images, self.request = images, _of_first(request, len(images))
-        try:
-            output = self._forward(images, graph=True)
-        except RuntimeError:  # what some models do in place can't be recorded
-            output = self._forward(images, graph=False)
+        output = recorded(self._model, images, partial(self._forward, images))
         tensors = tensors_in(output)
         if any(bool(tensor.isnan().any()) for tensor in tensors):  # of which nothing can be chosen
             raise NotFiniteError("logits: expected finite numbers within float32; image 0 has NaN or infinity")
@@ -116,22 +116,14 @@ class ForwardTrace:
         roots = [score.grad_fn for score in self._scores(output)] or [tensor.grad_fn for tensor in tensors]
         self._scored = reached_from(roots) if any(root is not None for root in roots) else None
 
-    def _forward(self, images: torch.Tensor, *, graph: bool) -> Any:
+    def _forward(self, images: torch.Tensor, given: torch.Tensor, source: Node | None) -> Any:
         self.calls: Counter[str] = Counter()
         self._passed: list[Activation] = []
         self._made: dict[str, Node | None] = {}
         self._remembered: dict[int, tuple[weakref.ref[torch.Tensor], int, Activation | None]] = {}
-        with torch.inference_mode(False), torch.set_grad_enabled(graph):
-            given = images.detach().clone().requires_grad_(graph).clone()
+        self._source = source
         self.evidence = Evidence(self._model, images, given)
-        with ExitStack() as around:
-            around.enter_context(own_thread.hooked(self._attach()))
-            around.enter_context(guarded(self._model))
-            around.enter_context(noted(self._model, images))
-            around.enter_context(own_numbers(self._model, images))
-            around.enter_context(torch.set_grad_enabled(graph))
-            # The graph is looked at and never gone through: what a backward would need isn't kept.
-            around.enter_context(saved_tensors_hooks(lambda _: None, _never))
+        with own_thread.hooked(self._attach()):
             return self._model(given)
 
     def _scores(self, output: Any) -> list[torch.Tensor]:
@@ -221,8 +213,8 @@ def _is_reshaped(module: nn.Module) -> bool:
 
 def _negative(activation: torch.Tensor) -> float:
     """How much of an activation is negative; one that is zero everywhere tells nothing, so all."""
-    total = activation.abs().sum()
-    return float(activation.clamp(max=0).abs().sum() / total) if total > 0 else 1.0
+    total, balance = (float(one.sum(dtype=torch.float32)) for one in (activation.abs(), activation))
+    return (total - balance) / 2 / total if total > 0 else 1.0
 
 
 def _of_first(request: Request, count: int) -> Request:
@@ -231,7 +223,3 @@ def _of_first(request: Request, count: int) -> Request:
         None if rows is None else rows[:count] for rows in (request.indices, request.predicted, request.scores)
     )
     return replace(request, indices=indices, predicted=predicted, scores=scores)  # type: ignore[arg-type]
-
-
-def _never(_: Any) -> torch.Tensor:
-    raise RuntimeError("no backward goes through this graph")

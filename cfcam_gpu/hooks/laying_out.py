@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 
 from ..core.axes import ACTIVATIONS
 from ..core.finite import NotFiniteError
@@ -17,10 +18,11 @@ from . import own_thread, token_places
 from .activation_hook import did_not_run, floating, runs_twice
 from .evidence import Evidence
 from .frames import Frame, frame_of, plain_frame
+from .graph_places import with_places
 from .grid_places import expected_reading, of_grid
-from .guard import guarded, noted
 from .layouts import Layout
-from .places import Seen, folded_order, look, own_numbers
+from .places import Seen, folded_order, look
+from .recording import recorded
 from .target_layer import TargetLayer
 
 _REMEDY = (
@@ -65,28 +67,35 @@ def laid_out(model: nn.Module, images: torch.Tensor, layers: Sequence[TargetLaye
     unknown = [layer for layer in layers if not layer.knows_layout(size)]
     if not unknown:
         return tuple(layers)
-    shapes: dict[str, tuple[int, ...]] = {}
+    measured: dict[str, _Measured] = {}
 
-    def observe(given: torch.Tensor) -> Evidence:
-        shapes.clear()
-        copy = given.clone()  # the model may write to it
-        evidence = Evidence(model, given, copy)
+    def observe(given: torch.Tensor) -> tuple[Evidence, Node | None]:
+        def forward(copy: torch.Tensor, source: Node | None) -> tuple[Evidence, Node | None]:
+            measured.clear()
+            evidence = Evidence(model, given, copy)
 
-        def handles() -> Any:
-            yield from evidence.attach()
-            for layer in unknown:
-                yield layer.hook(partial(_measure, layer, shapes))
+            def handles() -> Any:
+                yield from evidence.attach()
+                for layer in unknown:
+                    yield layer.hook(partial(_measure, layer, measured))
 
-        with own_thread.hooked(handles()), guarded(model), noted(model, given), own_numbers(model, given):
-            model(copy)
-        return evidence
+            with own_thread.hooked(handles()):
+                model(copy)
+            return evidence, source
 
-    evidence = with_one(observe, model, images)
-    missing = next((layer for layer in unknown if layer.name not in shapes), None)
+        return recorded(model, given, forward)
+
+    evidence, source = with_one(observe, model, images)
+    missing = next((layer for layer in unknown if layer.name not in measured), None)
     if missing is not None:
         raise did_not_run(missing, model)
+    placed = with_places([one.node for one in measured.values()], source, evidence)
+    unsure = [(layer, measured[layer.name].shape) for layer in unknown if measured[layer.name].node not in placed]
+    decided = iter(decide(evidence, unsure) if unsure else ())
     found: list[Layout] = []
-    for layout in decide(evidence, [(layer, shapes[layer.name]) for layer in unknown]):
+    for layer in unknown:
+        shape, node = measured[layer.name]
+        layout = as_it_is(evidence, shape) if node in placed else next(decided)
         if isinstance(layout, ValueError):
             raise layout
         found.append(layout)
@@ -165,6 +174,12 @@ def _moved(evidence: Evidence, name: str) -> ValueError:
     )
 
 
+def as_it_is(evidence: Evidence, shape: tuple[int, ...]) -> Layout:
+    """The layout of a tensor (B, C, *spatial) that has the places of the whole image in its order."""
+    reading = evidence.readings(shape)[0]
+    return plain_frame(len(evidence.size)).layout(reading, evidence.whole)
+
+
 def plausible(evidence: Evidence, shape: tuple[int, ...]) -> Layout | None:
     """A layout that a tensor of this shape may have by its shape alone; None where it has none."""
     reading, frame = expected_reading(evidence, shape), plain_frame(len(evidence.size))
@@ -179,13 +194,20 @@ def plausible(evidence: Evidence, shape: tuple[int, ...]) -> Layout | None:
     return None
 
 
-def _measure(layer: TargetLayer, shapes: dict[str, tuple[int, ...]], value: Any) -> None:
-    if layer.name in shapes:
+class _Measured(NamedTuple):
+    """A tensor's shape, and its place in autograd's graph."""
+
+    shape: tuple[int, ...]
+    node: Node | None
+
+
+def _measure(layer: TargetLayer, measured: dict[str, _Measured], value: Any) -> None:
+    if layer.name in measured:
         raise runs_twice(layer.name)
     activation = floating(value, layer.name)
     if not bool(activation.isfinite().all()):  # nothing can be seen of its places, and it is refused in the end
         raise NotFiniteError("activations: expected finite numbers within float32; image 0 has NaN or infinity")
-    shapes[layer.name] = tuple(activation.shape)
+    measured[layer.name] = _Measured(tuple(activation.shape), activation.grad_fn)
 
 
 def _layout(
