@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ..core.cluster_filter import percentile_rank
 from ..core.config import Config
-from . import compiled_graph, compiled_products
+from . import compiled_graph
+from .compiled_products import pooled_products, smooth_products
 from .pairs import InDoubtError, Pairs
-from .weighing import Filter, matrices, noise_left
+from .weighing import Filter, matrices, noise_left, profile
 
 #: The most neighbours that are kept of each point.
 MAX_NEIGHBOR = 16
@@ -59,28 +60,28 @@ def settle(pairs: Pairs, config: Config) -> tuple[float, NDArray[np.int64]]:
 
 def weighs(config: Config, smooth: Filter) -> bool:
     """Whether :func:`weigh` covers a configuration and the maps of a filter."""
-    return config.combine != "pooled" and config.gradient == "own" and config.sigma > 0 and smooth.by_matrices
+    if config.combine == "pooled":
+        return True
+    return config.gradient == "own" and config.sigma > 0 and smooth.by_matrices
 
 
 def weigh(
     activations: torch.Tensor, gradients: torch.Tensor, labels: torch.Tensor, config: Config, smooth: Filter
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As :func:`cfcam_gpu.engines.weighing.weigh`."""
-    rows, columns, inside = matrices(smooth)
-    maps, weights = np.empty((len(gradients), *inside.shape)), np.empty(gradients.shape[:2])
-    channels = len(labels), *inside.shape
-    for of_target, map_, of_channels in zip(gradients.numpy(), maps, weights):
-        compiled_products.smooth_products(
-            np.ascontiguousarray(activations.numpy().reshape(channels)),
-            np.ascontiguousarray(of_target.reshape(channels)),
-            labels.numpy(),
-            rows,
-            columns,
-            inside,
-            noise_left(smooth),
-            config.combine == "positive",
-            float(config.noise_floor),
-            map_,
-            of_channels,
-        )
+    shape = len(labels), math.prod(smooth.size)
+    of_image, of_channels = _in_order(activations.numpy(), shape), labels.numpy()
+    maps, weights = np.empty((len(gradients), shape[1])), np.empty((len(gradients), shape[0]))
+    for gradient, map_, weight in zip(gradients.numpy(), maps, weights):
+        given = of_image, _in_order(gradient, shape), of_channels
+        if config.combine == "pooled":
+            own, softmax = config.gradient == "own", config.weighting == "softmax"
+            pooled_products(*given, profile(smooth).numpy(), own, softmax, map_, weight)
+        else:
+            positive, floor = config.combine == "positive", float(config.noise_floor)
+            smooth_products(*given, *matrices(smooth), noise_left(smooth), positive, floor, map_, weight)
     return torch.from_numpy(maps).reshape(-1, *smooth.size), torch.from_numpy(weights)
+
+
+def _in_order(values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(values.reshape(shape))

@@ -1,4 +1,4 @@
-"""Gradients filtered, and multiplied by activations position by position; compiled by numba.
+"""Gradients filtered, and multiplied by activations, pooled or position by position; compiled by numba.
 
 As `weighing` does it by torch's operators.
 """
@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from ..core.cluster_filter import DEAD, NOISE
+from ..core.cluster_filter import DEAD, DOMINANT, NOISE
 from .compiled_radius import compile_
 
 #: Channels that are filtered side by side, their numbers beside each other in memory.
@@ -22,7 +22,7 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
 
     Parameters
     ----------
-    activations, gradients : (C, h, w) float64
+    activations, gradients : (C, h w) float64
     labels : (C,) int64
     rows, columns : (h, h) and (w, w) float64
         The filter along each axis, symmetric.
@@ -34,18 +34,17 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
         Multiply what is positive above the noise floor alone.
     floor : float
         How many standard deviations of the noise that is.
-    map_ : (h, w) float64
+    map_ : (h w,) float64
         Where the map goes, without its ReLU.
     weights : (C,) float64
         Where the weights go.
     """
-    channels, height, width = gradients.shape
-    positions = height * width
+    height, width = inside.shape
+    channels, positions = gradients.shape
     blocks = (channels + _LANES - 1) // _LANES
     filtered = np.empty((blocks, positions, _LANES))
     variance = np.zeros(blocks * _LANES)
     own, half = np.zeros((positions, _LANES)), np.empty((positions, _LANES))
-    flat = gradients.reshape(channels, positions)
     around = inside.reshape(positions)
     total = np.empty(_LANES)
     for block in range(blocks):
@@ -54,7 +53,7 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
         for p in range(positions):
             given = own[p]
             for lane in range(lanes):
-                given[lane] = flat[first + lane, p]
+                given[lane] = gradients[first + lane, p]
         for y in range(height):
             row = own[y * width : (y + 1) * width]
             for x in range(width):
@@ -74,10 +73,8 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
             for lane in range(_LANES):
                 variance[first + lane] = total[lane] / positions * left
     if floor > 0:
-        _share_variance(variance, labels)
-    activations = activations.reshape(channels, positions)
-    product = map_.reshape(positions)
-    product[:] = 0.0
+        _average(variance, labels)
+    map_[:] = 0.0
     for c in range(channels):
         weights[c] = 0.0
         if labels[c] == DEAD:
@@ -91,7 +88,7 @@ def smooth_products(activations, gradients, labels, rows, columns, inside, left,
             if positive and value < 0:
                 value = 0.0
             sum_ += value
-            product[p] += value * activations[c, p]
+            map_[p] += value * activations[c, p]
         weights[c] = sum_ / positions
 
 
@@ -117,14 +114,76 @@ def _combine(given, taps, into):
 
 
 @compile_
-def _share_variance(variance, labels):
-    """Average the variance over each cluster and over the noise channels, which are a group like a cluster."""
+def _average(values, labels):
+    """Give the channels of each cluster their mean, and those of the noise, a group like a cluster, theirs."""
     groups = max(labels.max() + 2, 1)
     sums, members = np.zeros(groups), np.zeros(groups)
     for c in range(len(labels)):
         if labels[c] >= NOISE:
-            sums[labels[c] + 1] += variance[c]
+            sums[labels[c] + 1] += values[c]
             members[labels[c] + 1] += 1
     for c in range(len(labels)):
         if labels[c] >= NOISE:
-            variance[c] = sums[labels[c] + 1] / members[labels[c] + 1]
+            values[c] = sums[labels[c] + 1] / members[labels[c] + 1]
+
+
+@compile_
+def pooled_products(activations, gradients, labels, profile, own, softmax, map_, weights):
+    """Steps 3 to 5 of weights that are spatial means; one target.
+
+    Parameters
+    ----------
+    activations, gradients : (C, P) float64
+    labels : (C,) int64
+    profile : (P,) float64
+        What each position counts for in the mean of a smoothed map.
+    own : bool
+        Channels keep their own gradient; else that of their cluster, and dominant ones theirs, which is not smoothed.
+    softmax : bool
+    map_ : (P,) float64
+        Where the map goes, without its ReLU.
+    weights : (C,) float64
+        Where the weights go.
+    """
+    channels, positions = gradients.shape
+    for c in range(channels):
+        row = gradients[c]
+        total = 0.0
+        if not own and labels[c] == DOMINANT:
+            for p in range(positions):
+                total += row[p]
+            total /= positions
+        else:
+            for p in range(positions):
+                total += row[p] * profile[p]
+        weights[c] = total
+    if own:
+        for c in range(channels):
+            weights[c] = 0.0 if labels[c] == DEAD else weights[c]
+    else:
+        _average(weights, labels)
+        for c in range(channels):
+            weights[c] = weights[c] if labels[c] >= 0 or labels[c] == DOMINANT else 0.0
+    if softmax:
+        _softmax(weights, labels)
+    map_[:] = 0.0
+    for c in range(channels):
+        weight, row = weights[c], activations[c]
+        if weight != 0:
+            for p in range(positions):
+                map_[p] += weight * row[p]
+
+
+@compile_
+def _softmax(weights, labels):
+    """Of the dominant and the clustered channels; 0 of the others, and of all where there is none."""
+    largest, total = -np.inf, 0.0
+    for c in range(len(labels)):
+        if (labels[c] >= 0 or labels[c] == DOMINANT) and weights[c] > largest:
+            largest = weights[c]
+    for c in range(len(labels)):
+        valid = labels[c] >= 0 or labels[c] == DOMINANT
+        weights[c] = math.exp(weights[c] - largest) if valid else 0.0
+        total += weights[c]
+    for c in range(len(labels)):
+        weights[c] /= max(total, 1.0)

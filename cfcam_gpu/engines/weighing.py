@@ -87,7 +87,7 @@ def noise_left(smooth: Filter) -> float:
 
 
 @lru_cache(64)
-def _profile(smooth: Filter) -> torch.Tensor:
+def profile(smooth: Filter) -> torch.Tensor:
     """(P,): what each position counts for in the mean of a smoothed map."""
     # The filter along an axis is symmetric, and so what a position gives to others is what it gets of ones.
     return smooth(torch.ones(smooth.size, dtype=torch.float64)).flatten() / prod(smooth.size)
@@ -130,7 +130,7 @@ def weigh(
 def _pooled(gradients: torch.Tensor, labels: torch.Tensor, config: Config, smooth: Filter) -> torch.Tensor:
     """Weights (T, C), of which only the means of the filtered gradients are needed."""
     flat = gradients.flatten(2)
-    weights = flat @ _profile(smooth)
+    weights = flat @ profile(smooth)
     if config.gradient == "own":
         weights[:, labels == DEAD] = 0.0
     else:
