@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cfcam_gpu.engines import EngineResult, reference
+from cfcam_gpu.engines import EngineResult, cpu
 from cfcam_gpu.engines.execution import are_finite
 
 from .small import CONFIGS
@@ -91,7 +91,7 @@ def install(monkeypatch):
 def _engine(
     activations: torch.Tensor, gradients: torch.Tensor, name: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return tuple(reference.run(activations.nan_to_num(), gradients.nan_to_num(), CONFIGS[name]))
+    return tuple(cpu.run(activations.nan_to_num(), gradients.nan_to_num(), CONFIGS[name]))
 
 
 def _run_checked(activations, gradients, config):

@@ -43,7 +43,7 @@ def interrupted():
 
 
 class Interrupted(nn.Module):
-    """Ctrl-C in the tenth forward, the second batch: most of the others see where the layers are in a blank image."""
+    """Ctrl-C in the fourth forward, the second batch: the first two see where the layers are."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Interrupted(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        if self.calls == 10:
+        if self.calls == 4:
             raise KeyboardInterrupt
         return x
 

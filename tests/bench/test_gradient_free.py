@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import gradient_free, tables
+from bench import cost_tables, gradient_free, tables
 from cfcam_gpu.evaluation import evaluate
 
 MODEL = "tests.networks:two_scales"
@@ -90,6 +90,7 @@ def test_a_gain_is_positive_where_ours_is_better(tmp_path, monkeypatch):
     ratios = {"scorecam / forward": {"median": 612.3}, "scorecam / cfcam": {"median": 99.96}}
     (tmp_path / "x-2-cores-gradient-free.json").write_text(json.dumps({"ratios": ratios}))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(cost_tables, "RESULTS", tmp_path)
     (row,) = [line for line in tables.gradient_free_gains() if line.startswith("| Score-CAM")]
     assert row == "| Score-CAM |  |  | -2.0 [-4.0, -1.0] |  | +2.0 [+1.0, +4.0] |  |  |  |  |"
     (row,) = [

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench import scaling, tables
+from bench import cost_tables, scaling
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def record(tmp_path, monkeypatch):
     given = ["--network", "tiny", "--batches", "1", "2", "--out", str(tmp_path)]
     assert scaling.main(given) == 0
     (path,) = tmp_path.glob("*-cores-scaling.json")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(cost_tables, "RESULTS", tmp_path)
     return json.loads(path.read_text())
 
 
@@ -31,13 +31,13 @@ def test_the_record_and_its_tables(record):
         "volumes, 64 x 64 x 64": [64, 64, 64],
         "signals, 10,000 samples": [10_000],
     }
-    assert [line.split(" | ")[0] for line in list(tables.scaling_batches())[2:]] == ["| 1", "| 2"]
-    assert list(tables.scaling_batches())[3].endswith("| 1.5 | 1.50 |")
-    assert list(tables.scaling_asked())[2].startswith("| components | ")
-    assert len(list(tables.scaling_inputs())) == 4
+    assert [line.split(" | ")[0] for line in list(cost_tables.scaling_batches())[2:]] == ["| 1", "| 2"]
+    assert list(cost_tables.scaling_batches())[3].endswith("| 1.5 | 1.50 |")
+    assert list(cost_tables.scaling_asked())[2].startswith("| components | ")
+    assert len(list(cost_tables.scaling_inputs())) == 4
     cores = record["machine"]["cores"]
     if cores == 2:
-        assert list(tables.scaling_processes())[3:5] == [
+        assert list(cost_tables.scaling_processes())[3:5] == [
             "| bare forward | 2 | 19.0 | 1.90 | 95% |",
             "| bare forward | 4 | 18.0 | 1.80 | 90% |",
         ]

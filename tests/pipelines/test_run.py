@@ -289,7 +289,7 @@ def test_no_room_for_a_single_image_stops_a_run_that_goes_on_later(source, tmp_p
     options = {"batch_size": 2, "shard_size": 2}
     explain(source, tmp_path / "whole", model=narrow(8), **options)
     with pytest.raises(RuntimeError, match="out of memory with a single image"):
-        explain(source, tmp_path / "out", model=narrow(8, batches=11), **options)
+        explain(source, tmp_path / "out", model=narrow(8, batches=5), **options)
     assert explain(source, tmp_path / "out", model=narrow(8), **options).before == 6
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
