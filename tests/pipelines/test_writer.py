@@ -115,8 +115,8 @@ def test_left_by_an_exception_it_writes_what_is_whole_and_the_exception_stays(wr
     assert written == [2, 4]
 
 
-def _interrupt(*moments):
-    """Ctrl-C in the main thread, so many seconds from now each."""
+def _interrupt(*moments, senders=None):
+    """Ctrl-C in the main thread, so many seconds from now each; the thread that sends them is in `senders` before."""
 
     def send():
         began = time.monotonic()
@@ -125,6 +125,8 @@ def _interrupt(*moments):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=send)
+    if senders is not None:
+        senders.append(thread)
     thread.start()
     return thread
 
@@ -133,18 +135,18 @@ def _interrupt(*moments):
 @pytest.mark.parametrize("moments", [(0.0,), (0.0, 0.03), (0.0, 0.01, 0.02, 0.05, 0.1)])
 def test_however_often_it_is_interrupted_nothing_is_written_when_it_has_been_left(written, moments):
     store = Slow()
-    sender = None
+    senders = []
     # While it waits for room, and while it waits for the end.
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
         with writing(store, written) as writer:
             writer.put(*batch(0, 1))
             store.writing.wait()
-            sender = _interrupt(*moments)
+            _interrupt(*moments, senders=senders)
             put_forever(writer)
         pytest.fail("left without a word")
     tried, threads = store.tried, [thread for thread in threading.enumerate() if thread.name == "cfcam-writer"]
     assert not threads
-    sender.join()
+    senders[0].join()
     time.sleep(0.3)
     assert store.tried == tried == store.images, "what was under way was finished, and nothing begun behind it"
     assert tried <= WAITING + 2, "no more than was handed over"
