@@ -21,7 +21,7 @@ from torch import nn
 from cfcam_gpu import CFCAM
 from cfcam_gpu.latency import memory
 from cfcam_gpu.latency.candidates import forward
-from cfcam_gpu.latency.machine import cores_time, machine, taken_by_others
+from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
 from cfcam_gpu.latency.timing import Call, keep_freed_memory, ratios, summary, time_in_turn
 
 from . import models
@@ -74,17 +74,23 @@ def explained(model: nn.Module, **options: Any) -> Call:
 
 
 def of_batches(network: Network, batches: tuple[int, ...]) -> dict[str, Any]:
-    """Time at each batch size, with the bare forward, and the memory of each in a process of its own."""
+    """Time at each batch size, with the bare forward."""
     model = network.build()
     calls = {"forward": forward(model), "cfcam": explained(model)}
     found = {}
     # The largest first: the heap has then grown to what all need, and no page faults of its growth are timed later.
     for size in sorted(batches, reverse=True):
         rounds = max(3, ROUNDS * min(batches) // size)
-        one = timed(calls, models.photographs(size, network.norm), "forward", rounds)
-        one["memory_mib"] = {name: memory.in_child(_peak, network.name, name, size) for name in calls}
-        found[str(size)] = one
+        found[str(size)] = timed(calls, models.photographs(size, network.norm), "forward", rounds)
     return dict(reversed(found.items()))
+
+
+def add_memory(network: Network, batches: dict[str, Any]) -> None:
+    """Peaks of each, in MiB, in processes of their own."""
+    for size, one in batches.items():
+        one["memory_mib"] = {
+            name: memory.in_child(_peak, network.name, name, int(size)) for name in ("forward", "cfcam")
+        }
 
 
 def _peak(network: str, name: str, size: int) -> float | None:
@@ -172,6 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
         "batches": of_batches(network, tuple(options.batches)),
     }
     taken = taken_by_others(before, cores_time())
+    if taken is not None and taken > DISTURBED:
+        print(f"other processes took {taken:.0%} of the cores: measure again on an idle machine")
+    add_memory(network, parts["batches"])
     record = {
         "benchmark": "scaling",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import exp, expm1, log1p
 from sys import float_info
 from typing import Any, NamedTuple
 
@@ -281,24 +282,18 @@ def filter_gradients(gradients: Array, labels: Array, config: Config, ops: Primi
 def noise_floor(gradients: Array, filtered: Array, labels: Array, config: Config, ops: Primitives) -> Array:
     """`noise_floor` standard deviations of the noise that the filter left in each channel, (C,).
 
-    White noise of variance v leaves v q in the filtered gradient and v (1 - 2 k + q) in the residual, with q the sum of
-    the filter's squared taps and k its centre tap: so the one is told from the other. The filter is a product of one
-    along each axis, and so are q and k. Variances are averaged over each cluster and over the noise channels; dominant
-    channels keep their own.
+    It is told from the residual, see :func:`noise_left`. Variances are averaged over each cluster and over the noise
+    channels; dominant channels keep their own.
     """
     xp = ops.xp
     channels, *size = gradients.shape
-    reach = int(4 * config.sigma + 0.5)
-    if config.noise_floor == 0 or reach == 0:  # a filter of one tap leaves no residual to tell noise by
+    left = 0.0 if config.noise_floor == 0 else noise_left(config.sigma, len(size))
+    if left == 0:
         return xp.zeros(channels)
-    impulse = xp.zeros((1, 2 * reach + 1))
-    impulse[0, reach] = 1.0
-    taps = ops.gaussian(impulse, config.sigma, "zero")
-    squares, centre = (taps * taps).sum() ** len(size), taps.max() ** len(size)
     # A zero boundary pulls the filtered gradient down; the residual is taken from the mean of what is inside.
     inside = ops.gaussian(xp.ones((1, *size)), config.sigma, config.boundary)
     residual = gradients - filtered / inside
-    variance = (residual * residual).reshape(channels, -1).mean(axis=1) * squares / (1 - 2 * centre + squares)
+    variance = (residual * residual).reshape(channels, -1).mean(axis=1) * left
     shared = xp.nonzero(labels >= NOISE)[0]
     if shared.size:
         ids = labels[shared] - NOISE  # the noise channels are a group like a cluster
@@ -306,6 +301,31 @@ def noise_floor(gradients: Array, filtered: Array, labels: Array, config: Config
         counts = xp.maximum(member.sum(axis=1), 1.0)  # there may be no noise channel
         variance[shared] = (member @ variance[shared] / counts)[ids]
     return config.noise_floor * xp.sqrt(variance)
+
+
+def noise_left(sigma: float, axes: int) -> float:
+    """What white noise leaves in the filtered gradient over what it leaves in the residual.
+
+    0 of a filter so narrow that the residual tells as much of rounding as of noise.
+
+    White noise of variance v leaves v q in the filtered gradient and v (1 - 2 k + q) in the residual, with q the sum of
+    the filter's squared taps and k its centre tap. The filter is a product of one along each axis, and so are q and k.
+
+    Parameters
+    ----------
+    sigma : float
+        Above 0, in positions.
+    axes : int
+    """
+    reach = int(4 * sigma + 0.5)
+    others = [exp(-0.5 * (k / sigma) ** 2) for k in range(1, reach + 1)]  # beside a centre tap of 1, on either side
+    total, squares = 2 * sum(others), 2 * sum(tap * tap for tap in others)
+    if total < 1e-6:
+        return 0.0
+    # 1 - 2 k + q = (1 - k)^2 + (q - k^2), which a narrow filter leaves next to nothing of.
+    centre = (1 + total) ** -axes
+    beside = centre * centre * expm1(axes * log1p(squares))
+    return (centre * centre + beside) / (expm1(-axes * log1p(total)) ** 2 + beside)
 
 
 def _by_channel(values: Array, maps: Array) -> Array:

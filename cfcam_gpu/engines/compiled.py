@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.cluster_filter import percentile_rank
+from ..core.cluster_filter import noise_left, percentile_rank
 from ..core.config import Config
 from . import compiled_graph
 from .compiled_products import pooled_products, smooth_products
 from .pairs import InDoubtError, Pairs
-from .weighing import Filter, matrices, noise_left, profile
+from .weighing import Filter, matrices, profile
 
 #: The most neighbours that are kept of each point.
 MAX_NEIGHBOR = 16
@@ -79,9 +79,19 @@ def weigh(
             pooled_products(*given, profile(smooth).numpy(), own, softmax, map_, weight)
         else:
             positive, floor = config.combine == "positive", float(config.noise_floor)
-            smooth_products(*given, *matrices(smooth), noise_left(smooth), positive, floor, map_, weight)
+            left = noise_left(config.sigma, len(smooth.size)) if floor > 0 else 0.0
+            smooth_products(*given, *matrices(smooth), left, positive, floor, map_, weight)
     return torch.from_numpy(maps).reshape(-1, *smooth.size), torch.from_numpy(weights)
 
 
 def _in_order(values: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
     return np.ascontiguousarray(values.reshape(shape))
+
+
+def warm_up() -> None:
+    """Compile what there is, or fetch it from the folder where it is kept."""
+    values = torch.rand((1, 4, 2, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pairs, labels = Pairs(values[0].flatten(1).numpy(), factors_of), torch.zeros(4, dtype=torch.int64)
+    for config in (Config(), Config.two_level()):
+        settle(pairs, config)
+        weigh(values[0], values, labels, config, Filter.of(values, config))

@@ -75,7 +75,7 @@ def settle(squares, points, unit, error, rank, share, number, min_samples, label
     if eps < 0:
         return -1.0
     eps = max(eps, MIN_EPS)
-    square = min((eps / unit) * (eps / unit), 8.0)
+    square = min(eps / unit, 3.0) ** 2  # none is above 4
     sure = np.float32(max(square - 1.1 * error, -1.0))
     neighbors = np.empty(len(points), np.int32)
     if not _decide(squares, starts, points, eps, sure, np.float32(square + 1.1 * error), neighbors):

@@ -1,6 +1,7 @@
 """The CPU engine: what the oracle computes, in a fraction of its time.
 
-Labels and radii are those of :mod:`cfcam_gpu.engines.reference` to the last bit, maps within float64's rounding. Step 1
+Labels and radii are those of :mod:`cfcam_gpu.engines.reference` to the last bit, maps within float64's rounding of
+what is added up. Step 1
 is the oracle's own code; the rest stands in `pairs`, `graph` and `weighing`, and, compiled where numba is installed, in
 `compiled`. There are as many threads as torch has: ``torch.set_num_threads`` and ``OMP_NUM_THREADS`` say how many.
 """
@@ -97,7 +98,9 @@ def _compiled() -> ModuleType | None:
     if importlib.util.find_spec("numba") is None:
         return None
     try:
-        return importlib.import_module(".compiled", __package__)
-    except Exception as error:  # a release that does not go with NumPy's, or no folder that it may write to
+        found = importlib.import_module(".compiled", __package__)
+        found.warm_up()
+        return found
+    except Exception as error:  # a release that does not go with NumPy's, or what it keeps in a folder is damaged
         _log.warning("engine: 'cpu' runs uncompiled, since numba can't be used: %s", error)
         return None

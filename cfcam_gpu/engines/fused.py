@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import exp
 from typing import NamedTuple
 
 import torch
 
 from ..core.chunks import chunk_size
+from ..core.cluster_filter import noise_left
 from ..core.config import Config
 from . import EngineResult, kernels, rapids
 from .kernels import Argument, Arguments, Launch, Memory
@@ -368,7 +368,7 @@ class _Chunk:
             self.each_map("cluster_gradients", channels, 128, labels, positions, self.per_problem, filtered)
         if floor > 0:
             inputs = self.gradients, filtered, self.filter.inside
-            sizes, spread = (channels, positions, _left_of_noise(config.sigma)), self.at["variance"]
+            sizes, spread = (channels, positions, noise_left(config.sigma, 2)), self.at["variance"]
             self.each_map("residual_variance", -(-channels // 8), 256, *inputs, *sizes, spread)
             variance = self.average(spread, spread, labels, -1)
         multiplied = filtered, variance
@@ -376,12 +376,3 @@ class _Chunk:
         self.each_map("filtered_weights", -(-channels // 8), 256, *multiplied, *sizes, result.weights)
         sizes = channels, positions, self.targets, positive, floor
         self.each_map("product_maps", -(-positions // 32), 1024, self.activations, *multiplied, *sizes, result.raw_maps)
-
-
-def _left_of_noise(sigma: float) -> float:
-    """What white noise leaves in the filtered gradient, over what it leaves in the residual; noise_floor."""
-    reach = int(4 * sigma + 0.5)
-    taps = [exp(-0.5 * (k / sigma) ** 2) for k in range(-reach, reach + 1)]
-    squares, centre = (sum(tap * tap for tap in taps) / sum(taps) ** 2) ** 2, (taps[reach] / sum(taps)) ** 2
-    residual = 1 - 2 * centre + squares
-    return squares / residual if residual > 0 else 0.0  # one tap leaves no residual to tell the noise from

@@ -86,7 +86,7 @@ class Pairs:
         factors = [torch.from_numpy(factor) for factor in (left, right)]
         if not in_float32:
             factors = [factor.double() for factor in factors]
-        squares = torch.empty(int(self._starts[-1]))
+        squares = torch.empty(int(self._starts[-1]), dtype=torch.float32)
         with torch.autocast("cpu", enabled=False):
             for first, start, end in zip(self._firsts, self._starts, self._starts[1:]):
                 band = squares[start:end].view(-1, int(len(self) - first))
@@ -132,8 +132,7 @@ class Pairs:
         ------
         InDoubtError
         """
-        # No square is above 4.
-        square = min((eps / self.unit) ** 2, 8.0)
+        square = min(eps / self.unit, 3.0) ** 2  # none is above 4
         sure, perhaps = max(square - 1.1 * self.error, -1.0), square + 1.1 * self.error
         near = self.squares <= np.float32(sure)
         doubtful = np.flatnonzero((self.squares <= np.float32(perhaps)) ^ near)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..core.cluster_filter import DEAD, DOMINANT, NOISE
+from ..core.cluster_filter import DEAD, DOMINANT, NOISE, noise_left
 from ..core.config import Config
 
 #: The longest axis that is filtered by a matrix.
@@ -73,20 +73,7 @@ def matrices(smooth: Filter) -> tuple[NDArray[np.float64], NDArray[np.float64], 
     return rows, columns, rows.sum(axis=1)[:, None] * columns.sum(axis=1)
 
 
-@lru_cache(64)
-def noise_left(smooth: Filter) -> float:
-    """What white noise leaves in the smoothed map over what it leaves in the residual; ``noise_floor``."""
-    reach = int(4 * smooth.sigma + 0.5)
-    if reach == 0:  # one tap leaves no residual to tell noise by
-        return 0.0
-    impulse = np.zeros(2 * reach + 1)
-    impulse[reach] = 1.0
-    taps = ndimage.gaussian_filter1d(impulse, smooth.sigma, mode="constant", truncate=4.0)
-    squares, centre = float((taps * taps).sum()) ** len(smooth.size), float(taps.max()) ** len(smooth.size)
-    return squares / (1 - 2 * centre + squares)
-
-
-@lru_cache(64)
+@lru_cache(8)
 def profile(smooth: Filter) -> torch.Tensor:
     """(P,): what each position counts for in the mean of a smoothed map."""
     # The filter along an axis is symmetric, and so what a position gives to others is what it gets of ones.
@@ -166,7 +153,7 @@ def _noise_floor(
     """As :func:`cfcam_gpu.core.cluster_filter.noise_floor`, (T, C)."""
     inside = smooth(torch.ones(smooth.size, dtype=torch.float64))
     residual = torch.addcdiv(gradients, filtered, inside, value=-1).flatten(2)
-    variance = residual.square_().mean(dim=2).mul_(noise_left(smooth))
+    variance = residual.square_().mean(dim=2).mul_(noise_left(config.sigma, len(smooth.size)))
     # The noise channels are a group like a cluster.
     shared = _group_means(variance, labels, lowest=NOISE)
     return torch.where(labels >= NOISE, shared, variance).sqrt_().mul_(config.noise_floor)

@@ -30,6 +30,8 @@ _HOST_IS_FULL = ("[enforce fail at alloc_cpu", "DefaultCPUAllocator")
 _NONE: Mapping[str, Any] = MappingProxyType({"median": 0.0})
 #: New explainers whose first call is timed.
 FIRST = 5
+#: The largest batch size.
+MOST = 65536
 
 Told = Callable[[str], None]
 
@@ -79,9 +81,11 @@ def check_job(job: Job) -> Run:
     ImportError, TypeError, ValueError, RuntimeError
         If batch sizes, methods, model, weights, layer, engine or device can't be what is meant; the message says why.
     """
-    for name, number in (("batch_size", min(job.batch_sizes, default=0)), ("rounds", job.rounds)):
-        if number < 1:
-            raise ValueError(f"{name}: expected whole numbers of at least 1; got {number}")
+    if not job.batch_sizes or not all(1 <= size <= MOST for size in job.batch_sizes):
+        got = ", ".join(map(str, job.batch_sizes)) or "none"
+        raise ValueError(f"batch_size: expected whole numbers from 1 to {MOST}; got {got}")
+    if job.rounds < 1:
+        raise ValueError(f"rounds: expected a whole number of at least 1; got {job.rounds}")
     if not job.seconds > 0:
         raise ValueError(f"seconds: expected more than 0; got {job.seconds}")
     methods = candidates.known(job.methods)
@@ -136,10 +140,10 @@ class Run:
             tell(f"batch {size}: {', '.join(calls)}")
             try:
                 batches.append(self._batch(calls, size, tell))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._note(f"batch {size}, and what is larger: not measured: out of memory", tell)
+            except Exception as error:  # the bare forward's own, of a model that takes no such batch
+                check(self.loaded.device)
+                why = "out of memory" if is_out_of_memory(error) else _first_line(error)
+                self._note(f"batch {size}, and what is larger: not measured: {why}", tell)
                 break
         calls.clear()
         self._add_memory(batches, tell)
@@ -173,8 +177,7 @@ class Run:
     def _fails(self, name: str, error: Exception, tell: Told, where: str = "") -> None:
         check(self.loaded.device)  # raises where the device itself is out of order
         error = RuntimeError("out of memory") if is_out_of_memory(error) else error
-        first = reason(error).strip().splitlines()[0]
-        self._note(f"{name}: not measured{where}: {first}", tell)
+        self._note(f"{name}: not measured{where}: {_first_line(error)}", tell)
 
     def _batch(self, calls: Mapping[str, Call], size: int, tell: Told) -> dict[str, Any]:
         """All figures at one batch size; raises where the bare forward does not fit in memory."""
@@ -206,7 +209,7 @@ class Run:
             "images_per_second": {name: round(1e3 * size / one["median"], 2) for name, one in latency.items()},
             "ratios": {figure: ratios(found, [FORWARD]) for figure, found in figures.items()},
             "gates": {name: [one.as_json() for one in checks] for name, checks in gates.items()},
-            "stages": {name: self._stages(name, images) for name in gates if name in passed},
+            "stages": self._all_stages([name for name in gates if name in passed], images, where, tell),
             "taken_by_others": taken,
         }
 
@@ -227,6 +230,15 @@ class Run:
     def _checks(self, name: str, images: torch.Tensor) -> list[gate.Check]:
         layers, config = self._levels(name)
         return gate.check(self.loaded.model.module, layers, config, self.loaded.engine, images)
+
+    def _all_stages(self, names: list[str], images: torch.Tensor, where: str, tell: Told) -> dict[str, Any]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._stages(name, images)
+            except Exception as error:  # the model's own
+                self._fails(f"stages of {name}", error, tell, where)
+        return found
 
     def _stages(self, name: str, images: torch.Tensor) -> dict[str, Any]:
         layers, config = self._levels(name)
@@ -320,6 +332,10 @@ def _guarded(name: str, call: Call, images: torch.Tensor) -> object:
         return call(images)
     except Exception as error:  # as in _made
         raise _FailedError(name, error) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(reason(error).strip().splitlines()), type(error).__name__)
 
 
 def is_out_of_memory(error: Exception) -> bool:

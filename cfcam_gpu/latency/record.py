@@ -31,6 +31,14 @@ _STAGES = {
 }
 
 
+def _version(package: str) -> str | None:
+    """None of what is imported from a folder of its own."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def record(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured, with how it came about.
 
@@ -41,7 +49,7 @@ def record(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
         What :meth:`Run.execute` returned.
     """
     job, loaded = run.job, run.loaded
-    peers = {peer.package: metadata.version(peer.package) for peer in PEERS.values() if peer.installed}
+    peers = {peer.package: _version(peer.package) for peer in PEERS.values() if peer.installed}
     return {
         "benchmark": "latency of a model",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -84,7 +84,7 @@ def stages(
     given = captured.activations, captured.gradients, config
 
     def forward() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(images)
 
     found: dict[str, Work] = {"forward": forward, "capture": lambda: plan.capture(model, images, request)}

@@ -26,6 +26,8 @@ from ..small import draw as images
 #: Of a child, in which the test's own limit does not run.
 SECONDS = 60
 PRESETS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
+#: Before anything is put in its place.
+ORIGINAL = cpu._compiled
 RANDOM = [*dict.fromkeys([*CONFIGS.values(), *(config for _, config in COMBINATIONS.values())])]
 
 
@@ -249,6 +251,45 @@ def test_whatever_autograd_does_meanwhile(mode):
     for ours, theirs in zip(found, expected):
         assert torch.equal(ours, theirs)
         assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_whatever_torchs_default_dtype_is(dtype):
+    activations, gradients = draw("groups")
+    torch.set_default_dtype(dtype)
+    try:
+        for config in PRESETS.values():
+            assert_the_oracles([activations], gradients[None, None], config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-300])
+def test_numbers_that_only_float64_has(scale):
+    rng = np.random.default_rng(0)
+    activations = np.abs(rng.normal(size=(1, 40, 3, 3))) * scale
+    for config in PRESETS.values():
+        assert_the_oracles(activations, rng.normal(size=(1, 1, 40, 3, 3)), config)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.125, 0.15, 0.2])
+@pytest.mark.parametrize("gradient", ["own", "cluster_mean"])
+def test_a_filter_so_narrow_that_next_to_nothing_is_left_of_it(sigma, gradient):
+    activations, gradients = draw("groups")
+    config = Config(gradient=gradient, sigma=sigma, combine="positive", noise_floor=1.0)
+    found = assert_the_oracles([activations], gradients[None, None], config)
+    assert found.raw_maps.isfinite().all()
+
+
+def test_compiled_functions_that_do_not_work_are_not_used(caplog):
+    def damaged():
+        raise EOFError("Ran out of input")
+
+    compiled = needs.module("cfcam_gpu.engines.compiled", "PEERS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "warm_up", damaged)
+        assert ORIGINAL.__wrapped__() is None
+    assert "'cpu' runs uncompiled, since numba can't be used: Ran out of input" in caplog.text
 
 
 def of_a_new_thread():

@@ -14,6 +14,8 @@ from cfcam_gpu.engines import cpu
 from cfcam_gpu.latency import candidates, machine, measure, memory, peers, pictures, timing
 from cfcam_gpu.photographs import photos
 
+from ..networks import two_scales
+
 MODEL = "tests.networks:two_scales"
 
 
@@ -48,6 +50,29 @@ def measured(tmp_path_factory):
         done = bench(out, "--methods", "gradcam,cfcam")
     assert done.exit_code == 0, done.output
     return done, out
+
+
+class Refusing(torch.nn.Module):
+    """A model that takes no batch of two, and doesn't run in inference mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = two_scales()
+
+    def forward(self, images):
+        if len(images) == 2:
+            raise ValueError("no batches of two\nat all")
+        assert not torch.is_inference_mode_enabled()
+        return self.parts(images)
+
+
+def test_what_was_measured_stays_where_the_model_takes_no_larger_batch(tmp_path):
+    done = bench(tmp_path / "out", "--model", f"{__name__}:Refusing", "--batch-size", "1,2,3")
+    assert done.exit_code == 0, done.output
+    record = read(tmp_path / "out")
+    assert [one["batch"] for one in record["batches"]] == [1]
+    assert "batch 2, and what is larger: not measured: no batches of two" in record["notes"]
+    assert "end_to_end" in record["batches"][0]["stages"]["cfcam"]
 
 
 def test_every_candidate_has_every_figure_at_every_batch_size(measured):
@@ -100,8 +125,9 @@ def test_results_that_are_there_are_kept(measured):
     [
         (["--methods", "gradcam,nope"], "methods: expected some of cfcam, cfcam-one"),
         (["--batch-size", "1,two"], "batch_size: expected whole numbers with commas between, such as 1,8; got '1,two'"),
-        (["--batch-size", "0"], "batch_size: expected whole numbers of at least 1; got 0"),
-        (["--batch-size", ""], "batch_size: expected whole numbers of at least 1; got 0"),
+        (["--batch-size", "0"], "batch_size: expected whole numbers from 1 to 65536; got 0"),
+        (["--batch-size", ""], "batch_size: expected whole numbers from 1 to 65536; got none"),
+        (["--batch-size", f"1,{10**23}"], f"batch_size: expected whole numbers from 1 to 65536; got 1, {10**23}"),
         (["--layer", "absent"], "target_layer: the model has no layer 'absent'"),
         (["--engine", "fused"], "engine: 'fused' works on CUDA tensors"),
         (["--model", "lite9"], "model: expected lite0, lite1, lite2"),
