@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -16,7 +15,6 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,9 @@ from rich.table import Table
 
 from cfcam_gpu import Config, __version__, engines, targets
 from cfcam_gpu.engines import cpu, execution
+from cfcam_gpu.environment import version
 from cfcam_gpu.explain.plan import Plan
+from cfcam_gpu.hooks.capture import Captured
 from cfcam_gpu.hooks.layers import choose_two, find
 from cfcam_gpu.latency import gate, memory
 from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
@@ -69,14 +69,11 @@ FIRST, ENGINE_ROUNDS = 5, 7
 UNCOMPILED = "uncompiled"
 
 
-def peak_of(network: Network, candidate: Candidate, batch: int) -> float | None:
+def peak_of(network: str, candidate: str, batch: int) -> float | None:
     """MiB that one call on `batch` images takes beyond model and images; for a process of its own."""
-    call = candidate.setup(network, network.build())
-    return memory.host_peak(call, models.photographs(batch, network.norm))
-
-
-def _peak_by_name(network: str, candidate: str, batch: int) -> float | None:
-    return peak_of(NETWORKS[network], CANDIDATES[candidate], batch)
+    built = NETWORKS[network]
+    call = CANDIDATES[candidate].setup(built, built.build())
+    return memory.host_peak(call, models.photographs(batch, built.norm))
 
 
 def engine_parts(network: str, batch: int) -> dict[str, list[float]]:
@@ -92,27 +89,23 @@ def engine_parts(network: str, batch: int) -> dict[str, list[float]]:
     for name, config in (("cfcam", Config()), ("two-level", Config.two_level())):
         layers = choose_two(model, images) if config.levels == 2 else (find(model, built.layer),)
         captured = Plan.of(layers, config).capture(model, images, targets.read(None, batch))
-        given = captured.activations, captured.gradients, config
-        for engine, names in (
-            ("cpu", (name, f"{name}, {UNCOMPILED}")),
-            (gate.REFERENCE, (f"{name}, {gate.REFERENCE}",)),
-        ):
-            running = engines.choose(engine, images.device)
-            launch = partial(execution.launch, running, *given, coarse=captured.coarse)
-            for each in names:
-                calls[each] = partial(_without_numba if each.endswith(UNCOMPILED) else _plainly, launch)
+        launch = partial(_launch, captured, config)
+        calls[name] = partial(launch, "cpu")
+        calls[f"{name}, {UNCOMPILED}"] = partial(_without_numba, calls[name])
+        calls[f"{name}, {gate.REFERENCE}"] = partial(launch, gate.REFERENCE)
     with threadpoolctl.threadpool_limits(1):
         return time_in_turn(calls, images, ENGINE_ROUNDS, clock=processor_clock)
 
 
-def _plainly(launch: Callable[[], object], images: torch.Tensor) -> object:
-    return launch()
+def _launch(captured: Captured, config: Config, engine: str, images: torch.Tensor) -> object:
+    running = engines.choose(engine, images.device)
+    return execution.launch(running, captured.activations, captured.gradients, config, coarse=captured.coarse)
 
 
-def _without_numba(launch: Callable[[], object], images: torch.Tensor) -> object:
+def _without_numba(call: Call, images: torch.Tensor) -> object:
     """As where numba is not installed."""
     with patch.object(cpu, "_compiled", lambda: None):
-        return launch()
+        return call(images)
 
 
 def measure(network: Network, candidates: list[Candidate], options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +130,7 @@ def measure(network: Network, candidates: list[Candidate], options: argparse.Nam
     peaks: dict[str, list[float | None]] = {one.name: [] for one in passed}
     for _ in range(options.memory_repeats):
         for one in passed:
-            peaks[one.name].append(memory.in_child(_peak_by_name, network.name, one.name, options.memory_batch))
+            peaks[one.name].append(memory.in_child(peak_of, network.name, one.name, options.memory_batch))
     figures = {
         "latency_ms": {name: summary(values) for name, values in times.items()},
         "memory_mib": {name: summary(values) for name, values in peaks.items() if values and None not in values},
@@ -206,7 +199,7 @@ def write(record: dict[str, Any], path: Path) -> None:
 def versions(candidates: list[Candidate]) -> dict[str, str]:
     """Of all that takes part in the figures."""
     names = ["torch", "numpy", "scipy", "scikit-learn", "numba", *(one.package for one in candidates if one.package)]
-    found = {name: _version(name) for name in names}
+    found = {name: version(name) or "unknown" for name in names}
     ours = {"cfcam_gpu": __version__, "commit": commit()}
     return {**ours, "python": platform.python_version(), **found}
 
@@ -219,13 +212,6 @@ def commit() -> str:
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
     except OSError:  # no git here
-        return "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
 

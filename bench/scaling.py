@@ -26,7 +26,7 @@ from cfcam_gpu.latency.timing import Call, keep_freed_memory, ratios, summary, t
 
 from . import models
 from .entries import NETWORKS, Network
-from .latency import ROOT, record_path, versions, write
+from .latency import ROOT, peak_of, record_path, versions, write
 
 BATCHES = (8, 64, 256)
 #: Rounds at the smallest batch; larger ones have as many images in all, and three rounds at least.
@@ -89,15 +89,9 @@ def add_memory(network: Network, batches: dict[str, Any]) -> None:
     """Peaks of each, in MiB, in processes of their own."""
     for size, one in batches.items():
         one["memory_mib"] = {
-            name: memory.in_child(_peak, network.name, name, int(size)) for name in ("forward", "cfcam")
+            name: memory.in_child(peak_of, network.name, candidate, int(size))
+            for name, candidate in (("forward", "forward"), ("cfcam", "two-level"))
         }
-
-
-def _peak(network: str, name: str, size: int) -> float | None:
-    built = NETWORKS[network]
-    model = built.build()
-    call = forward(model) if name == "forward" else explained(model)
-    return memory.host_peak(call, models.photographs(size, built.norm))
 
 
 def side_by_side(network: str, counts: tuple[int, ...], seconds: float) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def describe() -> dict[str, Any]:
         "versions": {
             "cfcam_gpu": __version__,
             "python": platform.python_version(),
-            **{package: _version(distributions) for package, distributions in PACKAGES.items()},
+            **{package: version(*distributions) for package, distributions in PACKAGES.items()},
         },
         "cuda": torch.version.cuda,
         "devices": [_device(index) for index in range(torch.cuda.device_count())],
@@ -45,7 +45,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _version(distributions: tuple[str, ...]) -> str | None:
+def version(*distributions: str) -> str | None:
+    """The release of a package, by the first of its distributions that is installed; None without any."""
     for distribution in distributions:
         try:
             return metadata.version(distribution)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.cluster_filter import noise_left, percentile_rank
+from ..core.cluster_filter import noise_left
 from ..core.config import Config
 from . import compiled_graph
 from .compiled_products import pooled_products, smooth_products
@@ -43,15 +43,12 @@ def settle(pairs: Pairs, config: Config) -> tuple[float, NDArray[np.int64]]:
     ------
     InDoubtError
     """
-    rank, share = -1, 0.0
-    if config.eps_rule == "pair_percentile":
-        rank, share = percentile_rank(math.comb(len(pairs), 2), config.eps_percentile)
-    number = min(config.eps_neighbor, len(pairs)) - 1
+    rank, share = pairs.rank(config) if config.eps_rule == "pair_percentile" else (-1, 0.0)
     labels = np.empty(len(pairs), np.int64)
     # No count of neighbours reaches what no int64 holds.
     least = min(config.min_samples_for(len(pairs)), len(pairs) + 1)
     eps = compiled_graph.settle(
-        pairs.squares, pairs.points, pairs.unit, pairs.error, rank, share, number, least, labels
+        pairs.squares, pairs.points, pairs.unit, pairs.error, rank, share, pairs.neighbor(config), least, labels
     )
     if eps < 0:
         raise InDoubtError

@@ -10,8 +10,7 @@ import math
 import numpy as np
 
 from ..core.cluster_filter import MIN_EPS, NOISE
-from .compiled_radius import compile_, distance, mark, middle_neighbor, percentile, starts_of
-from .pairs import DOUBTFUL
+from .compiled_radius import compile_, distance, mark, middle_neighbor, percentile, starts_of, too_many
 
 
 @compile_
@@ -51,7 +50,7 @@ def settle(squares, points, unit, error, rank, share, number, min_samples, label
     Parameters
     ----------
     squares : (M,) float32
-        As :class:`~cfcam_gpu.engines.pairs.Pairs` has them after ``multiply``; changed.
+        As :class:`~cfcam_gpu.engines.pairs.Pairs` makes them; changed.
     points : (N, D) float64
     unit, error : float
         Of the pairs.
@@ -64,8 +63,6 @@ def settle(squares, points, unit, error, rank, share, number, min_samples, label
     min_samples : int
     labels : (N,) int64
     """
-    if error > 0.5:
-        return -1.0
     starts = starts_of(len(points))
     certain = mark(squares, starts, points)
     if rank >= 0:
@@ -97,7 +94,7 @@ def _decide(squares, starts, points, eps, sure, perhaps, neighbors):
             in_doubt += (values[j] <= perhaps) & (values[j] > sure)
         if in_doubt > 0:
             doubtful += in_doubt
-            if doubtful > max(64.0, DOUBTFUL * squares.size):
+            if too_many(doubtful, squares):
                 return False
             for j in range(len(values)):
                 if sure < values[j] <= perhaps:

@@ -67,6 +67,12 @@ def distance(points, i, j):
 
 
 @compile_
+def too_many(doubtful, squares):
+    """Whether the oracle is quicker than measuring so many pairs."""
+    return doubtful > max(64.0, DOUBTFUL * squares.size)
+
+
+@compile_
 def _count_below(values, bound):
     count = 0
     for i in range(values.size):
@@ -108,7 +114,7 @@ def _ranked(squares, starts, points, error, certain, rank, last):
     chosen = 0
     for value in between:
         chosen += first - slack <= value <= second + slack
-    if chosen > max(64.0, DOUBTFUL * squares.size):
+    if too_many(chosen, squares):
         return -1.0, -1.0
     distances = np.empty(chosen)
     at = 0
@@ -149,11 +155,7 @@ def _bracket(values, first, last):
     for side in range(2):
         place = int(first * share - spread) if side == 0 else int(last * share + spread) + 1
         if 0 <= place < size:
-            below_it = _count_below(values, sample[place])
-            if below_it <= first:
-                low, below = sample[place], below_it
-            elif below_it > last:
-                high, through = sample[place], below_it
+            low, below, high, through = _cut(values, sample[place], first, last, low, below, high, through)
     for _ in range(3):
         between = through - below
         if between < max(1024, values.size // 500) or not (0 <= low < high < np.inf):
@@ -164,12 +166,19 @@ def _bracket(values, first, last):
             part = lower if side == 0 else upper
             if 0 < part < 1:
                 bound = np.float32(start + width * part)
-                below_it = _count_below(values, bound)
-                if below_it <= first:
-                    low, below = bound, below_it
-                elif below_it > last:
-                    high, through = bound, below_it
+                low, below, high, through = _cut(values, bound, first, last, low, below, high, through)
     return low, below, high
+
+
+@compile_
+def _cut(values, bound, first, last, low, below, high, through):
+    """The bracket, narrowed to one side of a value where the ranks are on that side alone."""
+    below_it = _count_below(values, bound)
+    if below_it <= first:
+        low, below = bound, below_it
+    elif below_it > last:
+        high, through = bound, below_it
+    return low, below, high, through
 
 
 @compile_
@@ -233,7 +242,7 @@ def middle_neighbor(squares, starts, points, error, number):
                 of_row[others] = distance(points, i, j)
                 others += 1
         doubtful += others
-        if doubtful > max(64.0, DOUBTFUL * squares.size):
+        if too_many(doubtful, squares):
             return -1.0
         middle[found] = np.sort(of_row[:others])[number - 1]
         found += 1

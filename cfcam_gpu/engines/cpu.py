@@ -1,9 +1,9 @@
 """The CPU engine: what the oracle computes, in a fraction of its time.
 
 Labels and radii are those of :mod:`cfcam_gpu.engines.reference` to the last bit, maps within float64's rounding of
-what is added up. Step 1
-is the oracle's own code; the rest stands in `pairs`, `graph` and `weighing`, and, compiled where numba is installed, in
-`compiled`. There are as many threads as torch has: ``torch.set_num_threads`` and ``OMP_NUM_THREADS`` say how many.
+what is added up. Step 1 is the oracle's own code; the rest stands in `pairs`, `graph` and `weighing`, and, compiled
+where numba is installed, in `compiled`. There are as many threads as torch has: ``torch.set_num_threads`` and
+``OMP_NUM_THREADS`` say how many.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
         eps=torch.empty((batch, targets), dtype=torch.float64),
     )
 
+    compiled = _compiled()  # once, and not by all threads at a time
+
     def explain(b: int, first: int, end: int) -> None:
         # float64 an image at a time: a whole batch of it would be a second copy of twice the size.
         of_image, of_targets = activations[b].double(), gradients[b, first:end].double()
-        labels, eps = _cluster(of_image, of_targets[0], config)
-        maps, weights = _weigh(of_image, of_targets, labels, config)
+        labels, eps = _cluster(of_image, of_targets[0], config, compiled)
+        maps, weights = _weigh(of_image, of_targets, labels, config, compiled)
         result.raw_maps[b, first:end] = maps
         result.labels[b, first:end] = labels
         result.weights[b, first:end] = weights
@@ -61,7 +63,9 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
     return EngineResult(*(value.to(device) for value in result))
 
 
-def _cluster(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> tuple[torch.Tensor, float]:
+def _cluster(
+    activations: torch.Tensor, gradients: torch.Tensor, config: Config, compiled: ModuleType | None
+) -> tuple[torch.Tensor, float]:
     """Steps 1 and 2: labels (C,) and radius, of one image and target (C, *spatial) float64."""
     pooled: NDArray[np.float64] = np.empty(0)
     if config.importance == "contribution":
@@ -69,7 +73,6 @@ def _cluster(activations: torch.Tensor, gradients: torch.Tensor, config: Config)
     labels, rest, points = set_apart(activations.numpy(), pooled, config, np)
     if points is None:
         return torch.from_numpy(labels), MIN_EPS
-    compiled = _compiled()
     settle = compiled.settle if compiled and compiled.settles(config) else graph.settle
     try:
         pairs = Pairs(points, compiled.factors_of if compiled else None)
@@ -81,10 +84,14 @@ def _cluster(activations: torch.Tensor, gradients: torch.Tensor, config: Config)
 
 
 def _weigh(
-    activations: torch.Tensor, gradients: torch.Tensor, labels: torch.Tensor, config: Config
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    labels: torch.Tensor,
+    config: Config,
+    compiled: ModuleType | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Steps 3 to 5: maps (T, *spatial) and weights (T, C) of one image (C, *spatial) float64 and its targets."""
-    compiled, smooth = _compiled(), Filter.of(gradients, config)
+    smooth = Filter.of(gradients, config)
     if compiled and compiled.weighs(config, smooth):
         maps, weights = compiled.weigh(activations, gradients, labels, config, smooth)
     else:

@@ -57,6 +57,11 @@ class Pairs:
     factors : callable, optional
         What gives the same as :func:`factors_of`.
 
+    Raises
+    ------
+    InDoubtError
+        If there are so many dimensions that the bound says nothing.
+
     Notes
     -----
     With u = 2^-24 and q the squared norms: float32 rounds coordinates and q by u; a sum of D + 2 products, in any
@@ -73,6 +78,8 @@ class Pairs:
         terms = (dimensions + 2) * _ROUNDING
         bound = terms / (1 - terms) if terms < 0.5 else math.inf
         self.error = (4.01 * bound + 8 * _ROUNDING) * largest + dimensions * 2.0**-120
+        if self.error > 0.5:  # of squares up to 4
+            raise InDoubtError
         self._firsts = np.arange(0, count, BAND)
         sizes = [min(BAND, count - first) * (count - first) for first in self._firsts]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -115,15 +122,21 @@ class Pairs:
         ------
         InDoubtError
         """
-        if self.error > 0.5:  # of squares up to 4
-            raise InDoubtError
         if config.eps_rule == "pair_percentile":
-            rank, share = percentile_rank(math.comb(len(self), 2), config.eps_percentile)
+            rank, share = self.rank(config)
             low, high = self._order_statistics(rank)
             eps = low + (high - low) * share if share > 0 else low
         else:
-            eps = self._middle_neighbor(min(config.eps_neighbor, len(self)) - 1)
+            eps = self._middle_neighbor(self.neighbor(config))
         return max(float(eps), MIN_EPS)
+
+    def rank(self, config: Config) -> tuple[int, float]:
+        """Of the distance that a percentile asks for, see :func:`~cfcam_gpu.core.cluster_filter.percentile_rank`."""
+        return percentile_rank(math.comb(len(self), 2), config.eps_percentile)
+
+    def neighbor(self, config: Config) -> int:
+        """The number of the neighbour that decides, the point itself not counted."""
+        return min(config.eps_neighbor, len(self)) - 1
 
     def near(self, eps: float) -> NDArray[np.bool_]:
         """(N, N): whether two points are within `eps`, each of itself, too.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,7 @@ from sklearn.cluster import DBSCAN
 
 from ..core.cluster_filter import Clusters, Primitives, Weighted, cluster_filter
 from ..core.config import Config
-from . import EngineResult
+from . import EngineResult, workers
 
 _SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant"}
 
@@ -41,8 +38,7 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
     # Where each target has clusters of its own, targets go side by side, too; else they share an image's clusters.
     size = 1 if config.importance == "contribution" else targets
     jobs = [(b, range(t, t + size)) for b in range(batch) for t in range(0, targets, size)]
-    done = [job(*jobs[0])] if len(jobs) == 1 else list(_workers().map(job, *zip(*jobs)))
-    in_order = [result for results in done for result in results]
+    in_order = [result for results in workers.run(job, jobs) for result in results]
     by_image = [in_order[b * targets : (b + 1) * targets] for b in range(batch)]
 
     def stack(pick: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -55,17 +51,6 @@ def run(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> E
         weights=stack(lambda clusters, weighted: weighted.weights, torch.float32),
         eps=stack(lambda clusters, weighted: clusters.eps, torch.float64),
     )
-
-
-@cache
-def _workers() -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(cores, thread_name_prefix="cfcam")
-
-
-if hasattr(os, "register_at_fork"):
-    # A forked child has the executor but not its threads, and would wait for them for ever.
-    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 def order_statistics(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:

@@ -70,14 +70,19 @@ def matrices(smooth: Filter) -> tuple[NDArray[np.float64], NDArray[np.float64], 
     height, width = (1, *smooth.size)[-2:]
     rows = np.ones((1, 1)) if len(smooth.size) == 1 else _matrix(height, smooth.sigma, smooth.boundary).numpy()
     columns = _matrix(width, smooth.sigma, smooth.boundary).numpy()
-    return rows, columns, rows.sum(axis=1)[:, None] * columns.sum(axis=1)
+    return rows, columns, inside(smooth).reshape(height, width).numpy()
 
 
 @lru_cache(8)
+def inside(smooth: Filter) -> torch.Tensor:
+    """(*spatial): a map of ones, smoothed."""
+    return smooth(torch.ones(smooth.size, dtype=torch.float64))
+
+
 def profile(smooth: Filter) -> torch.Tensor:
     """(P,): what each position counts for in the mean of a smoothed map."""
     # The filter along an axis is symmetric, and so what a position gives to others is what it gets of ones.
-    return smooth(torch.ones(smooth.size, dtype=torch.float64)).flatten() / prod(smooth.size)
+    return inside(smooth).flatten() / prod(smooth.size)
 
 
 @lru_cache(64)
@@ -151,8 +156,7 @@ def _noise_floor(
     gradients: torch.Tensor, filtered: torch.Tensor, labels: torch.Tensor, config: Config, smooth: Filter
 ) -> torch.Tensor:
     """As :func:`cfcam_gpu.core.cluster_filter.noise_floor`, (T, C)."""
-    inside = smooth(torch.ones(smooth.size, dtype=torch.float64))
-    residual = torch.addcdiv(gradients, filtered, inside, value=-1).flatten(2)
+    residual = torch.addcdiv(gradients, filtered, inside(smooth), value=-1).flatten(2)
     variance = residual.square_().mean(dim=2).mul_(noise_left(config.sigma, len(smooth.size)))
     # The noise channels are a group like a cluster.
     shared = _group_means(variance, labels, lowest=NOISE)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock, Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+Result = TypeVar("Result")
 
-def run(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
-    """Call `work` with the arguments of each job, side by side.
+
+def run(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> list[Result]:
+    """What `work` returns of the arguments of each job, side by side.
 
     One job has all of torch's threads. Of several each has a single one: teams of threads for each would wait for one
     another on the same cores.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-    def done(job: tuple[Any, ...]) -> None:
+    def done(job: tuple[Any, ...]) -> Result:
         with torch.inference_mode(inference), torch.no_grad():  # a thread's own, as the number of its threads
-            work(*job)
+            return work(*job)
 
-    # Exhausts the results, so that an error comes out.
-    deque(map(done, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads).map(done, jobs), maxlen=0)
+    return list(map(done, jobs) if threads == 1 or len(jobs) == 1 else _pool(threads).map(done, jobs))
 
 
 _lock = Lock()

@@ -22,7 +22,7 @@ from ..results import saving
 from . import candidates, gate, machine, memory, stages
 from .candidates import FORWARD, OURS, OURS_OF_ONE_LEVEL, Candidates, explainer
 from .pictures import pictures
-from .timing import Call, Times, cuda_clock, first_calls, host_clock, ratios, times_in_turn, with_tails
+from .timing import Call, Clock, Times, cuda_clock, first_calls, host_clock, ratios, times_in_turn, with_tails
 
 #: How torch's allocator of the host begins to say that there is no more memory, in an error without a type of its own.
 _HOST_IS_FULL = ("[enforce fail at alloc_cpu", "DefaultCPUAllocator")
@@ -112,6 +112,10 @@ class Run:
         """Of CF-CAM, the finest first."""
         return self.loaded.layers
 
+    @property
+    def _clock(self) -> Clock:
+        return host_clock if self.loaded.device.type == "cpu" else cuda_clock
+
     def execute(self, tell: Told) -> dict[str, Any]:
         """Measure everything.
 
@@ -142,8 +146,7 @@ class Run:
                 batches.append(self._batch(calls, size, tell))
             except Exception as error:  # the bare forward's own, of a model that takes no such batch
                 check(self.loaded.device)
-                why = "out of memory" if is_out_of_memory(error) else _first_line(error)
-                self._note(f"batch {size}, and what is larger: not measured: {why}", tell)
+                self._note(f"batch {size}, and what is larger: not measured: {_why(error)}", tell)
                 break
         calls.clear()
         self._add_memory(batches, tell)
@@ -176,8 +179,7 @@ class Run:
 
     def _fails(self, name: str, error: Exception, tell: Told, where: str = "") -> None:
         check(self.loaded.device)  # raises where the device itself is out of order
-        error = RuntimeError("out of memory") if is_out_of_memory(error) else error
-        self._note(f"{name}: not measured{where}: {_first_line(error)}", tell)
+        self._note(f"{name}: not measured{where}: {_why(error)}", tell)
 
     def _batch(self, calls: Mapping[str, Call], size: int, tell: Told) -> dict[str, Any]:
         """All figures at one batch size; raises where the bare forward does not fit in memory."""
@@ -215,12 +217,11 @@ class Run:
 
     def _times(self, calls: dict[str, Call], images: torch.Tensor, tell: Told, where: str) -> Times:
         """Of the calls that go on working: one that fails is told and left out of `calls`, and all begin again."""
-        clock = host_clock if images.device.type == "cpu" else cuda_clock
         guarded = {name: partial(_guarded, name, call) for name, call in calls.items()}
         while True:
             share = 1e3 * self.job.seconds / len(guarded)
             try:
-                return times_in_turn(guarded, images, self.job.rounds, clock=clock, budget_ms=share)
+                return times_in_turn(guarded, images, self.job.rounds, clock=self._clock, budget_ms=share)
             except _FailedError as failed:
                 if failed.name == FORWARD:
                     raise failed.error from None
@@ -255,8 +256,7 @@ class Run:
         """Of an explainer that was just made, with the layers as they were asked for."""
         make = partial(explainer, self.job.settings.layers or None, OURS, self.loaded.engine, self.loaded.model.module)
         image = image.to(self.loaded.device)
-        clock = host_clock if image.device.type == "cpu" else cuda_clock
-        return first_calls(make, image, FIRST, clock)
+        return first_calls(make, image, FIRST, self._clock)
 
     def _add_memory(self, batches: list[dict[str, Any]], tell: Told) -> None:
         """Peaks in MiB, and their ratios, into what was measured of each batch size."""
@@ -334,7 +334,10 @@ def _guarded(name: str, call: Call, images: torch.Tensor) -> object:
         raise _FailedError(name, error) from None
 
 
-def _first_line(error: Exception) -> str:
+def _why(error: Exception) -> str:
+    """In one line."""
+    if is_out_of_memory(error):
+        return "out of memory"
     return next(iter(reason(error).strip().splitlines()), type(error).__name__)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
-from ..environment import describe
+from ..environment import describe, version
 from ..results import durable
 from .candidates import FORWARD
 from .machine import machine
@@ -31,14 +30,6 @@ _STAGES = {
 }
 
 
-def _version(package: str) -> str | None:
-    """None of what is imported from a folder of its own."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def record(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured, with how it came about.
 
@@ -49,7 +40,7 @@ def record(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
         What :meth:`Run.execute` returned.
     """
     job, loaded = run.job, run.loaded
-    peers = {peer.package: _version(peer.package) for peer in PEERS.values() if peer.installed}
+    peers = {peer.package: version(peer.package) for peer in PEERS.values() if peer.installed}
     return {
         "benchmark": "latency of a model",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

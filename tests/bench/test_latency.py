@@ -159,7 +159,7 @@ def test_a_peer_that_explains_something_else_fails():
 
 
 def test_peak_memory_of_a_process_of_its_own():
-    peak = memory.in_child(latency._peak_by_name, "tiny", "forward", 512)
+    peak = memory.in_child(latency.peak_of, "tiny", "forward", 512)
     if peak is None:
         pytest.skip("this kernel does not reset the peak of resident memory")
     # What the first convolution returns, 512 x 16 x 28 x 28 float32, is 24.5 MiB; three to five such lie side by side.
