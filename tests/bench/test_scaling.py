@@ -13,7 +13,9 @@ def record(tmp_path, monkeypatch):
     """What a quick run writes, without processes of its own."""
     monkeypatch.setattr(scaling, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(scaling, "BUDGET_MS", 0.0)
-    monkeypatch.setattr(scaling.memory, "in_child", lambda work, network, name, size: {"forward": 2, "two-level": 3}[name])
+    monkeypatch.setattr(
+        scaling.memory, "in_child", lambda work, network, name, size: {"forward": 2, "two-level": 3}[name]
+    )
     rates = {"1": 10.0, "2": 19.0, "4": 18.0}
     monkeypatch.setattr(scaling, "side_by_side", lambda *given: {"forward": rates, "cfcam": rates})
     given = ["--network", "tiny", "--batches", "1", "2", "--out", str(tmp_path)]
