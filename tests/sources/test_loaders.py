@@ -86,6 +86,8 @@ def test_a_signal_to_all_processes_is_not_the_workers(tmp_path):
     assert not set(multiprocessing.active_children()) - others
 
 
+# What torch tells a second time, it tells while its iterator is taken down, where Python can only warn of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_is_killed_is_told(tmp_path):
     others = set(multiprocessing.active_children())  # of other tests
     found = Photographs(photographs(tmp_path / "source", 400), TINY, workers=1)
