@@ -75,6 +75,18 @@ def pytest_runtest_setup(item):
         unavailable(why_no_gpu())
 
 
+def pytest_collection_finish():
+    # What is imported stays: no collection need go through it, of which those in the rounds of a timing are many.
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze_before_timings(request):
+    if request.path.parent.name in ("bench", "latency"):
+        gc.collect()
+        gc.freeze()
+
+
 @pytest.fixture
 def peer():
     """Imports a module of a library that ours is checked against."""

@@ -6,8 +6,10 @@ Ray Serve's own proxy has no limit on headers, and is killed with the requests t
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import socket
+import struct
 import sys
 import time
 from collections.abc import Collection
@@ -29,6 +31,10 @@ from .traffic import HEADER_BYTES, Traffic
 DRAIN = 60.0
 #: Seconds that connections without a request are listened to, then, for one that is on its way.
 GRACE = 5
+#: Seconds that a connection whose beginning has been seen takes to be made: shorter than a client waits to begin again.
+HANDSHAKE = 0.5
+#: Linux's socket option, which Python has no name for.
+SO_ATTACH_FILTER = 26
 #: Seconds that an idle connection is kept for its client's next request: longer than proxies keep theirs, most of which
 #: close after 60, so that none sends on one that is being closed.
 KEEP_ALIVE = 75
@@ -64,12 +70,18 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, answer what comes on those there are, and close them."""
-        # What is in the system's queue would be reset: it is taken from a copy of the socket, which goes on listening.
-        waiting = [copy for sock in sockets or () for copy in [sock.dup()]]
+        # Those on the way would be reset when the socket closes: no more are let begin, and then all are accepted.
+        for sock in sockets or ():
+            _begin_no_more(sock)
+        await asyncio.sleep(HANDSHAKE)
+        # asyncio loses one that it has accepted, and has not made yet, where the server closes in between.
+        loop = asyncio.get_running_loop()
+        for sock in sockets or ():
+            loop.remove_reader(sock)
+        await asyncio.sleep(0)
         for listening in self.servers:
             listening.close()
-        for sock in waiting:
-            await self._take(sock)
+        await asyncio.sleep(0.05)  # they are known
         # uvicorn would close those that have not asked yet, with their requests on the way.
         until = time.monotonic() + GRACE
         while self.server_state.connections and time.monotonic() < until:
@@ -77,18 +89,20 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await asyncio.sleep(0)  # what was cut off comes to its end
 
-    async def _take(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        taken = []
-        with suppress(BlockingIOError):
-            while True:
-                taken.append(sock.accept()[0])
-        sock.close()
-        for one in taken:
-            await loop.connect_accepted_socket(self._protocol, one)
 
-    def _protocol(self) -> Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state)
+def _begin_no_more(sock: socket.socket) -> None:
+    """Let the system drop the packets by which connections begin; their clients try again after a second.
+
+    Source: Linux's ``filter.h`` and packet(7); a TCP socket's filter sees a packet from its TCP header on. Elsewhere
+    connections begin until the socket closes.
+    """
+    if sys.platform != "linux":
+        return
+    # Each: operation, where to go on if true, if false, value. Byte 13 has the flags, of which 2 is SYN.
+    steps = [(0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    with suppress(OSError):  # a sandbox may not let it
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(steps), ctypes.addressof(program)))
 
 
 class ProxyActor:
