@@ -49,8 +49,8 @@ $(OLDEST_VENV)/ready: pyproject.toml Makefile tests/oldest.py
 	$(PYTHON) -m venv --clear $(OLDEST_VENV)
 	$(PYTHON) tests/oldest.py > $(OLDEST_VENV)/constraints.txt
 	$(OLDEST_PIP) $(OLDEST_TORCH)
-	$(OLDEST_PIP) -e ".[demo,metrics,bench,pipelines,report]" -c $(OLDEST_VENV)/constraints.txt \
-		"pytest>=8.2,<9.2" pytest-timeout
+	$(OLDEST_PIP) -e ".[cpu,demo,metrics,bench,pipelines,report]" -c $(OLDEST_VENV)/constraints.txt \
+		"pytest>=8.2,<9.2" pytest-timeout "hypothesis>=6.100"
 	touch $@
 
 test-oldest: $(OLDEST_VENV)/ready

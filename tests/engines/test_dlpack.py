@@ -121,6 +121,10 @@ def test_other_libraries_arrays_of_any_strides(torchs_reader, view):
 def test_other_libraries_read_only_memory_is_copied():
     array = VALUES.copy()
     array.setflags(write=False)
+    try:
+        array.__dlpack__(max_version=(1, 0))
+    except TypeError:
+        pytest.skip("this NumPy gives out nothing that is read-only")
     tensor = dlpack.as_torch(OfNumPy(array), "activations")
     tensor += 1
     np.testing.assert_array_equal(array, VALUES)

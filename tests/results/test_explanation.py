@@ -33,7 +33,10 @@ def test_what_is_written_to_what_came_by_dlpack_is_its_own(result):
 
 
 def test_who_asks_for_the_same_memory_gets_it(result):
-    shared = torch.from_dlpack(result, copy=False)
+    try:
+        shared = torch.from_dlpack(result, copy=False)
+    except TypeError:
+        pytest.skip("this torch has no way to ask")
     assert shared.data_ptr() == result.maps.data_ptr()
     shared[:] = 0
     assert not result.maps.any()
