@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from cfcam_gpu.latency.stages import Meter
-from cfcam_gpu.latency.timing import ratios, summary, time_in_turn
+from cfcam_gpu.latency.timing import ratios, summary, times_in_turn
 
 from . import gpu_entries
 from .entries import Call
@@ -142,16 +142,16 @@ def measure_cell(
                 traceback.print_exc()
                 left_out[name] = f"{type(error).__name__}: {error}"
                 continue
-            gates[name] = [{**check._asdict(), "passed": check.passed} for check in checks]
+            gates[name] = [check.as_json() for check in checks]
             if all(check.passed for check in checks):
                 calls[name] = _sampled(call, one.sample)
-        times = time_in_turn(
+        times = times_in_turn(
             calls,
             images,
             rounds,
             clock=lambda call, images: meter.milliseconds(partial(call, images)),
             budget_ms=BUDGET_MS,
-        )
+        ).clock
         peaks = {name: meter.peak_bytes(partial(call, images)) / 2**20 for name, call in calls.items()}
     scales = {name: cell.batch / min(chosen[name].sample or cell.batch, cell.batch) for name in calls}
     latency = {name: summary([scales[name] * value for value in values]) for name, values in times.items()}

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.evaluation.table import Row, Summary, draw
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
-from cfcam_gpu.latency.timing import keep_freed_memory, ratios, summary, time_in_turn
+from cfcam_gpu.latency.timing import keep_freed_memory, processor_clock, ratios, summary, times_in_turn
 
 from . import entries, models, plain
 from .entries import Call, Check, Network, Truth
@@ -102,21 +101,15 @@ def cost(network: Network, rounds: int) -> dict[str, Any]:
     gates = {name: check(calls[name], true) for name, check in _checks(model).items()}
     passed = {name: call for name, call in calls.items() if all(one.passed for one in gates.get(name, []))}
     before = cores_time()
-    times = time_in_turn(passed, images, rounds, clock=_processors_clock, budget_ms=BUDGET_MS)
+    times = times_in_turn(passed, images, rounds, clock=processor_clock, budget_ms=BUDGET_MS).clock
     figures = {name: summary(values) for name, values in times.items()}
     return {
         "layers": {"last": network.layer, "fine": fine},
-        "gates": {name: [{**one._asdict(), "passed": one.passed} for one in found] for name, found in gates.items()},
+        "gates": {name: [one.as_json() for one in found] for name, found in gates.items()},
         "processor_ms": figures,
         "taken_by_others": taken_by_others(before, cores_time()),
         "ratios": ratios(figures, ["forward", OURS]),
     }
-
-
-def _processors_clock(call: Call, images: torch.Tensor) -> float:
-    start = time.process_time()
-    call(images)
-    return 1e3 * (time.process_time() - start)
 
 
 def _call(model: nn.Module, layer: str, method: str) -> Call:

@@ -42,7 +42,7 @@ from cfcam_gpu.latency.timing import (
     processor_clock,
     ratios,
     summary,
-    time_in_turn,
+    times_in_turn,
     to_json,
 )
 from cfcam_gpu.results import durable
@@ -94,7 +94,7 @@ def engine_parts(network: str, batch: int) -> dict[str, list[float]]:
         calls[f"{name}, {UNCOMPILED}"] = partial(_without_numba, calls[name])
         calls[f"{name}, {gate.REFERENCE}"] = partial(launch, gate.REFERENCE)
     with threadpoolctl.threadpool_limits(1):
-        return time_in_turn(calls, images, ENGINE_ROUNDS, clock=processor_clock)
+        return times_in_turn(calls, images, ENGINE_ROUNDS, clock=processor_clock).clock
 
 
 def _launch(captured: Captured, config: Config, engine: str, images: torch.Tensor) -> object:
@@ -117,7 +117,7 @@ def measure(network: Network, candidates: list[Candidate], options: argparse.Nam
     gates = {one.name: one.check(calls[one.name], true) for one in candidates if one.check}
     passed = [one for one in candidates if all(check.passed for check in gates.get(one.name, []))]
     before = cores_time()
-    times = time_in_turn({one.name: calls[one.name] for one in passed}, images, options.rounds)
+    times = times_in_turn({one.name: calls[one.name] for one in passed}, images, options.rounds).clock
     others = {
         str(size): _at_size(network, {name: calls[name] for name in AT_EACH_SIZE}, size, options.rounds)
         for size in network.more_batches
@@ -161,7 +161,7 @@ def _at_size(network: Network, calls: dict[str, Call], size: int, rounds: int) -
             found = call(images)
             gates[name] = gate.check(found.origin.model, found.layers, found.config, "cpu", images)
     passed = {name: call for name, call in calls.items() if all(check.passed for check in gates.get(name, []))}
-    times = {name: summary(values) for name, values in time_in_turn(passed, images, rounds).items()}
+    times = {name: summary(values) for name, values in times_in_turn(passed, images, rounds).clock.items()}
     return {
         "gates": {name: [check.as_json() for check in checks] for name, checks in gates.items()},
         "latency_ms": times,

@@ -22,7 +22,7 @@ from cfcam_gpu import CFCAM
 from cfcam_gpu.latency import memory
 from cfcam_gpu.latency.candidates import forward
 from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
-from cfcam_gpu.latency.timing import Call, keep_freed_memory, ratios, summary, time_in_turn
+from cfcam_gpu.latency.timing import Call, keep_freed_memory, ratios, summary, times_in_turn
 
 from . import models
 from .entries import NETWORKS, Network
@@ -62,7 +62,7 @@ def _convolutions(convolution: Any, pooling: Any, strides: tuple[int, int, int])
 
 def timed(calls: dict[str, Call], images: torch.Tensor, over: str, rounds: int = ROUNDS) -> dict[str, Any]:
     """Milliseconds of each call, in turn, and each over that of the name `over`, paired by round."""
-    times = time_in_turn(calls, images, rounds, budget_ms=BUDGET_MS)
+    times = times_in_turn(calls, images, rounds, budget_ms=BUDGET_MS).clock
     found = {name: summary(values) for name, values in times.items()}
     return {"latency_ms": found, "ratios": ratios(found, [over])}
 

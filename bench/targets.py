@@ -19,7 +19,7 @@ from torch import nn
 from cfcam_gpu import CFCAM, targets
 from cfcam_gpu.hooks import capture, gradients, layers
 from cfcam_gpu.latency.machine import cores_time, machine, taken_by_others
-from cfcam_gpu.latency.timing import keep_freed_memory, ratios, summary, time_in_turn
+from cfcam_gpu.latency.timing import keep_freed_memory, ratios, summary, times_in_turn
 
 from . import models
 from .entries import Call
@@ -80,7 +80,7 @@ def measure(cell: Cell, rounds: int) -> dict[str, Any]:
         found = capture.capture(model, layers.find(model, cell.layer), images, targets.read(one, 1))
         calls |= ways(lambda activations: cell.head(model, activations), found.activations)
     before = cores_time()
-    times = time_in_turn(calls, images, rounds)
+    times = times_in_turn(calls, images, rounds).clock
     figures = {name: summary(values) for name, values in times.items()}
     return {
         "gate": {"difference": difference, "tolerance": TOLERANCE, "passed": difference <= TOLERANCE},

@@ -108,6 +108,12 @@ def serving(answering, **options):
         thread.join()
 
 
+def address(url):
+    """The host and the port of http://HOST:PORT."""
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
 def picture(seed=0, *, size=(60, 40), form="PNG"):
     """An encoded image."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)

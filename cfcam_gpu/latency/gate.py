@@ -11,7 +11,6 @@ from torch import nn
 
 from .. import engines, targets
 from ..core.config import Config
-from ..core.maps import upsample
 from ..engines import execution
 from ..explain.plan import Plan
 from ..hooks.capture import Captured
@@ -66,29 +65,23 @@ def check(
     images : (B, C, *size) floating tensor
         On the model's device.
     """
-    captured = Plan.of(layers, config).capture(model, images, targets.read(None, len(images)))
+    plan, request = Plan.of(layers, config), targets.read(None, len(images))
+    captured = plan.capture(model, images, request)
+    plan = plan.with_layers(captured.layers)  # with the layouts
     found = _launched(captured, config, engine, images.device)
     wanted = _launched(captured, config, REFERENCE, torch.device("cpu"))
-    layout = captured.layers[0].layout
-    assert layout is not None  # the capture found it
-    ours, theirs = (
-        upsample(
-            result.raw_maps[:, 0].cpu(),
-            layout.size_of(images.shape),
-            saturation=config.saturation,
-            inside=layout.inside,
-        )
-        for result in (found, wanted)
-    )
+    ours, theirs = (plan.explanation(model, captured, one, images, request).maps for one in (found, wanted))
     on_cuda = engine in ("rapids", "fused")
     return [
-        Check("labels that differ from the reference's", int((found.labels.cpu() != wanted.labels).sum()), 0),
+        Check("labels that differ from the reference's", int((found.labels != wanted.labels).sum()), 0),
         Check("eps, against the reference", apart(found.eps, wanted.eps), EPS_ON_CUDA if on_cuda else 0.0),
         Check("maps, against the reference", float((ours - theirs).abs().max()), MAPS_ON_CUDA if on_cuda else MAPS),
     ]
 
 
 def _launched(captured: Captured, config: Config, engine: str, device: torch.device) -> engines.EngineResult:
+    """An engine's result on that device, brought to the host."""
     activations, gradients = captured.activations.to(device), captured.gradients.to(device)
     coarse = None if captured.coarse is None else (captured.coarse[0].to(device), captured.coarse[1].to(device))
-    return execution.launch(engines.choose(engine, device), activations, gradients, config, coarse=coarse)
+    result = execution.launch(engines.choose(engine, device), activations, gradients, config, coarse=coarse)
+    return engines.EngineResult(*(value.cpu() for value in result))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from .. import engines, targets
 from ..core.config import Config
-from ..core.maps import upsample
 from ..engines import execution
 from ..explain.cfcam import CFCAM
 from ..explain.plan import Plan
@@ -92,11 +90,8 @@ def stages(
         running = engines.choose(engine, images.device)
         result = execution.launch(running, *given, coarse=captured.coarse)
         explain = CFCAM(model, plan.layers, config=config, engine=engine)
-        layout = plan.layers[0].layout
-        assert layout is not None  # the capture found it
-        shown = partial(upsample, size=layout.size_of(images.shape), saturation=config.saturation, inside=layout.inside)
         found["engine"] = lambda: execution.launch(running, *given, coarse=captured.coarse)
-        found["upsample"] = lambda: shown(result.raw_maps[:, 0])
+        found["upsample"] = lambda: plan.explanation(model, captured, result, images, request).maps
         found["end_to_end"] = lambda: explain(images).maps
     return found
 

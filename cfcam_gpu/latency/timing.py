@@ -114,18 +114,6 @@ def times_in_turn(
     return times
 
 
-def time_in_turn(
-    calls: Mapping[str, Call],
-    images: torch.Tensor,
-    rounds: int,
-    *,
-    clock: Clock = host_clock,
-    budget_ms: float = math.inf,
-) -> dict[str, list[float]]:
-    """As :func:`times_in_turn`, on the clock alone."""
-    return times_in_turn(calls, images, rounds, clock=clock, budget_ms=budget_ms).clock
-
-
 def first_calls(make: Callable[[], Call], images: torch.Tensor, repeats: int, clock: Clock) -> dict[str, Any]:
     """The first call of something new beside its third.
 

@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(0)
         for listening in self.servers:
             listening.close()
-        await asyncio.sleep(0.05)  # they are known
+        await asyncio.sleep(0.05)  # until uvicorn has heard of each
         # uvicorn would close those that have not asked yet, with their requests on the way.
         until = time.monotonic() + GRACE
         while self.server_state.connections and time.monotonic() < until:

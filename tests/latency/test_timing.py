@@ -17,7 +17,7 @@ def test_every_round_runs_each_once_in_changing_order():
     def call(name):
         return lambda images: seen.append((name, gc.isenabled()))
 
-    times = timing.time_in_turn({name: call(name) for name in "abcd"}, torch.empty(0), 16)
+    times = timing.times_in_turn({name: call(name) for name in "abcd"}, torch.empty(0), 16).clock
     warm, timed = seen[:8], [name for name, _ in seen[8:]]
     assert sorted(name for name, _ in warm) == sorted(2 * "abcd")
     rounds = ["".join(timed[i : i + 4]) for i in range(0, 64, 4)]
@@ -31,7 +31,7 @@ def test_every_round_runs_each_once_in_changing_order():
 def test_collecting_that_was_off_stays_off():
     gc.disable()
     try:
-        timing.time_in_turn({"a": lambda images: None}, torch.empty(0), 1)
+        timing.times_in_turn({"a": lambda images: None}, torch.empty(0), 1)
         assert not gc.isenabled()
     finally:
         gc.enable()
@@ -41,7 +41,7 @@ def test_a_slow_call_is_in_the_first_rounds_only():
     cost = {"quick": 1.0, "slow": 100.0, "slowest": 1e9}
     calls = {name: (lambda images, name=name: name) for name in cost}
     clock = lambda call, images: cost[call(images)]  # noqa: E731
-    times = timing.time_in_turn(calls, torch.empty(0), 10, clock=clock, budget_ms=500)
+    times = timing.times_in_turn(calls, torch.empty(0), 10, clock=clock, budget_ms=500).clock
     assert {name: len(values) for name, values in times.items()} == {"quick": 10, "slow": 5, "slowest": 3}
 
 

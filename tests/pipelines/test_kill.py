@@ -77,12 +77,12 @@ def test_sigkill_at_random_moments(tmp_path, shards, kills):
         process.start()
         return process
 
-    first = context.Process(target=time.monotonic)
-    first.start()
-    first.join()
+    def wait_for(wanted, process, out):
+        while process.exitcode is None and _parts(out, shards) < wanted:
+            time.sleep(0.005)
+
     process = start(tmp_path / "whole")
-    while process.exitcode is None and not _parts(tmp_path / "whole", shards):
-        time.sleep(0.005)
+    wait_for(1, process, tmp_path / "whole")
     began = time.monotonic()  # from the first shard on: before it, numba may compile
     process.join()
     assert process.exitcode == 0
@@ -97,9 +97,7 @@ def test_sigkill_at_random_moments(tmp_path, shards, kills):
     for _ in range(kills):
         process = start(out)
         # So many shards on, and somewhere within the next: a moment that a busy machine doesn't move.
-        wanted = _parts(out, shards) + moments.randint(0, 5)
-        while process.exitcode is None and _parts(out, shards) < wanted:
-            time.sleep(0.005)
+        wait_for(_parts(out, shards) + moments.randint(0, 5), process, out)
         process.join(moments.uniform(0, 1.5 * seconds))
         process.kill()
         process.join()

@@ -20,7 +20,7 @@ from PIL import Image
 from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.service.backend import Served
 
-from ..services import LIMITS, SMALL, backend, encoded, expected, picture, values
+from ..services import LIMITS, SMALL, address, backend, encoded, expected, picture, values
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 
@@ -99,7 +99,6 @@ def test_bad_input_is_refused_through_the_proxy_too(service):
 
 
 def test_a_full_queue_is_said_and_answers_again_when_it_is_not(service):
-    host, port = service.removeprefix("http://").split(":")
     head = b"POST /explain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     with ExitStack() as stack:
         # Bodies that do not come keep their replica's places, and the queue's. A few at a time: of a burst, the proxy
@@ -108,8 +107,7 @@ def test_a_full_queue_is_said_and_answers_again_when_it_is_not(service):
             service,
             429,
             lambda: [
-                stack.enter_context(socket.create_connection((host, int(port)))).sendall(head)
-                for _ in range(QUEUE // 2)
+                stack.enter_context(socket.create_connection(address(service))).sendall(head) for _ in range(QUEUE // 2)
             ],
         )
         assert refused.headers["Retry-After"] == "1"

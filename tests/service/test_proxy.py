@@ -20,7 +20,7 @@ import requests
 from cfcam_gpu.pipelines import ray_session
 from cfcam_gpu.service.backend import Answer, DeviceError, Question, Served
 
-from ..services import LIMITS, backend, picture
+from ..services import LIMITS, address, backend, picture
 
 # Ray's own settings, when ray.serve is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
@@ -131,12 +131,11 @@ def test_ending_under_load_answers_what_was_asked(proxy, listening, kept, monkey
     monkeypatch.setattr(proxy, "GRACE", 30)
     seen, twice, body = Counter(), threading.Barrier(17), picture()
     with listening(delay=0.1) as (url, _, drain):
-        host, port = url.removeprefix("http://").split(":")
 
         def client():
             for turn in count():
                 if turn == 0 or not kept:
-                    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+                    connection = http.client.HTTPConnection(*address(url), timeout=60)
                 try:
                     if connection.sock is None:
                         connection.connect()
@@ -181,14 +180,16 @@ def test_no_connection_begins_and_those_there_are_heard(proxy):
 
 
 def test_a_connection_that_has_not_asked_yet_is_heard_when_it_ends(listening):
-    with listening() as (url, _, drain):
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as late, ThreadPoolExecutor(1) as pool:
-            ending = pool.submit(drain)
-            time.sleep(0.3)
-            late.sendall(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            answer = late.makefile().read()
-            ending.result()
+    with (
+        listening() as (url, _, drain),
+        socket.create_connection(address(url)) as late,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        ending = pool.submit(drain)
+        time.sleep(0.3)
+        late.sendall(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answer = late.makefile().read()
+        ending.result()
     assert answer.startswith("HTTP/1.1 503 Service Unavailable")
     assert answer.endswith('{"error":"not ready: the service is ending"}')
 
@@ -270,8 +271,7 @@ def test_who_has_gone_is_worked_for_no_longer(listening, caplog):
 )
 def test_headers_have_a_limit(listening, caplog, head, status):
     with listening() as (url, _, _):
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
+        with socket.create_connection(address(url), timeout=10) as client:
             client.sendall(head)
             answer = client.recv(2000).decode()
         assert requests.get(f"{url}/live", timeout=9).status_code == 200
@@ -284,8 +284,7 @@ def test_headers_have_a_limit(listening, caplog, head, status):
 def test_a_body_that_is_none_is_nobodys_fault_but_the_clients(listening, caplog, wait):
     head = b"POST /explain HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     with listening() as (url, _, _):
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
+        with socket.create_connection(address(url), timeout=10) as client:
             client.sendall(head)
             time.sleep(wait)
             client.sendall(b"zz\r\n")
