@@ -8,6 +8,8 @@ TORCH := torch==2.13.0
 # bench/torchvision_shim.py has why torchvision is content with that.
 PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
 TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1
+# Triton's client has the definition of a model's configuration; it asks for an older protobuf than is there.
+TEST_PEERS += tritonclient==2.73.0 python-rapidjson==1.25
 
 .PHONY: demo pictures test test-all test-oldest lint docs clean
 
@@ -154,3 +156,9 @@ $(BENCH_VENV)/ready: pyproject.toml Makefile
 bench-latency: $(BENCH_VENV)/ready
 	$(BENCH_VENV)/bin/python -m bench.latency
 	$(BENCH_VENV)/bin/python -m bench.tables
+
+# Exported files beside the library: how far their maps are, and what they cost. On an idle machine; half an hour.
+.PHONY: bench-deployment
+bench-deployment: $(VENV)/ready-to-test
+	$(BIN)/python -m bench.deployment
+	$(BIN)/python -m bench.tables

@@ -18,12 +18,12 @@ from cfcam_gpu import methods as library
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.results import durable
 
-from . import bars, cost_tables
+from . import bars, cost_tables, deployment_tables
 from .cost_tables import RESULTS, markdown, recorded
 from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md", "docs/cost.md", "bench/NOTES.md"]
+DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md", "docs/cost.md", "docs/deploying.md", "bench/NOTES.md"]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TITLES = COLUMNS | {
@@ -244,6 +244,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "scaling-processes": cost_tables.scaling_processes,
     "scaling-inputs": cost_tables.scaling_inputs,
     "scaling-asked": cost_tables.scaling_asked,
+    "deployment-parity": deployment_tables.parity,
+    "deployment-cost": deployment_tables.costs,
     "gpu-bars": gpu_bars,
     "gpu-kernels": gpu_kernels,
     "methods": registry,

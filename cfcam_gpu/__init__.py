@@ -6,7 +6,7 @@ from ._lazy import lazily
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import core, engines, explain, hooks, methods, metrics, photographs, pipelines, results, targets
+    from . import core, deploy, engines, explain, hooks, methods, metrics, photographs, pipelines, results, targets
     from .core import Config
     from .engines.execution import cluster_filter_cam
     from .explain import CAM, CFCAM
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "cluster_filter_cam",
     "core",
+    "deploy",
     "engines",
     "environment",
     "explain",

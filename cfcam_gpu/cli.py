@@ -20,6 +20,7 @@ from ._version import __version__
 from .evaluation.command import SUITE, Benches, bench
 from .latency.command import latency
 from .photographs import terminal
+from .photographs.export_command import export
 from .photographs.layers_command import layers
 from .photographs.options import (
     AugmentOption,
@@ -81,9 +82,11 @@ def explain(
         str,
         typer.Option(
             help="lite0, lite1 or lite2 (EfficientNet-Lite with its ImageNet weights), torchvision:NAME or timm:NAME "
-            "(random weights unless --weights; nothing is downloaded), or package.module:factory, a function that "
-            "returns a torch module. Photographs are resized and their middle is cut out, as the model was trained; "
-            "for a factory's, which can't tell, 224 pixels out of 256, with ImageNet's mean and standard deviation."
+            "(random weights unless --weights; nothing is downloaded), package.module:factory, a function that returns "
+            "a torch module, or FILE.onnx or FILE.pt2 that cfcam-gpu export wrote, which settles all but --target and "
+            "--device of what follows on the model. Photographs are resized and their middle is cut out, as the model "
+            "was trained; for a factory's, which can't tell, 224 pixels out of 256, with ImageNet's mean and standard "
+            "deviation."
         ),
     ] = "lite0",
     weights: WeightsOption = None,
@@ -181,9 +184,22 @@ def demo(
     _run(paths=samples, out=out, overwrite=overwrite, components=4)
 
 
-@app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Tell devices, versions and engines of this machine."""
+@app.command(epilog="Exit status: 0 told; 1 FILE's graph is not the one that was exported; 2 FILE is no exported file.")
+def info(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", show_default=False, help="FILE.onnx or FILE.pt2 of cfcam-gpu export: what it holds."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell devices, versions and engines of this machine, or what an exported FILE says of itself."""
+    if file is not None:
+        from .photographs import file_info
+
+        file_info.tell(file, as_json=as_json)
+        return
     from .environment import describe
 
     found = describe()
@@ -197,12 +213,18 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
     for package, version in found["versions"].items():
         table.add_row(package, version or "not installed")
     table.add_row("CUDA of torch", found["cuda"] or "none")
+    if found["providers"]:
+        table.add_row("onnxruntime on", ", ".join(found["providers"]))
     for name, reason in found["engines"].items():
         table.add_row(f"engine {name}", "available" if reason is None else f"missing: {reason}")
     Console(markup=False, highlight=False).print(table)
 
 
 app.command(epilog="Exit status: 0 listed; 2 bad usage, or a model without a layer that can be chosen.")(layers)
+app.command(
+    epilog="Exit status: 0 written; 2 bad usage, a model that can't be exported, or a file whose maps are not the "
+    "library's: nothing is written."
+)(export)
 app.command(
     "run",
     epilog="Exit status: 0 all explained; 1 some images failed, each with its reason in the manifest, or the run was "
@@ -266,7 +288,7 @@ def _run(**job: object) -> None:
     if run.passed_over:
         err.print(terminal.plain(told(run.passed_over)))
     if not run.model.trained:
-        terminal.warn_of_random_weights(err)
+        terminal.warn_of_random_weights(err, exported=run.job.settings.file is not None)
     try:
         with terminal.progress(err) as progress:
             task = progress.add_task("explaining", total=len(run.files))

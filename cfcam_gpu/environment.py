@@ -20,6 +20,7 @@ PACKAGES = {
     "scipy": ("scipy",),
     "scikit-learn": ("scikit-learn",),
     "numba": ("numba",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
 }
 
 
@@ -31,7 +32,7 @@ def describe() -> dict[str, Any]:
     dict
         ``versions``: package to version or None. ``cuda``: the release that torch is built for, or None. ``devices``:
         name, compute capability and memory in GiB of each GPU. ``engines``: name to None where it is available, else
-        the reason and the remedy.
+        the reason and the remedy. ``providers``: where the installed onnxruntime can play exported files.
     """
     return {
         "versions": {
@@ -42,7 +43,17 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "devices": [_device(index) for index in range(torch.cuda.device_count())],
         "engines": {name: engines.load(name).why_missing() for name in engines.ENGINES},
+        "providers": _providers(),
     }
+
+
+def _providers() -> list[str]:
+    """ONNX Runtime's; none without it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return []
+    return list(onnxruntime.get_available_providers())
 
 
 def version(*distributions: str) -> str | None:

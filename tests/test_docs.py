@@ -27,6 +27,7 @@ from .services import backend, picture, serving
 
 FOLDERS = (
     "core",
+    "deploy",
     "engines",
     "explain",
     "hooks",

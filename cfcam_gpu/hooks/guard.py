@@ -315,11 +315,16 @@ def warn_of_training(model: nn.Module) -> Survey:
         )
     if not told:
         return survey
+    warn(f"model: {'; '.join(told)}; call model.eval() first")
+    return survey
+
+
+def warn(text: str) -> None:
+    """Warn on the line of the user's that called."""
     package, level, frame = __name__.partition(".")[0], 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"model: {'; '.join(told)}; call model.eval() first", UserWarning, stacklevel=level)
-    return survey
+    warnings.warn(text, UserWarning, stacklevel=level)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ..explain.attempts import OUT_OF_MEMORY, check, reason
 from ..hooks.layers import find as find_layer
 from ..hooks.target_layer import TargetLayer
 from ..photographs import loading, models
-from ..photographs.loading import Loaded
+from ..photographs.loading import LoadedModel
 from ..photographs.options import Settings
 from ..results import saving
 from . import candidates, gate, machine, memory, stages
@@ -90,7 +90,7 @@ def check_job(job: Job) -> Run:
         raise ValueError(f"seconds: expected more than 0; got {job.seconds}")
     methods = candidates.known(job.methods)
     saving.check_free(outputs(job), overwrite=job.overwrite)
-    loaded = loading.load_explainer(job.settings)
+    loaded = loading.load_model(job.settings)
     job.out.mkdir(parents=True, exist_ok=True)
     return Run(job, loaded, candidates.find(loaded.layers, methods, loaded.engine))
 
@@ -103,7 +103,7 @@ class Run:
     """
 
     job: Job
-    loaded: Loaded
+    loaded: LoadedModel
     candidates: Candidates
     notes: list[str] = field(default_factory=list, init=False)
 

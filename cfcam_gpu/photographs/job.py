@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import methods
 from ..core.chunks import Progress
+from ..deploy.loading import Deployed
 from ..explain.attempts import reason, together_or_alone
 from ..explain.cam import CAM
 from ..explain.views import Fuse
@@ -20,8 +21,8 @@ from ..hooks.target_layer import TargetLayer
 from ..results import durable, overlays, saving
 from ..results.components import REST, Component
 from ..results.explanation import Explanation
-from . import contact_sheet, loading, models, photos
-from .models import Model
+from . import contact_sheet, exported, loading, models, photos
+from .models import Prepared
 from .options import Settings
 
 SHEET = "contact_sheet.png"
@@ -84,10 +85,11 @@ class Run:
     files: list[Path]
     stems: list[list[str]]
     passed_over: Counter[str]
-    model: Model
-    explain: CAM
+    model: Prepared
+    explain: CAM | Deployed
     layers: tuple[TargetLayer, ...]
     engine: str
+    preset: str | None
     device: torch.device
     class_names: list[str]
     targets: list[int]
@@ -113,7 +115,8 @@ class Run:
         settings = self.job.settings
         said = [*settings.augment, f"{settings.smooth} noisy copies"] if settings.smooth else list(settings.augment)
         if methods.find(settings.method).cluster_filter:
-            said = [f"{settings.preset} preset", f"{self.engine} engine", *said]
+            preset = "a configuration of its own" if self.preset is None else f"{self.preset} preset"
+            said = [preset, f"{self.engine} engine", *said]
         return f"{', '.join(said)}; {self.where}" if said else self.where
 
     @property
@@ -171,8 +174,12 @@ class Run:
     ) -> tuple[Explanation, list[list[Component]]]:
         pixels = torch.stack([photograph.pixels for photograph in batch]).to(self.device)
         images = self.model.preparation.normalize(pixels)
-        target = [self.targets] * len(images) if len(self.targets) > 1 else next(iter(self.targets), None)
-        result = self.explain(images, target, progress=within)
+        several = len(self.targets) > 1 or (isinstance(self.explain, Deployed) and self.explain.several)
+        target = [self.targets] * len(images) if several else next(iter(self.targets), None)
+        if isinstance(self.explain, Deployed):
+            result = self.explain(images, target)
+        else:
+            result = self.explain(images, target, progress=within)
         return result, result.components(images, self.job.components) if self.job.components else []
 
     def _write(
@@ -186,7 +193,7 @@ class Run:
         found = saving.write(
             result, self.job.out, [stem for _, stem in each], overlays=overlays, class_names=self.class_names
         )
-        about = {"model": self.job.settings.model, "engine": self.engine, "preset": self.job.settings.preset}
+        about = {"model": self.job.settings.model, "engine": self.engine, "preset": self.preset}
         for i, ((photograph, stem), overlay, record) in enumerate(zip(each, overlays, found)):
             entry = contact_sheet.Entry(
                 photograph=contact_sheet.thumbnail(photograph.pixels.movedim(0, -1).numpy()),
@@ -272,6 +279,7 @@ def check(job: Job) -> Run:
     targets = [models.class_index(target, loaded.class_names) for target in job.targets]
     if twice := [index for index, count in Counter(targets).items() if count > 1]:
         raise ValueError(f"target: {loaded.class_names[twice[0]]} (class {twice[0]}) is given twice")
+    exported.check_targets(loaded.explain, job.targets)
     if several:
         stems = _names(job, files, targets)
     job.out.mkdir(parents=True, exist_ok=True)

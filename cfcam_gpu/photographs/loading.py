@@ -1,4 +1,4 @@
-"""A model by name, where it runs, and its explainer, tried on a blank image."""
+"""A model by name or an exported file, where it runs, and its explainer, tried on a blank image."""
 
 from __future__ import annotations
 
@@ -9,24 +9,37 @@ import torch
 from torch import nn
 
 from .. import engines, methods
+from ..deploy.loading import Deployed
 from ..explain.cam import CAM
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
-from . import models
-from .models import Model
+from . import exported, models
+from .models import Model, Prepared
 from .options import Settings
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and its explainer, tried on a blank image."""
+    """What explains photographs, a model's explainer or an exported file, tried on a blank image.
+
+    ``preset`` is None where a file has the configuration of no preset.
+    """
+
+    model: Prepared
+    explain: CAM | Deployed
+    layers: tuple[TargetLayer, ...]
+    engine: str
+    preset: str | None
+    device: torch.device
+    class_names: list[str]
+
+
+@dataclass(frozen=True)
+class LoadedModel(Loaded):
+    """The same of a model."""
 
     model: Model
     explain: CAM
-    layers: tuple[TargetLayer, ...]
-    engine: str
-    device: torch.device
-    class_names: list[str]
 
 
 def check(settings: Settings, *, fuse: str | None = None, components: int | None = None) -> None:
@@ -41,11 +54,15 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
 
     Raises
     ------
+    FileNotFoundError
+        If an exported file is meant that is not there.
     TypeError, ValueError
         The message says why.
     """
     methods.find(settings.method)
     check_fuse(fuse)
+    if settings.file is not None:
+        exported.check(settings, fuse=fuse, components=components)
     views = Views.read(list(settings.augment), settings.smooth, 0.0, 0)
     if settings.preset != "default" and settings.method != "cfcam":
         raise ValueError(f"preset: {settings.preset} is a form of the method cfcam; got the method {settings.method}")
@@ -55,6 +72,46 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
 
 
 def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:
+    """An exported file, or a model by name, where it is to run, and its explainer. A blank image is explained.
+
+    Parameters
+    ----------
+    settings : Settings
+    fuse : {"mean", "max"}, optional
+        As for :class:`cfcam_gpu.CAM`.
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        If file, model, weights, layer, engine, device or method can't be what is meant; the message says why.
+    """
+    if settings.file is None:
+        return load_model(settings, fuse=fuse)
+    check(settings, fuse=fuse)
+    device_of(settings.device)
+    explain, preparation = exported.load(settings)
+    said = explain.description
+    if said.segment is not None:
+        raise ValueError(
+            f"model: {settings.model} explains a segmentation, of which a photograph's results have no class; explain "
+            "tensors with cfcam_gpu.deploy.load"
+        )
+    blank = preparation.normalize(preparation.blank(1).to(explain.device))
+    # Where a class must be named, any will do.
+    found = explain(blank, None if said.classes is None else [[0] * said.classes])
+    assert found.logits is not None  # files give them
+    return Loaded(
+        model=Prepared(name=settings.model, preparation=preparation, trained=said.trained),
+        explain=explain,
+        layers=explain.layers,
+        engine=explain.runtime.partition(" ")[0],
+        preset=exported.preset(explain.config),
+        device=explain.device,
+        class_names=list(explain.class_names or models.class_names(found.logits.shape[1])),
+    )
+
+
+def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
     """A model by name, where it is to run, and its explainer. A blank image is explained.
 
     Parameters
@@ -66,7 +123,8 @@ def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:
     Raises
     ------
     OSError, ImportError, TypeError, ValueError, RuntimeError
-        If model, weights, layer, engine, device or method can't be what is meant; the message says why.
+        If model, weights, layer, engine, device or method can't be what is meant; the message says why. An exported
+        file is refused.
     """
     check(settings)
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
@@ -90,7 +148,7 @@ def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:
     return replace(loaded, explain=explain)
 
 
-def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> Loaded:
+def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> LoadedModel:
     """The same with an explainer that is made of the module and the name of an engine."""
     where = device_of(settings.device)
     engines.choose(settings.engine, where)  # or the reason why not, before a model is loaded
@@ -106,7 +164,15 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> Loaded:
         raise RuntimeError(f"model: {settings.model} fails on a blank image of {size} x {size}: {error}") from error
     assert blank.logits is not None  # the predicted class was asked for
     names = models.class_names(blank.logits.shape[1])
-    return Loaded(model=found, explain=explain, layers=blank.layers, engine=chosen, device=where, class_names=names)
+    return LoadedModel(
+        model=found,
+        explain=explain,
+        layers=blank.layers,
+        engine=chosen,
+        preset=settings.preset,
+        device=where,
+        class_names=names,
+    )
 
 
 def device_of(name: str) -> torch.device:

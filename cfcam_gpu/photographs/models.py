@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from .options import EXPORTED
 from .photos import Preparation
 
 LITE = ("lite0", "lite1", "lite2")
@@ -35,16 +36,14 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model that is ready to be explained.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What photographs are prepared for: a model, or an exported file.
 
     Parameters
     ----------
     name : str
         What it was asked for by.
-    module : torch.nn.Module
-        On the host, in eval mode.
     preparation : Preparation
         How a photograph becomes its input.
     trained : bool
@@ -52,14 +51,29 @@ class Model:
     """
 
     name: str
-    module: nn.Module
     preparation: Preparation
     trained: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Model(Prepared):
+    """A model that is ready to be explained.
+
+    Parameters
+    ----------
+    name, preparation, trained
+        What it was asked for by; how a photograph becomes its input; False where the weights are known to be random, so
+        that its maps mean nothing.
+    module : torch.nn.Module
+        On the host, in eval mode.
+    """
+
+    module: nn.Module
+
+
 def is_code(spec: str) -> bool:
     """Whether loading `spec` imports and calls a function of the user's: ``package.module:factory``."""
-    return spec not in LITE and spec.partition(":")[0] not in ("torchvision", "timm")
+    return spec not in LITE and spec.partition(":")[0] not in ("torchvision", "timm") and not _is_exported(spec)
 
 
 def load(spec: str, weights: Path | None = None) -> Model:
@@ -85,7 +99,7 @@ def load(spec: str, weights: Path | None = None) -> Model:
     Raises
     ------
     ValueError
-        If there is no such model, or the weights can't be read or don't fit.
+        If there is no such model, it is an exported file, or the weights can't be read or don't fit.
     TypeError
         If a factory gives no torch module.
     RuntimeError
@@ -95,6 +109,11 @@ def load(spec: str, weights: Path | None = None) -> Model:
     FileNotFoundError
         If there are no such weights.
     """
+    if _is_exported(spec):
+        raise ValueError(
+            f"model: {spec} is an exported file, whose layers and other methods nobody can see; give the model that it "
+            "was exported from. cfcam-gpu explain, run and serve take the file"
+        )
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"weights: {weights} is not a file")
     kind, _, name = spec.partition(":")
@@ -117,7 +136,11 @@ def load(spec: str, weights: Path | None = None) -> Model:
         )
     if weights is not None:
         _fill(module, _read_weights(weights), weights, spec)
-    return Model(spec, module.eval(), preparation, trained)
+    return Model(name=spec, module=module.eval(), preparation=preparation, trained=trained)
+
+
+def _is_exported(spec: str) -> bool:
+    return spec.lower().endswith(EXPORTED)
 
 
 def class_names(classes: int) -> list[str]:

@@ -6,12 +6,15 @@ Commands declare their parameters by these types. What is one command's alone, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
+
+#: Suffixes of exported files, which may stand in a model's place.
+EXPORTED = (".onnx", ".pt2")
 
 
 class Preset(StrEnum):
@@ -63,7 +66,7 @@ class Settings:
     Parameters
     ----------
     model : str
-        See :func:`cfcam_gpu.photographs.load`.
+        See :func:`cfcam_gpu.photographs.load`; or an exported file, for which the others but `device` are none's.
     weights : Path or None
     layers : sequence of str
         One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
@@ -87,6 +90,16 @@ class Settings:
     method: str = "cfcam"
     augment: tuple[str, ...] = ()
     smooth: int = 0
+
+    @property
+    def file(self) -> Path | None:
+        """The exported file that stands in the model's place, if one does."""
+        return Path(self.model) if self.model.lower().endswith(EXPORTED) else None
+
+    def absolute(self) -> Settings:
+        """The same for processes in other folders: files are named from the root."""
+        model = self.model if self.file is None else str(self.file.absolute())
+        return replace(self, model=model, weights=self.weights and self.weights.absolute())
 
     @classmethod
     def given(

@@ -46,9 +46,10 @@ def errors() -> Console:
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
-def warn_of_random_weights(err: Console) -> None:
-    """Say it loudly."""
-    err.print("WARNING: the weights are random, so these maps mean nothing; give --weights FILE", style="bold red")
+def warn_of_random_weights(err: Console, *, exported: bool = False) -> None:
+    """Say it loudly; of an exported file they can't be given any more."""
+    remedy = "export it with --weights FILE" if exported else "give --weights FILE"
+    err.print(f"WARNING: the weights are random, so these maps mean nothing; {remedy}", style="bold red")
 
 
 def progress(err: Console) -> Progress:

@@ -11,12 +11,14 @@ import torch
 
 from ..core import axes
 from ..core.finite import NotFiniteError
+from ..deploy.loading import Deployed
 from ..explain.attempts import FAILURES, OUT_OF_MEMORY, attempt, reason
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
 from ..hooks.guard import guarded
 from ..results.explanation import Explanation
 from ..targets.request import Request, logits_for
+from .explainers import Explainer, is_labelled
 from .found import Found, joined, measured
 
 _log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ class BatchExplainer:
 
     Parameters
     ----------
-    explainer : CFCAM or CAM
+    explainer : CFCAM, CAM or Deployed
     prepare : callable, optional
         Makes the model's input (B, C, H, W) of what :meth:`__call__` gets, on the device.
         :meth:`cfcam_gpu.photographs.Preparation.normalize`, say.
@@ -57,7 +59,7 @@ class BatchExplainer:
 
     def __init__(
         self,
-        explainer: CFCAM | CAM,
+        explainer: Explainer,
         *,
         prepare: Prepare | None = None,
         dtype: torch.dtype = torch.float16,
@@ -65,7 +67,7 @@ class BatchExplainer:
         components: int | None = None,
         size: Sequence[int] | None = None,
     ) -> None:
-        self._labelled = _is_labelled(explainer)
+        self._labelled = is_labelled(explainer)
         if components is not None:
             if isinstance(components, bool) or not isinstance(components, int):
                 raise TypeError(f"components: expected an int; got {type(components).__name__}")
@@ -201,7 +203,7 @@ class BatchExplainer:
 
 
 def trial(
-    explainer: CFCAM | CAM,
+    explainer: Explainer,
     prepare: Prepare | None,
     example: torch.Tensor,
     *,
@@ -239,6 +241,8 @@ def trial(
             return found
         faults.append(found)
     if all(isinstance(fault, NotFiniteError) for fault in faults) and explainer.layers is not None:
+        if isinstance(explainer, Deployed):
+            return explainer._nothing()
         return _empty(explainer, example if prepare is None else _prepared(prepare, example))
     fault = faults[-1]
     if isinstance(fault, OUT_OF_MEMORY):
@@ -248,7 +252,7 @@ def trial(
     why = f"every image fails: {reason(fault)}"
     if prepare is not None:
         raise kind(f"prepare: expected it to make the model's input of images {came}; {why}")
-    dims, hint = axes.of_model(explainer.model), ""
+    dims, hint = None if isinstance(explainer, Deployed) else axes.of_model(explainer.model), ""
     if dims not in (None, example.ndim - 2):
         hint = f". The model's first convolution works on {dims} axes: spatial_dims={dims}?"
     raise kind(
@@ -295,11 +299,3 @@ def _prepared(prepare: Prepare, images: torch.Tensor) -> torch.Tensor:
             f"{tuple(inputs.shape)}"
         )
     return inputs
-
-
-def _is_labelled(explainer: CFCAM | CAM) -> bool:
-    """Whether its results count channels: those of one look by CF-CAM do."""
-    if isinstance(explainer, CFCAM):
-        return not explainer._views.several
-    parts = explainer._parts
-    return len(parts) == 1 and isinstance(parts[0], CFCAM) and not explainer._views.several

@@ -7,25 +7,21 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from .. import engines
-from .._version import __version__
 from ..explain.attempts import attempt
-from ..explain.cam import CAM
-from ..explain.cfcam import CFCAM
 from ..results import durable
 from ..results.explanation import Explanation
 from ..sources.photographs import Batch, Photographs
 from ..targets.request import check_range
-from . import resuming, store
+from . import explainers, resuming, store
 from .batches import BatchExplainer, Prepare, trial
+from .explainers import Explainer
 from .feeds import Feed, Files, Stream
 from .found import Found
 from .lock import held
@@ -34,8 +30,6 @@ from .store import Store
 from .stream import ahead, batches_of, check_repeatable, targets_of
 from .writer import Writer
 
-#: Methods that draw noise of their own.
-_NOISY = ("smoothgradcam++", "randomcam")
 #: Images in a shard, about.
 SHARD = 256
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -64,7 +58,7 @@ class Summary:
 
 
 def run(
-    explainer: CFCAM | CAM,
+    explainer: Explainer,
     dataset: Photographs | Iterable[Any],
     out: str | os.PathLike[str],
     *,
@@ -89,7 +83,8 @@ def run(
 
     Parameters
     ----------
-    explainer : CFCAM or CAM
+    explainer : CFCAM, CAM or Deployed
+        The last is an exported file, from :func:`cfcam_gpu.deploy.load`.
     dataset : Photographs, DataLoader or iterable
         :class:`Photographs` are read in worker processes. Anything else gives images (C, H, W) or batches (B, C, H, W)
         of one size, or tuples of these with a target each (an index, a name of `class_names`, or None) and, third, a
@@ -164,7 +159,7 @@ def run(
         raise ValueError("append: expected it without restart, which drops what there is to append to")
     shard_size = _check(dataset, batch_size, shard_size, dtype, overlays, spatial_dims)
     columns = {"image_column": image_column, "target_column": target_column, "name_column": name_column}
-    device = next((parameter.device for parameter in explainer.model.parameters()), torch.device("cpu"))
+    device = explainers.device_of(explainer)
     feed: Feed
     if isinstance(dataset, Photographs):
         if given := [name for name, value in columns.items() if value is not None]:
@@ -180,11 +175,10 @@ def run(
             **columns,
         )
         feed = Stream(type(dataset).__name__, stream)
-    if explainer.engine is not None:
-        engines.choose(explainer.engine, device)  # or the reason why not
+    explainers.check(explainer, device, feed.targets if target is None else [target])
     first = trial(explainer, prepare, feed.examples[:1].to(device), overlay=overlays is not None, components=components)
     _check_classes(first, target, class_names)
-    asked = _facts(explainer, first, device) | {
+    asked = explainers.facts(explainer, first, device) | {
         "target": target,
         "batch_size": batch_size,
         "shard_size": shard_size,
@@ -332,7 +326,7 @@ def _note(folder: Path, job: Job, feed: Feed, before: Job | None = None) -> None
 
 
 def _example(
-    explainer: CFCAM | CAM, prepare: Prepare | None, images: torch.Tensor, first: Explanation
+    explainer: Explainer, prepare: Prepare | None, images: torch.Tensor, first: Explanation
 ) -> resuming.Example:
     """What becomes of examples; of the first alone, in `first`, where they can't be explained together."""
 
@@ -342,26 +336,6 @@ def _example(
 
     found = attempt(together, images.device)
     return resuming.example_of(first, images, images) if isinstance(found, Exception) else found
-
-
-def _facts(explainer: CFCAM | CAM, result: Explanation, device: torch.device) -> dict[str, Any]:
-    """What the results depend on, of model and method."""
-    views, engine = explainer._views, explainer.engine
-    fused = len(result.layers) > 1 and result.config is None
-    return {
-        "model": digest_of(explainer.model),
-        "method": result.method,
-        "layers": [layer.name for layer in result.layers],
-        "config": None if result.config is None else asdict(result.config),
-        "fuse": explainer._fuse if isinstance(explainer, CAM) and fused else None,
-        "augment": list(views.names),
-        "smooth": views.samples,
-        "noise": [views.noise, views.seed] if views.samples or result.method in _NOISY else None,
-        "engine": None if engine is None else engines.resolve(engine, device),
-        "device": device.type,
-        "cfcam_gpu": __version__,
-        "torch": torch.__version__,
-    }
 
 
 def _check_classes(result: Explanation, target: int | str | None, class_names: Sequence[str] | None) -> None:
@@ -376,13 +350,3 @@ def _check_classes(result: Explanation, target: int | str | None, class_names: S
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def digest_of(model: nn.Module) -> str:
-    """A digest of a model's parameters and buffers: names, shapes, dtypes and values."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            found.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

@@ -199,7 +199,7 @@ def run(
         ready = job.check(asked)
     err.print(ready.description)
     if not ready.trained:
-        terminal.warn_of_random_weights(err)
+        terminal.warn_of_random_weights(err, exported=asked.settings.file is not None)
     began = False
     with _stoppable():
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,14 @@ class Feed(ABC):
         How many; None where that isn't known.
     examples : (n, C, ...) tensor
         Images, as they come, for :func:`cfcam_gpu.pipelines.resuming.example_of`.
+    targets : sequence of int, str or None
+        The images' own classes, as far as they are known.
     """
 
     source: str
     total: int | None
     examples: torch.Tensor
+    targets: Sequence[int | str | None]
 
     @abstractmethod
     def arrange(self, folder: Path, job: Job | None) -> None:
@@ -92,6 +95,7 @@ class Files(Feed):
     def __init__(self, dataset: Photographs) -> None:
         self.dataset = dataset
         self.source, self.total = dataset.source, len(dataset)
+        self.targets = [item.target for item in dataset.items]
         # Waves of several widths and colours: a blank image would show nothing of how it is prepared.
         draw = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
         shape = dataset.preparation.blank(1).shape[-2:]
@@ -200,6 +204,7 @@ class Stream(Feed):
         if first is None:
             raise ValueError("dataset: expected images; it has none")
         self.source, self.total = source, None
+        self.targets = first.targets
         # The first image may show nothing, as a black one does.
         self.examples = torch.cat([first.images[:1], _noise_of(first.images)])
         self._batches = chain([first], stream)

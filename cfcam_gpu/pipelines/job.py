@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..explain.cam import CAM
 from ..photographs import loading, models
 from ..photographs.options import Settings
 from ..sources.photographs import Batch, Photographs
 from . import ray_session
 from .bulk import Summary, require, run
+from .explainers import Explainer
 from .found import Found
 
 
@@ -42,7 +42,7 @@ class Ready:
     """A job that was found sound. ``description`` is for people, ``trained`` says whether its maps mean something."""
 
     job: Job
-    explainer: CAM
+    explainer: Explainer
     photographs: Photographs
     class_names: Sequence[str]
     target: int | str | None
@@ -57,8 +57,7 @@ class Ready:
 
         job, settings = self.job, self.job.settings
         # The actors work in other folders.
-        options = vars(settings) | {
-            "weights": settings.weights and settings.weights.absolute(),
+        options = vars(settings.absolute()) | {
             "dtype": job.dtype,
             "overlay": job.overlays is not None,
             "components": job.components,

@@ -18,6 +18,7 @@ from ..photographs.options import Settings
 from ..sources.decoding import Decoded, decode
 from ..sources.labels import target_of
 from ..sources.photographs import Batch, Part, Photographs, Reader
+from . import explainers
 from .batches import BatchExplainer
 from .bulk import DTYPES
 from .found import Found
@@ -98,6 +99,7 @@ class Explain:
                 smooth=smooth,
             )
         )
+        explainers.check(loaded.explain, loaded.device)
         self.device, self.class_names = loaded.device, loaded.class_names
         self.preparation = loaded.model.preparation
         self.explain = BatchExplainer(

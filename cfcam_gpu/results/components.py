@@ -127,7 +127,9 @@ def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
     """
     origin, config, labels_of_all = explanation.origin, explanation.config, explanation.labels
     if config is None or labels_of_all is None:
-        kind = "another method's" if config is None else "of several looks (augment, smooth, fuse)"
+        kind = (
+            "another method's" if config is None else "of several looks (augment, smooth, fuse), or an exported file's"
+        )
         raise ValueError(
             f"components: only one look by CF-CAM knows its channels' labels; this explanation is {kind}. Explain the "
             "images with CFCAM(model, layer)"

@@ -145,6 +145,8 @@ def build(
         if picture and len(body.images) > 1:
             raise HTTPException(422, f"Accept: image/png is for one image; got {len(body.images)}")
         targets = _targets(backend.class_names, target or [], body.targets, len(body.images))
+        if backend.about["target"] == "predicted" and any(one is not None for one in targets):
+            raise HTTPException(422, "target: expected none: this model explains each image's predicted class alone")
         wanted: Encoding = "none" if picture else encoding
         questions = [Question(one.data, at, wanted, picture or overlay) for one, at in zip(body.images, targets)]
         answers = await _unless_gone(request, _all(explain, questions))

@@ -15,8 +15,9 @@ from PIL import Image
 
 from .. import __version__
 from ..explain.attempts import OUT_OF_MEMORY, together_or_alone
-from ..photographs import loading, photos
+from ..photographs import exported, loading, photos
 from ..photographs.options import Settings
+from ..pipelines import explainers
 from ..results import saving
 
 #: How an answer has its map: the values, a grey picture, or not at all.
@@ -136,16 +137,19 @@ class Backend:
         #: Why the device is out of order, once it is: no question will be answered any more.
         self.fault: DeviceError | None = None
         loaded = loading.load_explainer(settings)
+        explainers.check(loaded.explain, loaded.device)
         self.model, self.device = loaded.model, loaded.device
         self.explainer, self.class_names = loaded.explain, loaded.class_names
         self.about: dict[str, Any] = {
-            "model": settings.model,
+            # Where a file lies is no client's affair.
+            "model": settings.model if settings.file is None else settings.file.name,
             "trained": self.model.trained,
             "classes": len(self.class_names),
             "size": self.model.preparation.size,
             "method": settings.method,
+            "target": "predicted" if exported.is_of_predicted(loaded.explain) else "any",
             "layers": [layer.name for layer in loaded.layers],
-            "preset": settings.preset,
+            "preset": loaded.preset,
             "engine": loaded.engine,
             "device": str(self.device),
             "version": __version__,

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -104,7 +103,7 @@ def serve(
             model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
         )
         options = Options(
-            settings=replace(settings, weights=weights and weights.absolute()),
+            settings=settings.absolute(),
             limits=Limits(body=max_body * 2**20, pixels=max_pixels * 10**6, images=max_images),
             components=components,
             replicas=replicas,

@@ -66,7 +66,10 @@ class Health(Status):
     size: int = Field(description="Side of the model's square input, in pixels.")
     method: str
     layers: list[str]
-    preset: str
+    target: Literal["any", "predicted"] = Field(
+        description="Which classes may be asked for: an exported file may explain each image's predicted class alone."
+    )
+    preset: str | None = Field(description="None where an exported file has a configuration of its own.")
     engine: str
     device: str
     version: str

@@ -1,0 +1,55 @@
+"""An explanation's graph as a package of AOTInductor."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from .onnx_file import exported, quiet
+
+#: Of a package: the entry that has its metadata.
+METADATA = ".wrapper_metadata.json"
+
+
+@dataclass(frozen=True)
+class Package:
+    """The bytes of a package, and the SHA-256 of the graph that it was compiled from."""
+
+    data: bytes
+    sha256: str
+    opset: None = None
+
+    @classmethod
+    def of(cls, graph: nn.Module, inputs: Sequence[torch.Tensor], *, any_batch: bool) -> Package:
+        """That of a module; see :meth:`cfcam_gpu.deploy.onnx_file.OnnxFile.of`.
+
+        Raises
+        ------
+        RuntimeError
+            If torch can't export or compile it: a C++ compiler is needed.
+        """
+        program = exported(graph, inputs, any_batch=any_batch)
+        digest = hashlib.sha256(str(program.graph).encode()).hexdigest()
+        with TemporaryDirectory() as folder, quiet():
+            path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "explain.pt2"))
+            return cls(Path(path).read_bytes(), digest)
+
+    def with_metadata(self, metadata: Mapping[str, str]) -> bytes:
+        """The same package with metadata beside its own."""
+        found = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(self.data)) as old, zipfile.ZipFile(found, "w") as new:
+            for entry in old.infolist():
+                data = old.read(entry)
+                if entry.filename.endswith(METADATA):
+                    data = json.dumps(json.loads(data) | dict(metadata)).encode()
+                new.writestr(entry, data)
+        return found.getvalue()

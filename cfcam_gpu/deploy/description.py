@@ -1,0 +1,206 @@
+"""What an exported file says of itself: its metadata, as one value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+from ..core.config import Config
+from ..core.maps import Inside
+from ..hooks.layouts import Layout
+from ..hooks.target_layer import TargetLayer
+
+#: Of the keys of a file's metadata.
+PREFIX = "cfcam."
+#: The version of what this module writes; a file of a later one is refused.
+FORMAT = 1
+
+Runtime: TypeAlias = Literal["onnxruntime", "tensorrt", "aoti"]
+#: What names the class: the graph, by the largest logit, or its input `target`.
+TargetFrom: TypeAlias = Literal["predicted", "input"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a file's maps differ from the library's on the images of its self-check.
+
+    Parameters
+    ----------
+    checked : bool
+        False where the runtime is not installed; then there are no figures.
+    images : int
+    median, worst : float
+        Over the images, of the largest difference over the map's maximum.
+    correlation : float
+        The lowest of the images, of Pearson.
+    ties : int
+        How many images differ more than a file's maps may because two channels are so near a tie of the clustering that
+        rounding decides it: the library's own maps of them move as far under a change of the images by rounding.
+    against : str
+        What was compared.
+    """
+
+    checked: bool
+    images: int = 0
+    median: float = 0.0
+    worst: float = 0.0
+    correlation: float = 1.0
+    ties: int = 0
+    against: str = ""
+
+    def __str__(self) -> str:
+        if not self.checked:
+            return "not checked: the runtime is not installed here"
+        return (
+            f"{self.images} images against {self.against}: median {self.median:.1e}, worst {self.worst:.1e} of the "
+            f"map's maximum, correlation at least {self.correlation:.7f}"
+            + (f"; {self.ties} near a tie, where the library's own map moves as far by rounding" if self.ties else "")
+        )
+
+
+@dataclass(frozen=True)
+class DescribedLayer:
+    """A target layer of an exported model: its name, why this one, its layout, and its activation's (C, h, w)."""
+
+    name: str
+    reason: str
+    layout: Layout
+    shape: tuple[int, ...]
+
+    def target_layer(self) -> TargetLayer:
+        """The same without a module, as explanations have it."""
+        return TargetLayer(None, self.name, reason=self.reason, layout=self.layout, checked=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What an exported file holds and how it was made.
+
+    Parameters
+    ----------
+    library, torch : str
+        The versions that exported it.
+    runtime : {"onnxruntime", "tensorrt", "aoti"}
+        What it is for.
+    opset : int or None
+        Of ONNX; None of AOTInductor's package.
+    model : str or None
+        What the model was asked for by, where it has a name.
+    trained : bool
+        False where its weights are known to be random.
+    method : str
+        ``"cfcam"``.
+    config : Config
+    layers : tuple of DescribedLayer
+        The finest first.
+    images : tuple of int
+        (C, H, W) of an image, all axes behind the batch's.
+    size : tuple of int
+        (H, W) of a map.
+    inside : tuple of (float, float) or None
+        As of :class:`cfcam_gpu.Explanation`.
+    batch : int or None
+        How many images a call takes; None is any number.
+    target : {"predicted", "input"}
+        Where the class comes from; in an input, a negative class is the predicted one.
+    classes : int or None
+        T, with a T axis in the input `target` and in the maps; None where there is no such axis.
+    logits : tuple of int
+        (K,) of an image's logits, or (K, h, w).
+    segment : int or None
+        Of a segmentation: the class whose mean logit over where it is predicted is explained.
+    class_names : tuple of str or None
+    preparation : mapping or None
+        How a photograph becomes an image: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
+    weights_sha256, graph_sha256 : str
+        Of the model's state dict, and of the graph.
+    check : Check
+    format : int
+        The version of this metadata.
+    """
+
+    library: str
+    torch: str
+    runtime: Runtime
+    opset: int | None
+    model: str | None
+    trained: bool
+    method: str
+    config: Config
+    layers: tuple[DescribedLayer, ...]
+    images: tuple[int, ...]
+    size: tuple[int, ...]
+    inside: Inside | None
+    batch: int | None
+    target: TargetFrom
+    classes: int | None
+    logits: tuple[int, ...]
+    segment: int | None
+    class_names: tuple[str, ...] | None
+    preparation: Mapping[str, Any] | None
+    weights_sha256: str
+    graph_sha256: str
+    check: Check
+    format: int = FORMAT
+
+    def metadata(self) -> dict[str, str]:
+        """Keys with :data:`PREFIX` and JSON, as files carry it."""
+        return {PREFIX + key: json.dumps(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str], where: str) -> Description:
+        """From a file's metadata; other keys are passed over.
+
+        Parameters
+        ----------
+        metadata : mapping of str to str
+        where : str
+            The file, for errors.
+
+        Raises
+        ------
+        ValueError
+            If the file was not exported by this library, or by a later format of it.
+        """
+        found = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+        if "format" not in found:
+            raise ValueError(
+                f"{where}: expected a file that cfcam-gpu export wrote; it has no metadata cfcam.format, so it "
+                "holds no explanation: export the model itself by cfcam_gpu.deploy.export"
+            )
+        try:
+            values = {key: json.loads(value) for key, value in found.items()}
+            version = values["format"]
+            if isinstance(version, int) and version > FORMAT:
+                raise ValueError(
+                    f"{where}: format {version} is newer than this library knows ({FORMAT}); it was exported by "
+                    f"cfcam-gpu {values.get('library')}: install that or a later one"
+                )
+            return cls(**{field.name: _back(field.name, values[field.name]) for field in fields(cls)})
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{where}: its metadata is damaged ({type(error).__name__}: {error})") from error
+
+
+def _back(name: str, value: Any) -> Any:
+    """A field from what JSON made of it."""
+    if name == "config":
+        return Config(**value)
+    if name == "check":
+        return Check(**value)
+    if name == "layers":
+        return tuple(
+            DescribedLayer(each["name"], each["reason"], Layout(**_tuples(each["layout"])), tuple(each["shape"]))
+            for each in value
+        )
+    return _nested(value)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _nested(value) for key, value in values.items()}
+
+
+def _nested(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    return tuple(_nested(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,165 @@
+"""What can't be exported, told before any work."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from ..explain.cam import CAM
+from ..explain.cfcam import CFCAM
+from ..hooks.guard import survey_of
+from ..targets import Segment
+from .description import Runtime
+from .onnx_file import MOST_BYTES, NEEDS
+
+Target = Literal["predicted", "input"] | Segment
+
+#: Of an input of classes: how many of each image. Each has a backward of its own in the graph.
+MOST_CLASSES = 16
+_SUFFIXES: Mapping[str, tuple[Runtime, ...]] = {".onnx": ("onnxruntime", "tensorrt"), ".pt2": ("aoti",)}
+_PACKAGES = {".onnx": ("onnx", "onnxscript"), ".pt2": ()}
+
+
+def explainer_of(given: object, target_layer: Any, config: Any) -> CFCAM:
+    """The CF-CAM explainer that is meant.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither a model nor an explainer of one look by CF-CAM.
+    """
+    if isinstance(given, (CFCAM, CAM)):
+        for name, value in (("target_layer", target_layer), ("config", config)):
+            if value is not None:
+                raise ValueError(f"{name}: expected None where an explainer is given, which has its own")
+        if given._views.several:
+            raise ValueError(
+                "explainer: a file holds one look at the images; make the explainer without augment and smooth"
+            )
+        parts = given._parts if isinstance(given, CAM) else [given]
+        if len(parts) > 1:
+            raise ValueError(f"explainer: a file holds one map, of one layer or of two levels; got {len(parts)} fused")
+        if not isinstance(parts[0], CFCAM):
+            raise ValueError(
+                f"explainer: only CF-CAM can be exported; got {getattr(given, 'method', None)}. Make it with method "
+                "'cfcam', 'cfcam-paper' or one that cfcam-gpu methods lists as CF-CAM's"
+            )
+        return parts[0]
+    if not isinstance(given, nn.Module):
+        raise TypeError(f"explainer: expected a CFCAM, or a torch.nn.Module to make one of; got {type(given).__name__}")
+    return CFCAM(given, target_layer, config=config)
+
+
+def runtime_of(path: Path, runtime: str | None) -> Runtime:
+    """What the file is for: as asked, or by its suffix.
+
+    Raises
+    ------
+    ImportError
+        If what writes such a file is not installed.
+    ValueError
+        If the suffix is another, or does not go with the runtime.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"path: expected a file .onnx, or .pt2 for AOTInductor; got {path.name!r}")
+    if runtime is not None and runtime not in get_args(Runtime):
+        raise ValueError(f"runtime: expected {', '.join(get_args(Runtime))}; got {runtime!r}")
+    chosen = _SUFFIXES[suffix][0] if runtime is None else runtime
+    if chosen not in _SUFFIXES[suffix]:
+        wanted = next(key for key, runtimes in _SUFFIXES.items() if chosen in runtimes)
+        raise ValueError(f"path: expected a file {wanted} for the runtime {chosen}; got {path.name!r}")
+    missing = [name for name in _PACKAGES[suffix] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"path: a file .onnx needs {' and '.join(missing)}; {NEEDS}", name=missing[0])
+    return chosen
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that can't be written to, or that is there already.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, IsADirectoryError
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"path: expected a file; {path} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: the folder {path.parent} is not there")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"path: {path} is there already; give another name, or overwrite")
+
+
+def check_options(batch: object, target: object, classes: object) -> None:
+    """Refuse a batch, a target and a number of classes that are none or don't go together.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    number = isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1
+    if batch != "any" and not number:
+        raise ValueError(f"batch: expected 'any' or a number of images of at least 1; got {batch!r}")
+    if isinstance(target, Segment):
+        if target.mask is not None:
+            raise ValueError(
+                "target: a mask is of one image and can't be in a file; Segment(class) explains where it is predicted"
+            )
+    elif callable(target):
+        raise TypeError(
+            f"target: expected 'predicted', 'input' or targets.Segment(class); got a callable, {target!r}, whose "
+            "operators no graph can know: have the model return what it computes as logits"
+        )
+    elif target not in ("predicted", "input"):
+        raise ValueError(
+            f"target: expected 'predicted', 'input' or targets.Segment(class); got {target!r}. A class that is always "
+            "the same is an input, too"
+        )
+    if classes is None:
+        return
+    if target != "input":
+        raise ValueError(f"classes: expected None where the classes are no input; got {classes!r}")
+    if not isinstance(classes, int) or isinstance(classes, bool) or not 1 <= classes <= MOST_CLASSES:
+        raise ValueError(
+            f"classes: expected 1 to {MOST_CLASSES}, each of which has a backward in the graph; got {classes!r}"
+        )
+
+
+def check_model(model: nn.Module, runtime: Runtime) -> None:
+    """Refuse a model in training mode, or one that is larger than a file may be.
+
+    Raises
+    ------
+    ValueError
+    """
+    survey = survey_of(model)
+    if modules := [*survey.training, *survey.random]:
+        names = {module: name for name, module in model.named_modules()}
+        raise ValueError(
+            f"model: {names[modules[0]]} ({type(modules[0]).__name__}) is in training mode, so that a file of it would "
+            "explain another model than is deployed; call model.eval() first"
+        )
+    weights = sum(tensor.nbytes for tensor in {id(each): each for each in model.state_dict().values()}.values())
+    if runtime != "aoti" and weights > MOST_BYTES:
+        raise ValueError(
+            f"model: its weights take {weights / 2**30:.1f} GiB, and an ONNX file holds 2; export a .pt2, or the model "
+            "in float16"
+        )
+
+
+def check_class_names(class_names: Sequence[str] | None, logits: torch.Tensor | None) -> None:
+    """Refuse names of another number of classes.
+
+    Raises
+    ------
+    ValueError
+    """
+    if class_names is None or logits is None:
+        return
+    if isinstance(class_names, str) or len(class_names) != logits.shape[1]:
+        raise ValueError(f"class_names: expected one for each of the {logits.shape[1]} logits; got {len(class_names)}")

@@ -1,0 +1,164 @@
+"""Exported files in a model's place: which options are theirs already, and how photographs become their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..core.config import Config
+from ..deploy import loading
+from ..deploy.description import Description
+from ..deploy.loading import Deployed
+from .options import Settings
+from .photos import Preparation
+
+#: The presets by name; what an explainer of another configuration was exported with has none.
+_PRESETS = {"default": (Config(), Config.two_level()), "paper": (Config.paper(),)}
+
+
+def check(settings: Settings, *, fuse: str | None = None, components: int | None = None) -> None:
+    """Refuse options that a file has no place for, before it is loaded.
+
+    Parameters
+    ----------
+    settings : Settings
+    fuse : {"mean", "max"}, optional
+    components : int, optional
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        The message names the option.
+    """
+    path = Path(settings.model)
+    held = {
+        "weights": settings.weights,
+        "layer": settings.layers,
+        "method": settings.method if settings.method != "cfcam" else None,
+        "preset": settings.preset if settings.preset != "default" else None,
+        "augment": settings.augment,
+        "smooth": settings.smooth,
+        "fuse": fuse,
+    }
+    for name, value in held.items():
+        if value:
+            raise ValueError(
+                f"{name}: expected none with {path.name}, an exported file, which holds one method at its layers; got "
+                f"{_told(value)}. Give the model itself, or export it anew"
+            )
+    if settings.engine != "auto":
+        raise ValueError(
+            f"engine: expected auto with {path.name}, an exported file, which its runtime plays; got {settings.engine}"
+        )
+    if components is not None:
+        raise ValueError(
+            f"components: {path.name}, an exported file, does not give the channels' evidence; give the model itself"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"model: {path} is not a file")
+
+
+def load(settings: Settings) -> tuple[Deployed, Preparation]:
+    """A file, and how photographs become its images.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError, RuntimeError
+        As :func:`cfcam_gpu.deploy.load`, and if the file does not say how it is prepared for.
+    """
+    explain = loading.load(settings.model, device=settings.device)
+    return explain, preparation(explain.description, settings.model)
+
+
+def preparation(description: Description, where: str) -> Preparation:
+    """How a photograph becomes an image of a file.
+
+    Parameters
+    ----------
+    description : Description
+    where : str
+        The file, for errors.
+
+    Raises
+    ------
+    ValueError
+        If the file does not say it, or is not of photographs.
+    """
+    said = description.preparation
+    if said is None:
+        raise ValueError(
+            f"model: {where} does not say how a photograph becomes an image of it; export it with a preparation "
+            "(cfcam-gpu export, or preparation= in Python)"
+        )
+    try:
+        found = Preparation(
+            size=int(said["size"]),
+            resize=int(said["resize"]),
+            interpolation=Image.Resampling[str(said["interpolation"]).upper()],
+            mean=_three(said["mean"]),
+            std=_three(said["std"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"model: {where} says in another way how a photograph becomes an image of it: expected size, resize, "
+            f"interpolation, mean and std; got {said} ({error})"
+        ) from error
+    if description.images != (3, found.size, found.size):
+        raise ValueError(
+            f"model: {where} takes {description.images}, and its preparation makes {(3, found.size, found.size)}"
+        )
+    return found
+
+
+def preset(config: Config) -> str | None:
+    """The preset that a configuration is; None where it is of neither."""
+    return next((name for name, configs in _PRESETS.items() if config in configs), None)
+
+
+def check_targets(explain: object, targets: Sequence[object]) -> None:
+    """Refuse classes, one or several of each photograph, that a file does not explain; what is no file explains any.
+
+    Parameters
+    ----------
+    explain : Deployed or another explainer
+    targets : sequence
+        Of each photograph; none is the predicted class.
+
+    Raises
+    ------
+    ValueError
+        The message has what the file explains.
+    """
+    if not isinstance(explain, Deployed):
+        return
+    name, said = explain.path.name, explain.description
+    if said.target == "predicted" and targets:
+        raise ValueError(
+            f"target: expected none, as {name} was exported to explain the predicted class; got "
+            f"{', '.join(map(str, targets))}. Export it with --target input"
+        )
+    wanted = said.classes or 1
+    if said.target == "input" and len(targets) != wanted and (targets or said.classes is not None):
+        raise ValueError(
+            f"target: expected {wanted} {'class' if wanted == 1 else 'classes'} of each photograph, as {name} was "
+            f"exported for; got {len(targets)}. Export it with --classes {max(1, len(targets))}"
+        )
+
+
+def is_of_predicted(explain: object) -> bool:
+    """Whether an explainer is a file that explains each image's predicted class alone."""
+    return isinstance(explain, Deployed) and explain.description.target == "predicted"
+
+
+def _three(values: Iterable[Any]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _told(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

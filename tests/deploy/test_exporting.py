@@ -1,0 +1,232 @@
+"""Files of small networks beside the library: every way in which one can be asked for, and all that one holds."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import cfcam_gpu
+from cfcam_gpu import CAM, CFCAM, Config, deploy
+from cfcam_gpu.deploy import checking, onnx_file
+from cfcam_gpu.deploy.exporting import weights_sha256
+
+from .exports import SIZE, images, network
+
+BAR = 1e-5
+
+
+def off(found, expected):
+    return float(checking.difference(found.maps, expected.maps, len(expected.size)).max())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def any_batch(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "model.onnx"
+    said = deploy.export(model, path, images(4), class_names=[f"c{i}" for i in range(6)], name="small")
+    return path, said
+
+
+@pytest.fixture(scope="module")
+def of_classes(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("classes") / "model.onnx"
+    deploy.export(model, path, images(4), target="input", classes=3, batch=2)
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 13])
+def test_any_batch_is_explained_as_by_the_library(model, any_batch, count):
+    given = images(count, seed=count)
+    found, expected = deploy.load(any_batch[0])(given), CFCAM(model)(given)
+    assert off(found, expected) < BAR
+    torch.testing.assert_close(found.raw_maps, expected.raw_maps, rtol=1e-4, atol=1e-6 * float(expected.raw_maps.max()))
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.target, expected.target)
+    assert torch.equal(found.empty, expected.empty)
+
+
+def test_classes_are_named_or_predicted(model, of_classes):
+    given = images(5, seed=3)
+    predicted = CFCAM(model)(given).target
+    classes = torch.stack([torch.full((5,), -1), (predicted + 1) % 6, torch.arange(5)], dim=1)
+    found = deploy.load(of_classes)(given, classes.clamp_min(0))
+    expected = CFCAM(model)(given, classes.clamp_min(0))
+    assert found.maps.shape == (5, 3, SIZE, SIZE)
+    assert off(found, expected) < BAR
+    session = onnxruntime.InferenceSession(of_classes)
+    maps, _, _, explained, *_ = session.run(None, {"images": given[:2].numpy(), "target": classes[:2].numpy()})
+    assert explained[:, 0].tolist() == predicted[:2].tolist()
+    by_prediction = CFCAM(model)(given[:2]).maps
+    assert float((torch.from_numpy(maps)[:, 0] - by_prediction).abs().max()) < BAR
+
+
+def test_a_file_tells_what_it_is(model, any_batch):
+    path, said = any_batch
+    read = deploy.describe(path)
+    assert read == said
+    assert (said.images, said.size, said.batch, said.opset) == ((3, SIZE, SIZE), (SIZE, SIZE), None, onnx_file.OPSET)
+    assert [layer.shape for layer in said.layers] == [(24, 12, 12), (40, 6, 6)]
+    assert [layer.name for layer in said.layers] == [layer.name for layer in CFCAM(model)(images(1)).layers]
+    assert said.config == Config.two_level()
+    assert said.class_names == tuple(f"c{i}" for i in range(6))
+    assert said.weights_sha256 == weights_sha256(model)
+    assert said.check.checked
+    assert said.check.images == 4
+    assert said.check.worst < BAR
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded, full_check=True)
+    assert said.graph_sha256 == onnx_file.graph_sha256(loaded)
+    names = [value.name for value in loaded.graph.output]
+    assert names == ["maps", "raw_maps", "logits", "target", "empty", "converged"]
+    # The notes of torch's exporter have the paths of the files of this machine.
+    assert b"site-packages" not in path.read_bytes()
+
+
+def test_weights_are_told_apart():
+    one, other = network(), network()
+    assert weights_sha256(one) == weights_sha256(other)
+    with torch.no_grad():
+        other[0].weight[0, 0, 0, 0] += 1e-3
+    assert weights_sha256(one) != weights_sha256(other)
+
+
+@pytest.mark.parametrize("name", ["paper", "one level", "elementwise"])
+def test_configurations(model, tmp_path, name):
+    config = {
+        "paper": Config.paper(),
+        "one level": Config(),
+        "elementwise": Config(combine="elementwise", boundary="zero", sigma=0.7, contrast=0.5),
+    }[name]
+    path = tmp_path / "model.onnx"
+    deploy.export(model, path, images(4), config=config, batch=4)
+    assert off(deploy.load(path)(images(4, seed=5)), CFCAM(model, config=config)(images(4, seed=5))) < BAR
+
+
+def test_tensorrt_gets_operators_that_it_has(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    deploy.export(model, path, images(4), batch=4, runtime="tensorrt")
+    graph = onnx.load(path).graph
+    assert not {node.op_type for node in graph.node} & {"Loop", "NonZero", "Unique", "If", "Scan"}
+    assert onnx.TensorProto.DOUBLE not in {value.data_type for value in graph.initializer}
+    assert off(deploy.load(path)(images(4, seed=5)), CFCAM(model)(images(4, seed=5))) < BAR
+
+
+def test_nothing_of_the_users_changes(model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
+    asks = [parameter.requires_grad for parameter in model.parameters()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    deploy.export(model, tmp_path / "model.onnx", images(2), config=Config(), batch=1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()] == hooks
+    assert [parameter.requires_grad for parameter in model.parameters()] == asks
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.is_grad_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_an_image_that_is_not_finite_spoils_its_own_map_alone(model, any_batch):
+    given = images(3)
+    expected = CFCAM(model)(given)
+    spoilt = given.clone()
+    spoilt[1, 0, 5, 5] = torch.nan
+    maps = torch.from_numpy(onnxruntime.InferenceSession(any_batch[0]).run(None, {"images": spoilt.numpy()})[0])
+    assert bool(maps[1].isnan().all())
+    assert float((maps[[0, 2]] - expected.maps[[0, 2]]).abs().max()) < BAR
+
+
+def test_a_blank_image_has_an_empty_map(tmp_path):
+    dead = network()
+    with torch.no_grad():
+        dead[-1].weight[:] = -dead[-1].weight.abs()  # every position speaks against every class
+    path = tmp_path / "model.onnx"
+    deploy.export(dead, path, images(2), config=Config(), batch=2)
+    found = deploy.load(path)(images(2))
+    assert bool(found.empty.all())
+    assert float(found.maps.abs().max()) == 0
+
+
+class Dims(nn.Module):
+    """A network of volumes or signals."""
+
+    def __init__(self, conv, pool):
+        super().__init__()
+        self.features = nn.Sequential(
+            *(conv(2, 12, 3, stride=2, padding=1), nn.ReLU(), conv(12, 20, 3, stride=2, padding=1), nn.ReLU())
+        )
+        self.pool, self.head = pool(1), nn.Linear(20, 4)
+
+    def forward(self, x):
+        return {"logits": self.head(self.pool(self.features(x)).flatten(1))}
+
+
+@pytest.mark.parametrize(
+    ("conv", "pool", "shape"),
+    [(nn.Conv3d, nn.AdaptiveAvgPool3d, (2, 12, 16, 20)), (nn.Conv1d, nn.AdaptiveAvgPool1d, (2, 160))],
+)
+def test_volumes_and_signals(tmp_path, conv, pool, shape):
+    torch.manual_seed(0)
+    model, given = Dims(conv, pool).eval(), torch.randn(3, *shape)
+    path = tmp_path / "model.onnx"
+    deploy.export(model, path, given)
+    found = deploy.load(path)(given[:1])
+    assert found.maps.shape == (1, *shape[1:])
+    assert off(found, CFCAM(model)(given[:1])) < BAR
+
+
+class Segmentation(nn.Module):
+    """Logits (B, 3, H, W) from an encoder and an upsampling."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = network()[:8]
+        self.head = nn.Conv2d(40, 3, 1)
+
+    def forward(self, x):
+        return {"out": nn.functional.interpolate(self.head(self.encoder(x)), x.shape[-2:], mode="bilinear")}
+
+
+def test_a_segmentation_explains_the_class_that_is_chosen(tmp_path):
+    torch.manual_seed(0)
+    model, path = Segmentation().eval(), tmp_path / "model.onnx"
+    with torch.no_grad():
+        model.head.bias -= model(images(2))["out"].mean(dim=(0, 2, 3))
+    target = cfcam_gpu.targets.Segment(1)
+    said = deploy.export(model, path, images(3), target=target)
+    found, expected = deploy.load(path)(images(3)), CFCAM(model)(images(3), target)
+    assert said.segment == 1
+    assert not bool(expected.empty.any())
+    assert off(found, expected) < BAR
+
+
+def test_explainers_are_exported_as_they_are(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    explain = CAM(model, "4", method="cfcam-paper")
+    said = deploy.export(explain, path, images(2), batch=2)
+    assert [layer.name for layer in said.layers] == ["4"]
+    assert said.config == Config.paper()
+
+
+def test_a_file_that_is_wrong_is_not_written(model, tmp_path, monkeypatch):
+    from cfcam_gpu.deploy import explanation_graph
+
+    right = explanation_graph.shown
+    monkeypatch.setattr(explanation_graph, "shown", lambda *args, **options: right(*args, **options).square())
+    with pytest.raises(RuntimeError, match="maps are not the library's"):
+        deploy.export(model, tmp_path / "model.onnx", images(2), config=Config(), batch=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnxruntime_the_file_says_that_it_is_not_checked(model, tmp_path, monkeypatch):
+    from cfcam_gpu.deploy import plan
+
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    said = deploy.export(model, tmp_path / "model.onnx", images(2), config=Config(), batch=2)
+    assert not said.check.checked
+    assert "not checked" in str(said.check)
+    assert deploy.describe(tmp_path / "model.onnx") == said
