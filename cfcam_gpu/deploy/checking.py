@@ -84,6 +84,7 @@ def compare(
         worst=float(differences.max()),
         correlation=float(correlations.min()),
         ties=ties,
+        empty=int(empty.flatten(1).any(dim=1).sum()) if empty.ndim > 1 else int(empty.sum()),
         against=against,
     )
     if ties < len(off):

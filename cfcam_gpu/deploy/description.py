@@ -38,6 +38,8 @@ class Check:
     ties : int
         How many images differ more than a file's maps may because two channels are so near a tie of the clustering that
         rounding decides it: the library's own maps of them move as far under a change of the images by rounding.
+    empty : int
+        How many images have no evidence for their class, and a map of zeros, which a check tells little by.
     against : str
         What was compared.
     """
@@ -48,6 +50,7 @@ class Check:
     worst: float = 0.0
     correlation: float = 1.0
     ties: int = 0
+    empty: int = 0
     against: str = ""
 
     def __str__(self) -> str:
@@ -57,6 +60,7 @@ class Check:
             f"{self.images} images against {self.against}: median {self.median:.1e}, worst {self.worst:.1e} of the "
             f"map's maximum, correlation at least {self.correlation:.7f}"
             + (f"; {self.ties} near a tie, where the library's own map moves as far by rounding" if self.ties else "")
+            + (f"; {self.empty} with empty maps, which tell little" if self.empty else "")
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,9 @@ from ..targets import Segment
 from . import aoti_file, onnx_file, refusals
 from .description import Check, Description, Runtime
 from .plan import Plan
+
+#: Tracing and torch's exporters set what the whole process shares: the attention that is chosen, filters of warnings.
+_ONE_AT_A_TIME = Lock()
 
 
 def export(
@@ -100,6 +104,7 @@ def export(
     refusals.check_options(batch, target, classes)
     runtime = refusals.runtime_of(path, runtime)
     refusals.check_place(path, overwrite=overwrite)
+    noted = refusals.noted(preparation, name)
     explain = refusals.explainer_of(explainer, target_layer, config)
     check_images(explain.model, images)
     refusals.check_model(explain.model, runtime)
@@ -107,7 +112,8 @@ def export(
     refusals.check_class_names(class_names, plan.expected.logits)
     written: aoti_file.Package | onnx_file.OnnxFile
     writer = aoti_file.Package if runtime == "aoti" else onnx_file.OnnxFile
-    written = writer.of(plan.graph(), plan.example(), any_batch=plan.batch is None)
+    with _ONE_AT_A_TIME:
+        written = writer.of(plan.graph(), plan.example(), any_batch=plan.batch is None)
     description = Description(
         library=__version__,
         torch=torch.__version__,
@@ -127,7 +133,7 @@ def export(
         logits=plan.logits,
         segment=target.index if isinstance(target, Segment) else None,
         class_names=None if class_names is None else tuple(class_names),
-        preparation=preparation,
+        preparation=noted,
         weights_sha256=weights_sha256(plan.model),
         graph_sha256=written.sha256,
         check=Check(checked=False),

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -201,9 +200,8 @@ def _pairs(model: nn.Module, images: torch.Tensor, kept: Iterable[str]) -> dict[
 
 
 def _can_be_folded(module: _ConvNd) -> bool:
-    if isinstance(module, _ConvTransposeNd) or parametrize.is_parametrized(module):
-        return False
-    return {"weight", "bias"} <= module._parameters.keys()
+    # A weight that is computed in each forward, by a parametrization say, is none of the parameters.
+    return not isinstance(module, _ConvTransposeNd) and {"weight", "bias"} <= module._parameters.keys()
 
 
 def _fold_each(model: nn.Module, images: torch.Tensor, pairs: Mapping[str, tuple[_ConvNd, _Norm]]) -> list[str]:

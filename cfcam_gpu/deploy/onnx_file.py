@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,12 +132,7 @@ def graph_sha256(model: Any) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, torch's exporters say nothing on the terminal; errors come as they are."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    """Inside, what libraries deprecate among themselves is not warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

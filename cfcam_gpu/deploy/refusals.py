@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -152,14 +153,35 @@ def check_model(model: nn.Module, runtime: Runtime) -> None:
         )
 
 
+def noted(preparation: Mapping[str, Any] | None, name: str | None) -> dict[str, Any] | None:
+    """What is written beside the graph, as it is read again.
+
+    Raises
+    ------
+    TypeError
+        If `preparation` is no mapping that JSON can hold, or `name` no string.
+    """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name: expected a string; got {type(name).__name__}")
+    if preparation is None:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(preparation)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"preparation: expected a mapping of numbers, strings and lists ({error})") from error
+    return found
+
+
 def check_class_names(class_names: Sequence[str] | None, logits: torch.Tensor | None) -> None:
     """Refuse names of another number of classes.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
     """
     if class_names is None or logits is None:
         return
-    if isinstance(class_names, str) or len(class_names) != logits.shape[1]:
+    if isinstance(class_names, str) or not all(isinstance(each, str) for each in class_names):
+        raise TypeError("class_names: expected a sequence of strings, one for each logit")
+    if len(class_names) != logits.shape[1]:
         raise ValueError(f"class_names: expected one for each of the {logits.shape[1]} logits; got {len(class_names)}")

@@ -217,7 +217,7 @@ def _forward_and_backward(
 ) -> list[torch.Tensor]:
     """What :class:`Traced` returns; the model takes images of `dtype`."""
 
-    def of_added(*zeros: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def of_added(images: torch.Tensor, *zeros: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         reached: dict[int, torch.Tensor] = {}
 
         def add(i: int, value: Any) -> Any:
@@ -233,8 +233,10 @@ def _forward_and_backward(
         return logits, (logits, *(reached[i] for i in range(len(layers))))
 
     zeros = [each.zeros(images) for each in added]
+    # The images are an argument, too, so that what the model writes in place before the first layer becomes functional.
+    functional = partial(functionalize(of_added), images)
     # torch declares what it returns without `has_aux`.
-    _, backward, (logits, *activations) = vjp(functionalize(of_added), *zeros, has_aux=True)  # type: ignore[misc]
+    _, backward, (logits, *activations) = vjp(functional, *zeros, has_aux=True)  # type: ignore[misc]
     in_float32 = logits.float()
     chosen = head.chosen(in_float32, target)
     found = [in_float32, chosen, *_as_maps(layers, activations)]

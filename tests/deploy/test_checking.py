@@ -98,7 +98,9 @@ def test_what_is_told_otherwise_is_refused(maps, field, message):
 def test_an_empty_map_must_be_empty(maps):
     maps[0] = 0
     expected = explanation(maps)
-    assert check(played(expected), expected).worst == 0
+    found = check(played(expected), expected)
+    assert (found.worst, found.empty) == (0, 1)
+    assert "1 with empty maps" in str(found)
     file = played(expected)
     file.maps[0, 0, 0] = 0.5
     with pytest.raises(RuntimeError, match=r"worst 5\.0e-01"):

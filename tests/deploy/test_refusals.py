@@ -36,6 +36,8 @@ def _nothing_runs(monkeypatch):
         (MODEL, {"target": "input", "classes": 1000}, ValueError, "classes: expected 1 to"),
         (MODEL, {"runtime": "openvino"}, ValueError, "runtime: expected onnxruntime, tensorrt, aoti; got 'openvino'"),
         (MODEL, {"runtime": "aoti"}, ValueError, r"path: expected a file .pt2 for the runtime aoti; got 'model.onnx'"),
+        (MODEL, {"preparation": {"mean": torch.ones(3)}}, TypeError, "preparation: expected a mapping"),
+        (MODEL, {"name": 3}, TypeError, "name: expected a string; got int"),
         (nn.ReLU, {}, TypeError, "explainer: expected a CFCAM"),
         (CFCAM(MODEL), {"config": Config()}, ValueError, "config: expected None where an explainer is given"),
         (CFCAM(MODEL, augment="flip"), {}, ValueError, "explainer: a file holds one look"),

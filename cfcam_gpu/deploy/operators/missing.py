@@ -25,6 +25,7 @@ _BEYOND = {
 #: Why, where the operator's name doesn't say it.
 _REASONS = {
     "convolution_backward": "weights that depend on the images",
+    "convolution": "an output padding of a stride or more",
     "index_put": "a gradient through a boolean mask",
     "_fft_r2c": "complex numbers",
     "_fft_c2c": "complex numbers",
@@ -85,6 +86,8 @@ def _is_exported(node: fx.Node) -> bool:
     assert isinstance(operator, OpOverload)
     if isinstance(value := node.meta.get("val"), torch.Tensor) and value.is_complex():
         return False
+    if operator is aten.convolution.default and _has_wide_output_padding(node):
+        return False
     if torch.Tag.nondeterministic_seeded in operator.tags or operator in _BEYOND or _has_boolean_index(node):
         return False
     return _has_onnx(operator) or operator in decomposition_table
@@ -104,6 +107,12 @@ def _onnx_registry() -> Any:
 def _has_onnx(operator: OpOverload) -> bool:
     registry = _onnx_registry()
     return registry is None or operator.namespace != "aten" or bool(registry.is_registered(operator))
+
+
+def _has_wide_output_padding(node: fx.Node) -> bool:
+    """Whether a transposed convolution adds a stride or more to its output, which ONNX has no form of."""
+    stride, transposed, added = node.args[3], node.args[6], node.args[7]
+    return bool(transposed) and any(more >= step for more, step in zip(added, stride))  # type: ignore[arg-type]
 
 
 def _has_boolean_index(node: fx.Node) -> bool:

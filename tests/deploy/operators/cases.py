@@ -99,7 +99,7 @@ by_rank(
         "even, same": {"kernel_size": 4, "padding": "same"},
         "dilated": {"kernel_size": 3, "padding": "same", "dilation": 2},
         "dilated and strided": {"kernel_size": 3, "dilation": 2, "stride": 2, "padding": 1},
-        "dilated by the half": {"kernel_size": 2, "dilation": 2, "stride": 4},
+        "dilated by the half": {"kernel_size": 4, "dilation": 2, "stride": 4, "padding": 2},
         "strided by three": {"kernel_size": 4, "stride": 3, "padding": 2},
         "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
         "groups, strided": {"kernel_size": 2, "stride": 2, "groups": 2},
@@ -116,7 +116,7 @@ cases(
     unequal=nn.Conv2d(4, 8, (3, 2), stride=(1, 2), padding=(0, 1), dilation=(2, 1)),
     padded=nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(4, 8, 3, stride=2, padding=1)),
     padded_in_part=nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(4, 8, 3, stride=2)),
-    padded_and_rectified=nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.Tanh(), nn.Conv2d(4, 8, 3)),
+    padded_and_rectified=nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.ReLU(inplace=True), nn.Conv2d(4, 8, 3)),
     padded_in_channels=nn.Sequential(nn.ConstantPad3d((0, 0, 1, 1, 2, 2), 0.0), nn.Conv2d(8, 8, 3)),
 )
 by_rank(
@@ -125,7 +125,7 @@ by_rank(
         "strided": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
         "plain": {"kernel_size": 3},
         "groups": {"kernel_size": 3, "stride": 2, "groups": 2},
-        "dilated": {"kernel_size": 3, "dilation": 3, "stride": 2, "padding": 1, "output_padding": 2},
+        "dilated": {"kernel_size": 3, "dilation": 3, "stride": 2, "padding": 1, "output_padding": 1},
     },
     lambda rank, **how: getattr(nn, f"ConvTranspose{rank}d")(4, 8, **how),
 )
@@ -223,8 +223,13 @@ for module in (
     case(type(module).__name__, repr(module), IMAGE, module)
 for kind in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Hardswish, nn.Mish):
     case(kind.__name__, "in place", IMAGE, nn.Sequential(nn.Identity(), kind(inplace=True)))
-# At the bounds, and far from them.
-case("ReLU6", "bounds", IMAGE, lambda x: F.relu6((x * 4).round()))
-case("Hardswish", "bounds", IMAGE, lambda x: F.hardswish((x * 2).round()))
-case("Hardsigmoid", "bounds", IMAGE, lambda x: F.hardsigmoid((x * 2).round()))
-case("ReLU", "bounds", IMAGE, lambda x: F.relu(x.round()))
+
+
+def _whole(x):
+    """Whole numbers, many of which are a bound, that the gradient passes."""
+    return (x - x.detach()) + (x.detach() * 4).round()
+
+
+for name in ("relu", "relu6", "hardswish", "hardsigmoid", "leaky_relu", "hardtanh"):
+    kind = {"relu": "ReLU", "relu6": "ReLU6", "leaky_relu": "LeakyReLU"}.get(name, name.capitalize())
+    case(kind, "bounds", IMAGE, lambda x, name=name: getattr(F, name)(_whole(x)))

@@ -38,6 +38,10 @@ REFUSED = {
         lambda x: F.conv2d(x, x.mean(0, keepdim=True)[:, :, :3, :3]),
         "aten.convolution_backward.default",
     ),
+    "output_padding": (
+        lambda x: F.conv_transpose2d(x, torch.ones(4, 2, 3, 3), output_padding=2, dilation=3, stride=2),
+        "aten.convolution.default",
+    ),
     "random numbers": (lambda x: F.gumbel_softmax(x), "aten.exponential.default"),
 }
 
