@@ -58,7 +58,11 @@ options = parser.parse_args()
 session = onnxruntime.InferenceSession(options.file)
 metadata = session.get_modelmeta().custom_metadata_map
 said = {key.removeprefix("cfcam."): json.loads(value) for key, value in metadata.items() if key.startswith("cfcam.")}
+if "format" not in said:
+    raise SystemExit(f"{options.file} is no file of cfcam-gpu export: it holds no explanation")
 preparation = said["preparation"]
+if preparation is None:
+    raise SystemExit(f"{options.file} doesn't say how a photograph is prepared; export it with preparation=")
 
 pixels = pixels_of(options.photograph, preparation)
 images = (pixels.astype(np.float32) / 255 - np.float32(preparation["mean"])) / np.float32(preparation["std"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -83,3 +84,19 @@ def test_what_a_file_says_of_a_photograph_is_told(tmp_path):
     done = run(tmp_path, file, "white.png", "out", "--target", "2")
     assert done.returncode == 2
     assert "export one with --target input" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"preparation": None}, "doesn't say how a photograph is prepared"), (None, "is no file of cfcam-gpu export")],
+)
+def test_files_that_it_can_not_use_are_told(tmp_path, photograph, fields, message):
+    file = files.write(tmp_path / "some.onnx", **(fields or {}))
+    if fields is None:
+        model = onnx.load(file)
+        del model.metadata_props[:]
+        onnx.save(model, file)
+    done = run(tmp_path, file, photograph[0], "out")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -14,9 +14,12 @@ from .description import Check
 #: The largest difference of a position, over its map's maximum, and the lowest correlation of two maps.
 WORST = 2e-3
 LOWEST_CORRELATION = 0.99999
+#: The largest difference of a logit, over the image's largest.
+LOGITS = 1e-3
 #: The same where the model computes in float16 or bfloat16, in which two runtimes round differently.
 WORST_OF_HALF = 5e-2
 LOWEST_CORRELATION_OF_HALF = 0.999
+LOGITS_OF_HALF = 5e-2
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def compare(
     Raises
     ------
     RuntimeError
-        If a class or an empty map is another, a clustering did not converge, or a map is further off than
+        If a class, a logit or an empty map is another, a clustering did not converge, or a map is further off than
         :data:`WORST` or correlates less than :data:`LOWEST_CORRELATION` without being near a tie; the message has the
         images and the figures.
     """
@@ -68,7 +71,15 @@ def compare(
     _same("whether the map is empty", played.empty, empty)
     _same("that the clusters converged", played.converged, torch.ones_like(empty))
     dims = len(expected.size)
-    differences = difference(played.maps, maps, dims)
+    differences = torch.maximum(
+        difference(played.maps, maps, dims), difference(played.raw_maps, expected.raw_maps.cpu(), dims)
+    )
+    logits = _of_logits(played.logits, expected.logits)
+    if not logits <= (LOGITS_OF_HALF if half else LOGITS):
+        raise RuntimeError(
+            f"export: the file's logits are not the library's: they differ by {logits:.1e} of the largest. Nothing was "
+            "written"
+        )
     correlations = _correlations(played.maps, maps, dims)
     # Not `>`: a map of NaN is as wrong as one can be.
     off = [i for i in range(len(maps)) if not (differences[i] <= worst and correlations[i] >= lowest)]
@@ -83,6 +94,7 @@ def compare(
         median=float(differences.median()),
         worst=float(differences.max()),
         correlation=float(correlations.min()),
+        logits=logits,
         ties=ties,
         empty=int(empty.flatten(1).any(dim=1).sum()) if empty.ndim > 1 else int(empty.sum()),
         against=against,
@@ -117,6 +129,15 @@ def _same(what: str, found: torch.Tensor, expected: torch.Tensor) -> None:
         )
 
 
+def _of_logits(one: torch.Tensor, other: torch.Tensor | None) -> float:
+    """The largest difference of a logit (B, K, ...) over its image's largest; infinities must be the same."""
+    assert other is not None  # files give them
+    a, b = one.cpu().float().flatten(1), other.cpu().float().flatten(1)
+    same = a == b
+    largest = b.abs().where(b.isfinite(), 0.0).amax(dim=1, keepdim=True)
+    return float(((a - b).abs() / torch.where(largest > 0, largest, 1.0)).where(~same, 0.0).max())
+
+
 def _correlations(one: torch.Tensor, other: torch.Tensor, dims: int) -> torch.Tensor:
     """(N,) Pearson's of each image's maps (N, ..., *spatial), the lowest of several; 1 where both are constant."""
     a, b = (each.cpu().double().flatten(-dims) for each in (one, other))
@@ -125,6 +146,24 @@ def _correlations(one: torch.Tensor, other: torch.Tensor, dims: int) -> torch.Te
     constant = (a.norm(dim=-1) == 0) & (b.norm(dim=-1) == 0)
     found = torch.where(constant, 1.0, (a * b).sum(dim=-1) / torch.where(of_both > 0, of_both, 1.0))
     return found.flatten(1).amin(dim=1) if found.ndim > 1 else found
+
+
+def check_alone(alone: Sequence[torch.Tensor], together: Played, *, half: bool) -> None:
+    """Refuse a file that explains its first image otherwise when it is alone than among others.
+
+    Raises
+    ------
+    RuntimeError
+    """
+    maps, _, logits, *_ = alone
+    off = difference(maps, together.maps[:1].cpu(), maps.ndim - 1)
+    if not (float(off.max()) <= (WORST_OF_HALF if half else WORST)) or not (
+        _of_logits(logits, together.logits[:1]) <= (LOGITS_OF_HALF if half else LOGITS)
+    ):
+        raise RuntimeError(
+            "export: the file explains an image otherwise when it is alone than among others, as of a model that "
+            "decides by the batch's size; export it with a fixed batch (batch=N, --batch N). Nothing was written"
+        )
 
 
 def in_batches(images: Sequence[int], batch: int | None) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from ..core.config import Config
 from ..core.maps import Inside
@@ -35,6 +35,8 @@ class Check:
         Over the images, of the largest difference over the map's maximum.
     correlation : float
         The lowest of the images, of Pearson.
+    logits : float
+        The largest difference of a logit, over the image's largest.
     ties : int
         How many images differ more than a file's maps may because two channels are so near a tie of the clustering that
         rounding decides it: the library's own maps of them move as far under a change of the images by rounding.
@@ -49,6 +51,7 @@ class Check:
     median: float = 0.0
     worst: float = 0.0
     correlation: float = 1.0
+    logits: float = 0.0
     ties: int = 0
     empty: int = 0
     against: str = ""
@@ -168,23 +171,65 @@ class Description:
         ValueError
             If the file was not exported by this library, or by a later format of it.
         """
-        found = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
-        if "format" not in found:
+        if PREFIX + "format" not in metadata:
             raise ValueError(
                 f"{where}: expected a file that cfcam-gpu export wrote; it has no metadata cfcam.format, so it "
                 "holds no explanation: export the model itself by cfcam_gpu.deploy.export"
             )
         try:
-            values = {key: json.loads(value) for key, value in found.items()}
-            version = values["format"]
+            version = json.loads(metadata[PREFIX + "format"])
             if isinstance(version, int) and version > FORMAT:
-                raise ValueError(
+                raise NewerError(
                     f"{where}: format {version} is newer than this library knows ({FORMAT}); it was exported by "
-                    f"cfcam-gpu {values.get('library')}: install that or a later one"
+                    f"cfcam-gpu {metadata.get(PREFIX + 'library')}: install that or a later one"
                 )
-            return cls(**{field.name: _back(field.name, values[field.name]) for field in fields(cls)})
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            values = {field.name: json.loads(metadata[PREFIX + field.name]) for field in fields(cls)}
+            found = cls(**{name: _back(name, value) for name, value in values.items()})
+            found._check()
+        except NewerError:
+            raise
+        # What json makes of it may be of any kind, and nested deeper than Python goes.
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{where}: its metadata is damaged ({type(error).__name__}: {error})") from error
+        return found
+
+    def _check(self) -> None:
+        """Refuse what no export writes.
+
+        Raises
+        ------
+        ValueError
+            The message names the field.
+        """
+        sound = {
+            "format": self.format == FORMAT and not isinstance(self.format, bool),
+            "images": _are_lengths(self.images) and len(self.images) in (2, 3, 4, 5),
+            "size": _are_lengths(self.size) and len(self.size) in (1, 2, 3),
+            "batch": self.batch is None or _are_lengths((self.batch,)),
+            "classes": self.classes is None or _are_lengths((self.classes,)),
+            "logits": _are_lengths(self.logits) and len(self.logits) > 0,
+            "target": self.target in get_args(TargetFrom),
+            "runtime": self.runtime in get_args(Runtime),
+            "layers": len(self.layers) in (1, 2),
+            "inside": self.inside is None or len(self.inside) == len(self.size),
+            "trained": isinstance(self.trained, bool),
+            "preparation": self.preparation is None or isinstance(self.preparation, Mapping),
+        }
+        names = self.class_names
+        if names is not None:
+            whole = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+            sound["class_names"] = whole and sound["logits"] and len(names) == self.logits[0]
+        for name, good in sound.items():
+            if not good:
+                raise ValueError(f"{PREFIX}{name} is {getattr(self, name)!r}")
+
+
+class NewerError(ValueError):
+    """A file of a later format."""
+
+
+def _are_lengths(values: object) -> bool:
+    return isinstance(values, tuple) and all(type(value) is int and value > 0 for value in values)
 
 
 def _back(name: str, value: Any) -> Any:

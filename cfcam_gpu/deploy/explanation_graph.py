@@ -30,8 +30,8 @@ class ExplanationGraph(nn.Module):
         As of :class:`cfcam_gpu.Explanation`.
     targets : int or None
         T, with a T axis; None without one.
-    unrolled : bool
-        Steps that repeat until nothing changes are written out.
+    unrolled, fused : bool
+        As for :class:`~cfcam_gpu.deploy.method_graph.MethodGraph`.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ExplanationGraph(nn.Module):
         inside: Inside | None,
         targets: int | None,
         unrolled: bool,
+        fused: bool,
     ) -> None:
         super().__init__()
         self.traced = traced
@@ -51,7 +52,7 @@ class ExplanationGraph(nn.Module):
         self._config = config
         self._size, self._inside = size, inside
         self._targets = targets
-        self._method = MethodGraph(config, unrolled=unrolled)
+        self._method = MethodGraph(config, unrolled=unrolled, fused=fused)
 
     def forward(self, images: torch.Tensor, target: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """See :data:`OUTPUTS`.

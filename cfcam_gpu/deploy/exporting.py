@@ -107,7 +107,7 @@ def export(
     noted = refusals.noted(preparation, name)
     explain = refusals.explainer_of(explainer, target_layer, config)
     check_images(explain.model, images)
-    refusals.check_model(explain.model, runtime)
+    refusals.check_model(explain.model, images, runtime)
     plan = Plan.of(explain, images, None if batch == "any" else int(batch), target, classes, runtime)
     refusals.check_class_names(class_names, plan.expected.logits)
     written: aoti_file.Package | onnx_file.OnnxFile

@@ -20,7 +20,7 @@ from ..results.explanation import Explanation
 from ..targets import Segment, Target
 from ..targets.request import Request
 from . import method_graph, players, refusals
-from .checking import Played, compare, in_batches
+from .checking import Played, check_alone, compare, in_batches
 from .description import Check, DescribedLayer, Runtime
 from .explanation_graph import ExplanationGraph
 from .tracing import Head, trace
@@ -148,6 +148,7 @@ class Plan:
             inside=self.expected.inside,
             targets=self.targets,
             unrolled=self.runtime == "tensorrt",
+            fused=self.runtime == "aoti",
         )
 
     def example(self) -> list[torch.Tensor]:
@@ -168,18 +169,18 @@ class Plan:
         if self.runtime != "aoti" and find_spec("onnxruntime") is None:
             return Check(checked=False)
         player = players.open_file(path, "cpu", None)
-        outputs: list[list[torch.Tensor]] = []
-        for numbers in in_batches(range(len(self.images)), self.batch):
-            target = None if self.classes is None else self.classes[numbers]
-            outputs.append(player.play(self.images[numbers].float(), target))
-        together = (torch.cat(each)[: len(self.images)] for each in zip(*outputs))
-        return compare(
-            Played(*together),
-            self.expected,
-            half=self.images.dtype.itemsize < 4,
-            against=f"engine cpu, {player.engine}",
-            nudged=self._nudged,
-        )
+
+        def play(numbers: list[int]) -> list[torch.Tensor]:
+            return player.play(self.images[numbers].float(), None if self.classes is None else self.classes[numbers])
+
+        outputs = [play(numbers) for numbers in in_batches(range(len(self.images)), self.batch)]
+        together = Played(*(torch.cat(each)[: len(self.images)] for each in zip(*outputs)))
+        half = self.images.dtype.itemsize < 4
+        found = compare(together, self.expected, half=half, against=f"engine cpu, {player.engine}", nudged=self._nudged)
+        if self.batch is None:
+            # Among others where it was alone.
+            check_alone([each[:1] for each in play([0] if len(self.images) > 1 else [0] * 3)], together, half=half)
+        return found
 
     def _nudged(self, numbers: list[int]) -> Iterator[torch.Tensor]:
         """The library's maps of some images, several times, each time moved by a few times float32's rounding."""

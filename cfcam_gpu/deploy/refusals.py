@@ -20,6 +20,8 @@ from .onnx_file import MOST_BYTES, NEEDS
 
 Target = Literal["predicted", "input"] | Segment
 
+#: Of a fixed batch: an example of it is made, and explained.
+MOST_IMAGES = 1024
 #: Of an input of classes: how many of each image. Each has a backward of its own in the graph.
 MOST_CLASSES = 16
 _SUFFIXES: Mapping[str, tuple[Runtime, ...]] = {".onnx": ("onnxruntime", "tensorrt"), ".pt2": ("aoti",)}
@@ -103,9 +105,9 @@ def check_options(batch: object, target: object, classes: object) -> None:
     ------
     TypeError, ValueError
     """
-    number = isinstance(batch, int) and not isinstance(batch, bool) and batch >= 1
+    number = isinstance(batch, int) and not isinstance(batch, bool) and 1 <= batch <= MOST_IMAGES
     if batch != "any" and not number:
-        raise ValueError(f"batch: expected 'any' or a number of images of at least 1; got {batch!r}")
+        raise ValueError(f"batch: expected 'any' or a number of images from 1 to {MOST_IMAGES:,}; got {batch!r}")
     if isinstance(target, Segment):
         if target.mask is not None:
             raise ValueError(
@@ -131,21 +133,37 @@ def check_options(batch: object, target: object, classes: object) -> None:
         )
 
 
-def check_model(model: nn.Module, runtime: Runtime) -> None:
-    """Refuse a model in training mode, or one that is larger than a file may be.
+def check_model(model: nn.Module, images: torch.Tensor, runtime: Runtime) -> None:
+    """Refuse a model that a file can't be of: in training mode, too large, of a dtype that the runtime lacks.
 
     Raises
     ------
     ValueError
     """
     survey = survey_of(model)
+    names = {module: name for name, module in model.named_modules()}
     if modules := [*survey.training, *survey.random]:
-        names = {module: name for name, module in model.named_modules()}
         raise ValueError(
             f"model: {names[modules[0]]} ({type(modules[0]).__name__}) is in training mode, so that a file of it would "
             "explain another model than is deployed; call model.eval() first"
         )
-    weights = sum(tensor.nbytes for tensor in {id(each): each for each in model.state_dict().values()}.values())
+    for module in model.modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise ValueError(
+                f"model: {names[module] or 'the model'} has a backward hook, which may change gradients and can't be "
+                "in a file; remove it before the export"
+            )
+    tensors = {id(each): each for each in [*model.parameters(), *model.buffers()]}.values()
+    if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors):
+        raise ValueError("model: expected dense weights; some are sparse or quantised, which no graph here can hold")
+    if runtime != "aoti" and images.dtype in (torch.float64, torch.bfloat16):
+        raise ValueError(
+            f"images: expected float32 or float16, as ONNX Runtime's CPU provider has no {images.dtype} convolutions; "
+            "export model.float() with images.float()"
+        )
+    if torch.is_autocast_enabled(images.device.type):
+        raise ValueError("export: expected no autocast, whose casts a file would hold; export outside of it")
+    weights = sum(tensor.nbytes for tensor in tensors)
     if runtime != "aoti" and weights > MOST_BYTES:
         raise ValueError(
             f"model: its weights take {weights / 2**30:.1f} GiB, and an ONNX file holds 2; export a .pt2, or the model "

@@ -22,7 +22,7 @@ from ..hooks.guard import guarded
 from ..hooks.layers import find
 from ..hooks.target_layer import TargetLayer
 from ..targets.outputs import first_tensor, logits_of, with_first_tensor
-from . import folding, operators
+from . import folding, operators, untraceable
 from .graph_cleaning import clean
 
 
@@ -139,14 +139,16 @@ def trace(
     Raises
     ------
     ValueError
-        If the graph has an operator that no ONNX operator stands for; the message names it and the module.
+        If the model does what no graph can hold, or has an operator that no ONNX operator stands for; the message names
+        it and the module.
     """
     folded = folding.fold(model, images, [layer.name for layer in layers])
     copies = [replace(layer, module=find(folded.model, layer.name).module) for layer in layers]
     if any_batch:
         images = _with_batch(images)
     weights = _weights(folded.model)
-    shapes = [_Added.of(tensor, len(images)) for tensor in _activations(folded.model, copies, images)]
+    # Of two images: a batch that a file is fixed to may be large.
+    shapes = [_Added.of(tensor, len(images[:2])) for tensor in _activations(folded.model, copies, images[:2])]
 
     def explained(values: Sequence[torch.Tensor], batch: torch.Tensor, *target: torch.Tensor) -> list[torch.Tensor]:
         named = dict(zip(weights, values))
@@ -156,7 +158,12 @@ def trace(
     inputs = [images.float()]
     if head.given:
         inputs.append(torch.zeros(len(images), head.classes, dtype=torch.int64))
-    graph = _traced(explained, list(weights.values()), inputs, any_batch=any_batch, tensorrt=tensorrt)
+    environment = ShapeEnv(duck_shape=False)
+    try:
+        graph = _traced(explained, list(weights.values()), inputs, environment, any_batch=any_batch, tensorrt=tensorrt)
+    except Exception as error:  # of any class: the model's own code runs on tensors without values
+        raise untraceable.refusal(error, folded.model, any_batch=any_batch) from error
+    untraceable.check_batch(environment)
     clean(graph)
     operators.simplify(graph)
     operators.check(graph, folded.model, images, tensorrt=tensorrt)
@@ -202,6 +209,11 @@ def _activations(model: nn.Module, layers: Sequence[TargetLayer], images: torch.
     handles = (layer.hook(partial(note, i)) for i, layer in enumerate(layers))
     with guarded(model), own_thread.hooked(handles):
         model(images)
+    if missing := [layer.name for i, layer in enumerate(layers) if i not in found]:
+        raise ValueError(
+            f"model: a copy of it does not come to {missing[0]}: it holds functions of the very modules that it was "
+            "made with, such as a lambda over them; call the modules in forward by their attributes"
+        )
     return [found[i] for i in range(len(layers))]
 
 
@@ -253,12 +265,12 @@ def _traced(
     function: Callable[..., list[torch.Tensor]],
     weights: list[torch.Tensor],
     inputs: Sequence[torch.Tensor],
+    environment: ShapeEnv,
     *,
     any_batch: bool,
     tensorrt: bool,
 ) -> fx.GraphModule:
     """The graph of a function of weights and inputs, which no value of these goes into."""
-    environment = ShapeEnv(duck_shape=False)
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
     fake_weights = [mode.from_tensor(weight, static_shapes=True) for weight in weights]
     images, *target = inputs

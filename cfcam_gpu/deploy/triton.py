@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -66,10 +67,7 @@ def write(
     path, repository = Path(path), Path(repository)
     if players.kind(path) != "onnxruntime":
         raise ValueError(f"path: expected a file .onnx, which Triton's backend of ONNX Runtime plays; got {path}")
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
-        raise TypeError(f"max_batch_size: expected an int; got {type(max_batch_size).__name__}")
-    if max_batch_size < 1:
-        raise ValueError(f"max_batch_size: expected at least 1; got {max_batch_size}")
+    _check_batch(max_batch_size)
     name = path.stem if name is None else name
     folder = check_place(repository, name, overwrite=overwrite)
     said = players.described(path)
@@ -97,7 +95,7 @@ def check_place(repository: Path, name: str, *, overwrite: bool) -> Path:
     ValueError
         If Triton has no models of that name.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"name: expected letters, digits and _.- alone, as Triton's addresses have it; got {name!r}")
     if repository.exists() and not repository.is_dir():
         raise NotADirectoryError(f"repository: expected a folder, there or new; {repository} is a file")
@@ -155,10 +153,11 @@ def trtexec(path: str | os.PathLike[str], *, max_batch_size: int = 8) -> str:
     ------
     OSError, ImportError
         As :func:`write`.
-    ValueError
-        If it is no exported file, or one for another runtime.
+    TypeError, ValueError
+        If it is no exported file, or one for another runtime, or `max_batch_size` no number of images.
     """
     path = Path(path)
+    _check_batch(max_batch_size)
     said = players.described(path)
     if said.runtime != "tensorrt":
         raise ValueError(
@@ -173,7 +172,14 @@ def trtexec(path: str | os.PathLike[str], *, max_batch_size: int = 8) -> str:
             if said.target == "input":
                 shapes.append(("target", (images, *_per_image(said))))
             parts.append(f"--{option}Shapes=" + ",".join(f"{key}:{'x'.join(map(str, dims))}" for key, dims in shapes))
-    return " ".join(parts)
+    return shlex.join(parts)
+
+
+def _check_batch(max_batch_size: object) -> None:
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int):
+        raise TypeError(f"max_batch_size: expected an int; got {type(max_batch_size).__name__}")
+    if max_batch_size < 1:
+        raise ValueError(f"max_batch_size: expected at least 1; got {max_batch_size}")
 
 
 def _inputs(said: Description) -> Iterator[list[str]]:

@@ -39,7 +39,7 @@ def export(
         list[Path] | None,
         typer.Argument(
             metavar="PHOTO_OR_FOLDER",
-            help="What the file is checked by: its maps must be the library's.",
+            help="What the file is checked by, the first 32: its maps must be the library's.",
             show_default="five photographs of scikit-image and scikit-learn",
         ),
     ] = None,
@@ -85,6 +85,8 @@ def export(
     from . import export_job
 
     err = terminal.errors()
+    if triton is not None and out is not None and out.suffix.lower() not in (".onnx", ".pt2"):
+        out, photographs = None, [out, *(photographs or [])]  # without OUT, the photographs come first
     with terminal.refusing():
         job = export_job.Job(
             out=out,

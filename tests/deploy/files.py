@@ -15,7 +15,7 @@ from cfcam_gpu.core.config import Config
 from cfcam_gpu.deploy.description import Check, DescribedLayer, Description
 from cfcam_gpu.hooks.layouts import Layout
 
-PREPARATION = {"size": 32, "resize": 36, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+PREPARATION = {"size": 32, "resize": 36, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
 _GRAPH = """
 <ir_version: 10, opset_import: ["": 20]>
 explanation (float[{B},3,32,32] images{target_in}) => (

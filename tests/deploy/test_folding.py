@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import parametrizations
 
 from cfcam_gpu.deploy import folding
 
@@ -151,7 +151,6 @@ class Centred(nn.Conv2d):
         nn.Sequential(nn.Conv2d(3, 6, 3), nn.Identity(), norm_of(6, nn.BatchNorm2d, track_running_stats=False)),
         nn.Sequential(nn.ConvTranspose2d(3, 6, 3), norm_of(6)),
         nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 6, 3)), norm_of(6)),
-        nn.Sequential(weight_norm(nn.Conv2d(3, 6, 3)), norm_of(6)),
         nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 6, 3)), norm_of(6)),
         nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, track_running_stats=True)),
     ],

@@ -25,7 +25,8 @@ def _nothing_runs(monkeypatch):
 @pytest.mark.parametrize(
     ("explainer", "options", "kind", "message"),
     [
-        (MODEL, {"batch": 0}, ValueError, "batch: expected 'any' or a number of images of at least 1; got 0"),
+        (MODEL, {"batch": 0}, ValueError, "batch: expected 'any' or a number of images from 1 to 1,024; got 0"),
+        (MODEL, {"batch": 10**9}, ValueError, "batch: expected 'any' or a number of images from 1 to 1,024; got 1000"),
         (MODEL, {"batch": True}, ValueError, "batch: expected"),
         (MODEL, {"batch": "2"}, ValueError, "batch: expected"),
         (MODEL, {"target": 3}, ValueError, "target: expected 'predicted', 'input' or .*; got 3"),
@@ -85,11 +86,36 @@ def test_a_model_in_training_mode(tmp_path, name, module):
         deploy.export(model, tmp_path / "model.onnx", images(2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtypes_that_the_runtime_lacks(tmp_path, dtype):
+    with pytest.raises(ValueError, match=rf"images: expected float32 or float16, .* no {dtype} convolutions"):
+        deploy.export(network().to(dtype), tmp_path / "model.onnx", images(2).to(dtype))
+
+
+def test_weights_that_are_not_dense(tmp_path):
+    model = network()
+    model.register_buffer("table", torch.eye(3).to_sparse())
+    with pytest.raises(ValueError, match="model: expected dense weights"):
+        deploy.export(model, tmp_path / "model.onnx", images(2))
+
+
+def test_backward_hooks_are_named(tmp_path):
+    model = network()
+    model[4].register_full_backward_hook(lambda module, before, after: None)
+    with pytest.raises(ValueError, match="model: 4 has a backward hook"):
+        deploy.export(model, tmp_path / "model.onnx", images(2))
+
+
+def test_autocast(tmp_path):
+    with torch.autocast("cpu"), pytest.raises(ValueError, match="export: expected no autocast"):
+        deploy.export(MODEL, tmp_path / "model.onnx", images(2))
+
+
 def test_a_model_beyond_a_file(monkeypatch):
     monkeypatch.setattr(refusals, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"model: its weights take .* GiB, and an ONNX file holds 2; export a \.pt2"):
-        refusals.check_model(MODEL, "onnxruntime")
-    refusals.check_model(MODEL, "aoti")
+        refusals.check_model(MODEL, images(1), "onnxruntime")
+    refusals.check_model(MODEL, images(1), "aoti")
 
 
 def test_missing_packages(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A model repository: its configuration is one by Triton's own definition, and fits the graph beside it."""
 
 import json
+import shlex
 
 import onnx
 import pytest
@@ -141,3 +142,10 @@ def test_the_command_for_tensorrt(tmp_path):
     assert "Shapes" not in triton.trtexec(files.write(file, runtime="tensorrt", batch=4))
     with pytest.raises(ValueError, match=r"exported for onnxruntime.*--runtime tensorrt"):
         triton.trtexec(files.write(file))
+    with pytest.raises(ValueError, match="max_batch_size: expected at least 1; got -3"):
+        triton.trtexec(file, max_batch_size=-3)
+
+
+def test_the_command_is_one_for_any_name_of_a_file(tmp_path):
+    file = files.write(tmp_path / "two words;x.onnx", runtime="tensorrt", batch=4)
+    assert shlex.split(triton.trtexec(file))[1] == f"--onnx={file}"

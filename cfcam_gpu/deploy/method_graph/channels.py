@@ -67,7 +67,8 @@ def exponent(values: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
 def scale(activations: torch.Tensor) -> Scaled:
     """Scale activations (N, C, P) float32 channel by channel."""
     exponents = exponent(activations, 2)
-    directions = activations * torch.exp2(-exponents)[:, :, None]
+    exponents, factors = once(exponents, torch.exp2(-exponents))
+    directions = activations * factors[:, :, None]
     return Scaled(directions, (directions * directions).sum(2).sqrt(), exponents)
 
 
@@ -106,6 +107,14 @@ def assign(scaled: Scaled, pooled: torch.Tensor, config: Config, ranks: Ranks) -
     clustered = rest.long().sum(1).clamp(max=most)
     here = constant(np.arange(most), norms)[None] < clustered[:, None]
     return Roles(alive, dominant, rest, chosen, here, clustered)
+
+
+def once(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The same tensors, two or more of one shape, that a compiler computes once, since side by side they are stored.
+
+    What takes a channel's number to all its positions, Inductor would compute again for each few of these.
+    """
+    return torch.stack(values).unbind(0)
 
 
 def rows(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ...core.cluster_filter import MIN_EPS
 from ...core.config import Config
-from .channels import Roles, Scaled, rows
+from .channels import Roles, Scaled, once, rows
+from .constants import constant
 
 #: Squared distances of what is no channel: above all others, and finite, so that products with 0 are 0.
 NOWHERE = 1e30
@@ -55,14 +57,12 @@ def measure(scaled: Scaled, roles: Roles, config: Config) -> Distances:
         factors = present * torch.exp2(exponents - most[:, None])
         # Far above all distances is enough.
         smallest = (MIN_EPS * torch.exp2(-most)).clamp(max=1e14)
+    lengths, added = once(lengths * factors, (1.0 - present) * NOWHERE)
     points = rows(scaled.directions, roles.chosen) * factors[:, :, None]
-    points = points - _middle_of(points, lengths * factors, roles, config)
+    points = points - _middle_of(points, lengths, roles, config)
 
-    products = pair_products(points)
-    # Norms from the products' own diagonal: equal points have equal products, and what is left of them is 0 exactly.
-    norms = products.flatten(1)[:, :: products.shape[2] + 1] * -0.5
-    largest = torch.where(roles.here, norms, 0.0).amax(1)
-    norms = torch.where(roles.here, norms, NOWHERE)
+    products, norms = pair_products(points, added)
+    largest = (norms * present).amax(1)
     squares = products + (norms[:, :, None] + norms[:, None, :])
     smallest_eps = smallest * smallest
     if config.distance == "unit_norm":
@@ -71,21 +71,27 @@ def measure(scaled: Scaled, roles: Roles, config: Config) -> Distances:
     return Distances(squares, 5.0 * largest, smallest_eps)
 
 
-def pair_products(points: torch.Tensor) -> torch.Tensor:
-    """(N, M, M): products of points (N, M, P), times -2.
+def pair_products(points: torch.Tensor, added: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, M, M): products of points (N, M, P), times -2; and (N, M): half their squares' sums, plus `added` (N, M).
 
-    Each of two points once: in bands of rows, of which the part before the diagonal is turned from those above.
+    Each of two points once: in bands of rows, of which the part before the diagonal is turned from those above. The
+    sums are the products' own diagonal: equal points have equal products, and what is left of them is 0 exactly.
     """
     most = points.shape[1]
     edges = [most * place // _BANDS for place in range(_BANDS + 1)] if most >= _BANDED else [0, most]
     bands: list[tuple[int, torch.Tensor]] = []
-    whole = []
+    whole, norms = [], []
     for first, end in pairwise(edges):
         band = (points[:, first:end] * -2.0) @ points[:, first:].transpose(1, 2)
         before = [above[:, :, first - start : end - start].transpose(1, 2) for start, above in bands]
         whole.append(torch.cat([*before, band], dim=2))
         bands.append((first, band))
-    return torch.cat(whole, dim=1)
+        # As a sum, which Inductor computes once: an element of a diagonal it would look up again for each pair.
+        place = constant(np.arange(end - first, dtype=np.float32), band)
+        diagonal = (place[:, None] == place).float()
+        own = band[:, :, : end - first] * -0.5 + added[:, first:end, None]
+        norms.append((own * diagonal).sum(2))
+    return torch.cat(whole, dim=1), torch.cat(norms, dim=1)
 
 
 def _middle_of(points: torch.Tensor, lengths: torch.Tensor, roles: Roles, config: Config) -> torch.Tensor:

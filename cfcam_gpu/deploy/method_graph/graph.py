@@ -6,7 +6,7 @@ import torch
 
 from ...core.cluster_filter import MAX_MAP
 from ...core.config import Config
-from .channels import Roles, Scaled, assign, exponent, scale
+from .channels import Roles, Scaled, assign, exponent, once, scale
 from .clusters import Groups, dbscan
 from .constants import Ranks, constant
 from .distances import measure
@@ -52,7 +52,7 @@ def refuse(config: Config, channels: int, spatial: tuple[int, ...], *, unrolled:
 
 
 def clustered(
-    scaled: Scaled, pooled: torch.Tensor, config: Config, *, unrolled: bool
+    scaled: Scaled, pooled: torch.Tensor, config: Config, *, unrolled: bool, fused: bool = False
 ) -> tuple[Roles, Groups | None, torch.Tensor]:
     """Steps 1 and 2.
 
@@ -63,7 +63,8 @@ def clustered(
     pooled : (N, C) float32
         Spatial means of the gradients.
     config : Config
-    unrolled : bool
+    unrolled, fused : bool
+        As for :class:`MethodGraph`.
 
     Returns
     -------
@@ -77,7 +78,7 @@ def clustered(
     if not ranks.most_clustered:
         return roles, None, torch.ones_like(roles.clustered, dtype=torch.bool)
     distances = measure(scaled, roles, config)
-    eps, found = radius(distances, roles, config, ranks, unrolled=unrolled)
+    eps, found = radius(distances, roles, config, ranks, unrolled=unrolled, fused=fused)
     far = (distances.squares > eps[:, None, None]).float()
     min_samples = constant(ranks.min_samples, far).index_select(0, roles.clustered)
     index, settled = dbscan(far, min_samples, unrolled=unrolled)
@@ -93,11 +94,14 @@ class MethodGraph:
     unrolled : bool
         Whether steps that are repeated until nothing changes stand in the graph so often as they take at most, as far
         as was seen, instead of once in a Loop; and operators that TensorRT lacks are written out.
+    fused : bool
+        Whether the runtime makes one loop of operators that go over the same tensor, as Inductor does.
     """
 
-    def __init__(self, config: Config, *, unrolled: bool) -> None:
+    def __init__(self, config: Config, *, unrolled: bool, fused: bool = False) -> None:
         self.config = config
         self.unrolled = unrolled
+        self.fused = fused
 
     def __call__(
         self,
@@ -142,18 +146,20 @@ class MethodGraph:
         """Raw maps (N, P) and (N,), of two (N, C, P) float32."""
         config = self.config
         scaled, pooled = scale(activations), gradients.mean(2)
-        roles, groups, converged = clustered(scaled, pooled, config, unrolled=self.unrolled)
+        roles, groups, converged = clustered(scaled, pooled, config, unrolled=self.unrolled, fused=self.fused)
         weighing = Weighing(config, size, unrolled=self.unrolled)
         of_image = scaled.exponents.amax(1)
-        activations = activations * torch.exp2(-of_image)[:, None, None]
         if config.combine == "pooled":
+            activations = activations * torch.exp2(-of_image)[:, None, None]
             weights = weighing.weights(gradients, pooled, roles, groups)
             unit = exponent(weights, 1)
             # Sums, not a product of matrices, for which some runtimes round to fewer bits.
             evidence = ((weights * torch.exp2(-unit)[:, None])[:, :, None] * activations).sum(1)
         else:
             unit = exponent(gradients, (1, 2))
-            evidence = weighing.evidence(activations, gradients * torch.exp2(-unit)[:, None, None], roles, groups)
+            units = once(torch.exp2(-of_image), torch.exp2(-unit))
+            activations, gradients = (values * by[:, None, None] for values, by in zip((activations, gradients), units))
+            evidence = weighing.evidence(activations, gradients, roles, groups)
         # The smaller first, as the larger alone could be beyond float32.
         small, large = torch.minimum(of_image, unit), torch.maximum(of_image, unit)
         maps = evidence.relu() * torch.exp2(small)[:, None] * torch.exp2(large)[:, None]

@@ -13,13 +13,17 @@ from .loops import State, repeat
 
 #: How many positions of a row are looked at together when its smallest distances are sought.
 _WIDTHS = range(8, 33)
+#: So many passes over a row are faster than putting it into order, where each is one loop.
+_PASSES = 4
+#: Beyond all squared distances, also those of what is no channel, and finite.
+_ABOVE_ALL = 1e38
 #: An order statistic: so many bounds where a line crosses; and so many halvings from 2^100 to one are enough, 7 of
 #: them of powers of two.
 _CROSSINGS, _HALVINGS = 12.0, 34
 
 
 def radius(
-    distances: Distances, roles: Roles, config: Config, ranks: Ranks, *, unrolled: bool
+    distances: Distances, roles: Roles, config: Config, ranks: Ranks, *, unrolled: bool, fused: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The square of DBSCAN's radius, in the units of the distances; not the number itself where that decides nothing.
 
@@ -29,17 +33,17 @@ def radius(
     converged : (N,) bool
     """
     if config.eps_rule == "neighbor_median":
-        eps, converged = _middle_neighbor(distances, roles, config), torch.ones_like(roles.clustered, dtype=torch.bool)
+        eps, converged = _middle_neighbor(distances, roles, config, fused=fused), torch.ones_like(roles.here[:, 0])
     else:
         rank = constant(ranks.pair, distances.squares).index_select(0, roles.clustered)
         eps, converged = order_statistic(distances, rank, unrolled=unrolled)
     return torch.maximum(eps, distances.smallest_eps), converged
 
 
-def _middle_neighbor(distances: Distances, roles: Roles, config: Config) -> torch.Tensor:
+def _middle_neighbor(distances: Distances, roles: Roles, config: Config, *, fused: bool) -> torch.Tensor:
     """(N,): the square of the median distance to the neighbour that `config` counts."""
     most = distances.squares.shape[2]
-    nearest = smallest(distances.squares, min(config.eps_neighbor, most))
+    nearest = smallest(distances.squares, min(config.eps_neighbor, most), fused=fused)
     number = roles.clustered.clamp(1, nearest.shape[2]) - 1
     reach = nearest.gather(2, number[:, None, None].expand(-1, most, 1))[:, :, 0]
     reach = torch.where(roles.here, reach, NOWHERE)
@@ -51,12 +55,14 @@ def _middle_neighbor(distances: Distances, roles: Roles, config: Config) -> torc
     return torch.where(low == high, low, torch.maximum(low, between * between))
 
 
-def smallest(squares: torch.Tensor, number: int) -> torch.Tensor:
+def smallest(squares: torch.Tensor, number: int, *, fused: bool) -> torch.Tensor:
     """(N, M, number): the smallest of each row, in order.
 
     They are in the `number` blocks of a row whose least ones are smallest: where blocks are few and short beside the
     row, that is less to put into order.
     """
+    if fused and number <= _PASSES:
+        return _one_by_one(squares, number)
     most = squares.shape[2]
     width = max((width for width in _WIDTHS if most % width == 0), default=most)
     if number * (width + most // width) < most:
@@ -64,6 +70,17 @@ def smallest(squares: torch.Tensor, number: int) -> torch.Tensor:
         chosen = rows(squares.reshape(-1, most * most // width, width), _in_image(blocks, most // width))
         squares = chosen.reshape(-1, most, number * width)
     return squares.topk(number, dim=2, largest=False).values
+
+
+def _one_by_one(squares: torch.Tensor, number: int) -> torch.Tensor:
+    """(N, M, number): the least of each row, then the least above it or, where there are several, that again."""
+    found = [squares.amin(2)]
+    for place in range(1, number):
+        # By arithmetic: a choice between two tensors takes Inductor's code several times as long.
+        taken = (squares <= found[-1][:, :, None]).float()
+        above = (squares + taken * _ABOVE_ALL).amin(2)
+        found.append(torch.where(taken.sum(2) > place, found[-1], above))
+    return torch.stack(found, dim=2)
 
 
 def _in_image(blocks: torch.Tensor, each: int) -> torch.Tensor:

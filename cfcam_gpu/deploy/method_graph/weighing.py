@@ -9,7 +9,7 @@ import torch
 
 from ...core.cluster_filter import noise_left
 from ...core.config import Config
-from .channels import Roles, rows, spread
+from .channels import Roles, once, rows, spread
 from .clusters import Groups
 from .constants import constant, smoothed_ones
 from .filters import smooth
@@ -88,7 +88,7 @@ class Weighing:
         if self.config.combine == "elementwise":
             return ((filtered * activations) * taking_part.float()[:, :, None]).sum(1)
         floor = self._floor(gradients, filtered, roles, groups)
-        floor = torch.where(taking_part, floor, _ABOVE_ALL)
+        floor, _ = once(torch.where(taking_part, floor, _ABOVE_ALL), floor)
         return ((filtered - floor[:, :, None]).relu() * activations).sum(1)
 
     def _floor(

@@ -94,7 +94,7 @@ def _part(
 
 def _step(window: Window) -> int:
     """From one tap of a remainder to the next."""
-    return window.stride
+    return window.stride // gcd(window.dilation, window.stride)
 
 
 def _side_by_side(gradient: torch.Tensor, weight: torch.Tensor, axes: Sequence[Window]) -> torch.Tensor:

@@ -154,14 +154,17 @@ def _setitem(x: torch.Tensor, index: Any, value: Any) -> Any:
     views = all(isinstance(part, int | slice | type(None) | type(...)) and not isinstance(part, bool) for part in parts)
     if not views or not isinstance(value, torch.Tensor) or not x.is_floating_point():
         return NotImplemented
-    x[index].zero_().add_(value)
+    # A copy of it, as it may be the very part that is written to: `x[index] *= 2` ends in `x[index] = x[index]`.
+    kept = value.clone()
+    x[index].zero_().add_(kept)
     return None
 
 
 def _copy_(x: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> Any:
     if not x.is_floating_point():
         return NotImplemented
-    return x.zero_().add_(src)
+    kept = src.clone()
+    return x.zero_().add_(kept)
 
 
 def _pad(input: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
@@ -252,6 +255,7 @@ def _interpolate(
 
 
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}
+
 
 def _adaptive_avg_pool(input: torch.Tensor, output_size: int | Sequence[int | None], *, dims: int) -> Any:
     """To one cell, torch takes the mean, and may then give it other strides in place, which no graph knows."""
