@@ -249,12 +249,23 @@ def _copied(model: nn.Module) -> nn.Module:
     TypeError
         If the model can't be copied.
     """
+    # What a module keeps of an earlier forward, a table of biases, say, may hang on autograd's graph, which no copy can.
+    kept = [value for module in model.modules() for value in _tensors(vars(module)) if value.grad_fn is not None]
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept})
     except Exception as error:  # modules may hold what can't be copied, and raise anything
         raise TypeError(
             f"model: expected one that copy.deepcopy copies, since its batch norms are folded in a copy; {error}"
         ) from error
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in the values of a dict, and in dicts, lists and tuples among them."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for each in value for tensor in _tensors(each)] if isinstance(value, (list, tuple)) else []
 
 
 def _outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

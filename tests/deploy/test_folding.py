@@ -229,3 +229,12 @@ def test_another_thread_may_run_the_model_meanwhile():
         thread.start()
         thread.join()
     assert torch.equal(found[0], expected)
+
+
+def test_what_an_earlier_forward_left_behind_is_no_hindrance():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    model[0].cache = {"cpu": [model[0].weight * 2]}  # hangs on autograd's graph, which deepcopy refuses
+    folded = folding.fold(model, IMAGES, [])
+    assert len(folded.means) == 1
+    assert folded.model[0].cache["cpu"][0].grad_fn is None
+    assert model[0].cache["cpu"][0].grad_fn is not None

@@ -160,6 +160,13 @@ def _setitem(x: torch.Tensor, index: Any, value: Any) -> Any:
     return None
 
 
+def _view(x: torch.Tensor, *shape: Any, **kwargs: Any) -> Any:
+    """A view where one can be: the strides of what is computed here may be others than those that a model counts on."""
+    if kwargs or not shape or isinstance(shape[0], torch.dtype):
+        return NotImplemented
+    return x.reshape(*shape)
+
+
 def _copy_(x: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> Any:
     if not x.is_floating_point():
         return NotImplemented
@@ -274,6 +281,7 @@ _PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {
     F.scaled_dot_product_attention: _scaled_dot_product_attention,
     torch.Tensor.__setitem__: _setitem,
     torch.Tensor.copy_: _copy_,
+    torch.Tensor.view: _view,
     F.pad: _pad,
     F.rrelu: _rrelu,
     F.interpolate: _interpolate,

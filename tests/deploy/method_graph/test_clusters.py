@@ -129,16 +129,20 @@ def test_any_order_statistic(count, kind, unrolled):
     np.testing.assert_array_equal(found.numpy(), ordered[asked])
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 5, 16, 40])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 16, 40])
 @pytest.mark.parametrize("count", [40, 48, 127, 504])
-def test_the_smallest_of_each_row(count, number):
+def test_the_smallest_of_each_row(count, number, fused):
     squares = torch.from_numpy(np.random.default_rng(number).integers(0, 300, (2, count, count)).astype(np.float32))
-    assert torch.equal(smallest(squares, number), squares.sort(dim=2).values[:, :, :number])
+    squares[0, :9, number // 2 :] = 2 * NOWHERE
+    assert torch.equal(smallest(squares, number, fused=fused), squares.sort(dim=2).values[:, :, :number])
 
 
 @pytest.mark.parametrize("count", [40, 255, 256, 301])
 def test_products_of_all_pairs(count):
     points = torch.randn(2, count, 30, generator=torch.Generator().manual_seed(count))
-    found = pair_products(points)
+    added = (torch.arange(count) % 3 == 0).float().expand(2, -1) * NOWHERE
+    found, norms = pair_products(points, added)
+    assert torch.equal(norms, found.diagonal(dim1=1, dim2=2) * -0.5 + added)
     assert torch.equal(found, found.transpose(1, 2))
     torch.testing.assert_close(found, -2.0 * points @ points.transpose(1, 2))
