@@ -91,7 +91,8 @@ class ExplanationGraph(nn.Module):
 
     def _sound(self, logits: torch.Tensor, chosen: torch.Tensor, axes: int) -> torch.Tensor:
         """Of each map whether a score can be made of the logits, as :func:`cfcam_gpu.targets.request.are_sound`."""
-        below = logits.flatten(1).amax(dim=1, keepdim=True) < torch.inf
+        # Each is compared first: ONNX Runtime's maximum may pass a NaN over.
+        below = (logits.flatten(1) < torch.inf).float().amin(dim=1, keepdim=True) > 0
         sound = below & (self._head.scores(logits, chosen).abs() < torch.inf)
         return sound.reshape(-1, *[1] * (axes - 1))
 

@@ -93,7 +93,8 @@ def exported(graph: nn.Module, inputs: Sequence[torch.Tensor], *, any_batch: boo
         with torch.no_grad():
             return torch.export.export(graph, tuple(inputs), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # of any class: it passes through the compiler
-        raise RuntimeError(f"export: torch can't export this explanation: {_reason(error)}") from error
+        way = "; a fixed batch (batch=N, --batch N) asks less of it" if any_batch else ""
+        raise RuntimeError(f"export: torch can't export this explanation: {_reason(error)}{way}") from error
 
 
 def _reason(error: BaseException) -> str:

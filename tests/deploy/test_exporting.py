@@ -149,6 +149,30 @@ def test_an_image_that_is_not_finite_spoils_its_own_map_alone(model, any_batch):
     assert float((maps[[0, 2]] - expected.maps[[0, 2]]).abs().max()) < BAR
 
 
+class SpoilsOne(nn.Module):
+    """A network of which one class's logit is NaN on an image that is bright, and nothing else is."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        logits = self.net(x)
+        bright = torch.log(5.0 - x.amax(dim=(1, 2, 3)))[:, None]  # NaN beyond 5
+        return torch.cat([logits[:, :3], logits[:, 3:4] + 0.0 * bright, logits[:, 4:]], dim=1)
+
+
+def test_one_logit_that_is_not_finite_spoils_the_map(tmp_path):
+    path, config = tmp_path / "model.onnx", Config()  # without contrast, no gradient looks at it
+    deploy.export(SpoilsOne().eval(), path, images(2).clamp(-2, 2), target_layer="net.7", config=config)
+    given = images(3).clamp(-2, 2)
+    given[1, 0, 0, 0] = 6.0
+    maps = torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"images": given.numpy()})[0])
+    assert maps.isnan().flatten(1).all(1).tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="image 1|images 1"):
+        deploy.load(path)(given)
+
+
 def test_a_blank_image_has_an_empty_map(tmp_path):
     dead = network()
     with torch.no_grad():
