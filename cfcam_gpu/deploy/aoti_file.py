@@ -12,10 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .onnx_file import exported, quiet
 
+_aten = torch.ops.aten
 #: Of a package: the entry that has its metadata.
 METADATA = ".wrapper_metadata.json"
 
@@ -39,6 +40,7 @@ class Package:
         """
         program = exported(graph, inputs, any_batch=any_batch)
         digest = hashlib.sha256(str(program.graph).encode()).hexdigest()
+        _take_biases_apart(program.graph_module)
         with TemporaryDirectory() as folder, quiet():
             path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "explain.pt2"))
             return cls(Path(path).read_bytes(), digest)
@@ -53,3 +55,24 @@ class Package:
                     data = json.dumps(json.loads(data) | dict(metadata)).encode()
                 new.writestr(entry, data)
         return found.getvalue()
+
+
+def _take_biases_apart(graph: fx.GraphModule) -> None:
+    """Add the bias of each convolution of single positions behind it, where Inductor does it along with what follows.
+
+    Given one, torch's own kernel for these copies it to every position of the output before it starts.
+    """
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.convolution.default):
+        _, weight, bias, *_ = node.args
+        size = weight.meta["val"].shape[2:]
+        if bias is None or any(n != 1 for n in size):
+            continue
+        node.update_arg(2, None)
+        with graph.graph.inserting_after(node):
+            shaped = graph.graph.call_function(_aten.reshape.default, (bias, [1, -1, *size]))
+        with graph.graph.inserting_after(shaped):
+            total = graph.graph.call_function(_aten.add.Tensor, (node, shaped))
+        node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+        shaped.meta["val"] = bias.meta["val"].reshape(1, -1, *size)
+        total.meta = dict(node.meta)
+    graph.recompile()

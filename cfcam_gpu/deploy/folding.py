@@ -249,7 +249,7 @@ def _copied(model: nn.Module) -> nn.Module:
     TypeError
         If the model can't be copied.
     """
-    # What a module keeps of an earlier forward, a table of biases, say, may hang on autograd's graph, which no copy can.
+    # What a module keeps of an earlier forward, a table of biases, say, may hang on autograd's graph: no copy can.
     kept = [value for module in model.modules() for value in _tensors(vars(module)) if value.grad_fn is not None]
     try:
         return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept})

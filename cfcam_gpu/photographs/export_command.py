@@ -86,7 +86,8 @@ def export(
 
     err = terminal.errors()
     if triton is not None and out is not None and out.suffix.lower() not in (".onnx", ".pt2"):
-        out, photographs = None, [out, *(photographs or [])]  # without OUT, the photographs come first
+        photographs = [out, *(photographs or [])]  # without OUT, the photographs come first
+        out = None
     with terminal.refusing():
         job = export_job.Job(
             out=out,

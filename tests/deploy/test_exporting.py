@@ -169,7 +169,7 @@ def test_one_logit_that_is_not_finite_spoils_the_map(tmp_path):
     given[1, 0, 0, 0] = 6.0
     maps = torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"images": given.numpy()})[0])
     assert maps.isnan().flatten(1).all(1).tolist() == [False, True, False]
-    with pytest.raises(ValueError, match="image 1|images 1"):
+    with pytest.raises(ValueError, match=r"image 1|images 1"):
         deploy.load(path)(given)
 
 

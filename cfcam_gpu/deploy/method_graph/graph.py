@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from ...core.cluster_filter import MAX_MAP
@@ -85,6 +87,15 @@ def clustered(
     return roles, Groups(index, roles.here.float()), found & settled
 
 
+def _in_rows(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (N, C, *spatial) as Inductor then stores them: once, map by map, while the axes are still known to it.
+
+    It lays out convolutions with the channels last, and would look up each position of a flat map from there.
+    """
+    strides = [prod(maps.shape[axis + 1 :]) for axis in range(maps.ndim)]
+    return maps.contiguous().as_strided(maps.shape, strides)
+
+
 class MethodGraph:
     """CF-CAM of N images, or images and targets, in tensor operators that runtimes have.
 
@@ -131,7 +142,10 @@ class MethodGraph:
             If the configuration has a gate, and no coarse layer is given.
         """
         size = tuple(activations.shape[2:])
-        of_images, of_targets = activations.float().flatten(2), gradients.float().flatten(2)
+        activations, gradients = activations.float(), gradients.float()
+        if self.fused:
+            activations, gradients = _in_rows(activations), _in_rows(gradients)
+        of_images, of_targets = activations.flatten(2), gradients.flatten(2)
         maps, converged = self._one_level(of_images, of_targets, size)
         maps = maps.reshape(-1, *size)
         if self.config.gate is not None:
