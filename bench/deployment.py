@@ -139,8 +139,9 @@ def cost(name: str, folder: Path) -> dict[str, Any]:
     """Milliseconds of a call of each, in turn, with as many threads as torch has."""
     network = NETWORKS[name]
     model, images = network.build(), network.inputs(BATCH)
-    path = folder / "explained.onnx"
-    deploy.export(model, path, images, overwrite=True)
+    path = folder / f"{name}.onnx"
+    if not path.is_file():
+        deploy.export(model, path, images)
     threads = torch.get_num_threads()
     explain, played = CFCAM(model), deploy.load(path, threads=threads)
     calls: dict[str, Call] = {
@@ -157,18 +158,16 @@ def cost_of_package(name: str, folder: Path) -> dict[str, Any]:
     """The same of AOTInductor's package, over torch's compiled forward."""
     network = NETWORKS[name]
     model, images = network.build(), network.inputs(BATCH)
-    path = folder / "explained.pt2"
-    start = time.perf_counter()
-    said = deploy.export(model, path, images, batch=BATCH, overwrite=True)
-    seconds = round(time.perf_counter() - start, 1)
-    with torch.no_grad():
-        program = torch.export.export(model, (images,))
-    bare = torch._inductor.aoti_load_package(
-        torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "bare.pt2"))
-    )
+    path, bare_path = folder / f"{name}.pt2", folder / f"{name}-bare.pt2"
+    if not path.is_file():
+        deploy.export(model, path, images, batch=BATCH)
+        with torch.no_grad():
+            program = torch.export.export(model, (images,))
+        torch._inductor.aoti_compile_and_package(program, package_path=str(bare_path))
+    bare = torch._inductor.aoti_load_package(str(bare_path))
     package = torch._inductor.aoti_load_package(str(path))
     calls: dict[str, Call] = {"package": package, "compiled forward": bare, "forward": _without_grad(model)}
-    return {"export_seconds": seconds, "check": str(said.check), **timed(calls, images, ["compiled forward"])}
+    return timed(calls, images, ["compiled forward"])
 
 
 def _without_grad(call: Callable[[torch.Tensor], Any]) -> Call:
@@ -213,10 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     one["parity"][variant] = parity(NETWORKS[name], asked, Path(folder))
                     print(name, variant, one["parity"][variant], file=sys.stderr)
             if options.only != "parity" and name in TIMED:
-                one["cost"] = cost(name, Path(folder))
-                one["cost_of_package"] = cost_of_package(name, Path(folder))
-                for figures in (one["cost"], one["cost_of_package"]):
-                    print(name, {key: value["median"] for key, value in figures["ratios"].items()}, file=sys.stderr)
+                one["cost"], one["cost_of_package"] = {}, {}
+                for threads in dict.fromkeys((1, record["settings"]["threads"])):
+                    torch.set_num_threads(threads)
+                    one["cost"][str(threads)] = cost(name, Path(folder))
+                    one["cost_of_package"][str(threads)] = cost_of_package(name, Path(folder))
+                    for kind in ("cost", "cost_of_package"):
+                        found = one[kind][str(threads)]["ratios"]
+                        print(name, threads, {key: value["median"] for key, value in found.items()}, file=sys.stderr)
     record["taken_by_others"] = taken = taken_by_others(before, cores_time())
     record["disturbed"] = taken is None or taken > DISTURBED
     write(record, path)

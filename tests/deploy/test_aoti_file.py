@@ -48,7 +48,7 @@ def test_fused_it_is_the_same():
     assert (errors(found, wanted) <= 1e-6).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_it_is_the_same_for_any_batch(tmp_path):
     path = tmp_path / "some.pt2"
     path.write_bytes(Package.of(Fused(), given(0, 3), any_batch=True).data)

@@ -8,7 +8,7 @@ from torch import nn
 
 import cfcam_gpu
 from cfcam_gpu import CAM, CFCAM, Config, deploy
-from cfcam_gpu.deploy import checking, onnx_file
+from cfcam_gpu.deploy import checking, onnx_file, plan, refusals
 from cfcam_gpu.deploy.exporting import weights_sha256
 
 from .exports import SIZE, images, network
@@ -95,19 +95,30 @@ def test_weights_are_told_apart():
     assert weights_sha256(one) != weights_sha256(other)
 
 
-@pytest.mark.parametrize("name", ["paper", "one level", "elementwise"])
-def test_configurations(model, tmp_path, name):
-    config = {
-        "paper": Config.paper(),
-        "one level": Config(),
-        "elementwise": Config(combine="elementwise", boundary="zero", sigma=0.7, contrast=0.5),
-    }[name]
+CONFIGS = {
+    "paper": Config.paper(),
+    "one level": Config(),
+    "elementwise": Config(combine="elementwise", boundary="zero", sigma=0.7, contrast=0.5),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+def test_the_graph_of_each_configuration(model, config):
+    explain = CFCAM(model, config=config)
+    graph = plan.Plan.of(explain, images(4), 4, "predicted", None, "onnxruntime").graph()
+    found, expected = graph(images(4, seed=5))[0], explain(images(4, seed=5))
+    assert float(checking.difference(found, expected.maps, 2).max()) < 1e-6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+def test_configurations(model, tmp_path, config):
     path = tmp_path / "model.onnx"
     deploy.export(model, path, images(4), config=config, batch=4)
     assert off(deploy.load(path)(images(4, seed=5)), CFCAM(model, config=config)(images(4, seed=5))) < BAR
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.long), torch.float16])
 def test_tensorrt_gets_operators_that_it_has(tmp_path, dtype):
     model, path = network().to(dtype), tmp_path / "model.onnx"
     deploy.export(model, path, images(4).to(dtype), batch=4, runtime="tensorrt")
@@ -173,15 +184,14 @@ def test_one_logit_that_is_not_finite_spoils_the_map(tmp_path):
         deploy.load(path)(given)
 
 
-def test_a_blank_image_has_an_empty_map(tmp_path):
+def test_a_blank_image_has_an_empty_map():
     dead = network()
     with torch.no_grad():
         dead[-1].weight[:] = -dead[-1].weight.abs()  # every position speaks against every class
-    path = tmp_path / "model.onnx"
-    deploy.export(dead, path, images(2), config=Config(), batch=2)
-    found = deploy.load(path)(images(2))
-    assert bool(found.empty.all())
-    assert float(found.maps.abs().max()) == 0
+    explain = CFCAM(dead, config=Config())
+    maps, *_, empty, _ = plan.Plan.of(explain, images(2), 2, "predicted", None, "onnxruntime").graph()(images(2))
+    assert bool(empty.all())
+    assert float(maps.abs().max()) == 0
 
 
 class Dims(nn.Module):
@@ -200,7 +210,10 @@ class Dims(nn.Module):
 
 @pytest.mark.parametrize(
     ("conv", "pool", "shape"),
-    [(nn.Conv3d, nn.AdaptiveAvgPool3d, (2, 12, 16, 20)), (nn.Conv1d, nn.AdaptiveAvgPool1d, (2, 160))],
+    [
+        pytest.param(nn.Conv3d, nn.AdaptiveAvgPool3d, (2, 12, 16, 20), marks=pytest.mark.long),
+        (nn.Conv1d, nn.AdaptiveAvgPool1d, (2, 160)),
+    ],
 )
 def test_volumes_and_signals(tmp_path, conv, pool, shape):
     torch.manual_seed(0)
@@ -237,12 +250,11 @@ def test_a_segmentation_explains_the_class_that_is_chosen(tmp_path):
     assert off(found, expected) < BAR
 
 
-def test_explainers_are_exported_as_they_are(model, tmp_path):
-    path = tmp_path / "model.onnx"
-    explain = CAM(model, "4", method="cfcam-paper")
-    said = deploy.export(explain, path, images(2), batch=2)
-    assert [layer.name for layer in said.layers] == ["4"]
-    assert said.config == Config.paper()
+def test_explainers_are_exported_as_they_are(model):
+    explain = refusals.explainer_of(CAM(model, "4", method="cfcam-paper"), None, None)
+    found = plan.Plan.of(explain, images(2), 2, "predicted", None, "onnxruntime")
+    assert [layer.name for layer in found.described_layers()] == ["4"]
+    assert found.config == Config.paper()
 
 
 def test_a_file_that_is_wrong_is_not_written(model, tmp_path, monkeypatch):
@@ -255,11 +267,8 @@ def test_a_file_that_is_wrong_is_not_written(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnxruntime_the_file_says_that_it_is_not_checked(model, tmp_path, monkeypatch):
-    from cfcam_gpu.deploy import plan
-
+def test_without_onnxruntime_a_file_is_not_checked(model, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "find_spec", lambda name: None)
-    said = deploy.export(model, tmp_path / "model.onnx", images(2), config=Config(), batch=2)
-    assert not said.check.checked
-    assert "not checked" in str(said.check)
-    assert deploy.describe(tmp_path / "model.onnx") == said
+    found = plan.Plan.of(CFCAM(model), images(2), 2, "predicted", None, "onnxruntime").check(tmp_path / "model.onnx")
+    assert not found.checked
+    assert "not checked" in str(found)

@@ -49,6 +49,7 @@ def test_the_public_names():
     classes = {"CAM", "CFCAM", "Config", "Explanation", "cluster_filter_cam", "__version__"}
     folders = {
         "core",
+        "deploy",
         "engines",
         "explain",
         "hooks",

@@ -39,8 +39,8 @@ def given(config, size, *, batch=3):
     return activations, gradients, *relu(1, batch, 40, *(max(side // 2, 1) for side in size))
 
 
-#: A percentile's many steps take longest to write out.
-UNROLLED = ["two levels", "odd percentile", "elementwise"]
+#: A percentile's many steps take longest to write out; test_eager.py has them in every run.
+UNROLLED = ["two levels", pytest.param("odd percentile", marks=pytest.mark.long), "elementwise"]
 
 
 @cache
@@ -55,7 +55,13 @@ def any_batch(name, unrolled):
 
 
 @pytest.mark.parametrize(
-    ("name", "unrolled"), [*((name, False) for name in CASES), *((name, True) for name in UNROLLED)]
+    ("name", "unrolled"),
+    [
+        *((name, False) for name in CASES),
+        ("two levels", True),
+        pytest.param("odd percentile", True, marks=pytest.mark.long),
+        ("elementwise", True),
+    ],
 )
 def test_it_plays_what_was_written(name, unrolled):
     config, size = CASES[name]
