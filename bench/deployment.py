@@ -25,7 +25,7 @@ from torch import nn
 from cfcam_gpu import CFCAM, Config, deploy
 from cfcam_gpu.deploy.checking import difference
 from cfcam_gpu.latency.machine import DISTURBED, cores_time, machine, taken_by_others
-from cfcam_gpu.latency.timing import Call, keep_freed_memory, ratios, summary, times_in_turn
+from cfcam_gpu.latency.timing import Call, ratios, summary, times_in_turn
 
 from .deployment_networks import NETWORKS, Exported
 from .latency import ROOT, record_path, versions, write
@@ -191,7 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
-    keep_freed_memory()
     path = record_path(options.out, machine(), "deployment")
     record: dict[str, Any] = {
         "machine": machine(),
