@@ -15,10 +15,9 @@ import torch
 from torch import fx, nn
 
 from .onnx_file import exported, quiet
+from .players import AOTI_ENTRY
 
 _aten = torch.ops.aten
-#: Of a package: the entry that has its metadata.
-METADATA = ".wrapper_metadata.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Package:
         with zipfile.ZipFile(io.BytesIO(self.data)) as old, zipfile.ZipFile(found, "w") as new:
             for entry in old.infolist():
                 data = old.read(entry)
-                if entry.filename.endswith(METADATA):
+                if entry.filename.endswith(AOTI_ENTRY):
                     data = json.dumps(json.loads(data) | dict(metadata)).encode()
                 new.writestr(entry, data)
         return found.getvalue()

@@ -18,7 +18,6 @@ from .explanation_graph import OUTPUTS, OUTPUTS_BESIDE_TARGET
 OPSET = 20
 #: What one file, a message of protobuf, can hold.
 MOST_BYTES = 2**31 - 2**20
-NEEDS = "pip install 'cfcam-gpu[onnx]'"
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from .description import Description
 #: What plays a file, by its suffix.
 SUFFIXES = {".onnx": "onnxruntime", ".pt2": "aoti"}
 #: Of an AOTInductor package: the entry that has its metadata.
-_AOTI_ENTRY = ".wrapper_metadata.json"
+AOTI_ENTRY = ".wrapper_metadata.json"
 #: How what plays a file says that memory ran out, the host's or the device's.
 _NO_MEMORY = ("bad allocation", "bad_alloc", "failed to allocate memory", "out of memory", "can't allocate memory")
-_INSTALL = "pip install 'cfcam-gpu[onnx]'"
+NEEDS = "pip install 'cfcam-gpu[onnx]'"
 
 
 class Player(Protocol):
@@ -240,7 +240,7 @@ def described(path: Path) -> Description:
 def _aoti_metadata(path: Path) -> Mapping[str, str]:
     try:
         with zipfile.ZipFile(path) as package:
-            (entry,) = (name for name in package.namelist() if name.endswith(_AOTI_ENTRY))
+            (entry,) = (name for name in package.namelist() if name.endswith(AOTI_ENTRY))
             found: Any = json.loads(package.read(entry))
             return {str(key): str(value) for key, value in found.items()}
     except (zipfile.BadZipFile, ValueError, AttributeError) as error:
@@ -252,7 +252,7 @@ def _onnxruntime(path: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            f"path: onnxruntime plays {path}, and it can't be imported ({error}); {_INSTALL}", name="onnxruntime"
+            f"path: onnxruntime plays {path}, and it can't be imported ({error}); {NEEDS}", name="onnxruntime"
         ) from error
     return onnxruntime
 

@@ -16,7 +16,8 @@ from ..explain.cfcam import CFCAM
 from ..hooks.guard import survey_of
 from ..targets import Segment
 from .description import Runtime
-from .onnx_file import MOST_BYTES, NEEDS
+from .onnx_file import MOST_BYTES
+from .players import NEEDS
 
 Target = Literal["predicted", "input"] | Segment
 

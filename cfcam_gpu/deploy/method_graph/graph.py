@@ -8,6 +8,7 @@ import torch
 
 from ...core.cluster_filter import MAX_MAP
 from ...core.config import Config
+from ..tensorrt import TOO_MANY_ORDERED
 from .channels import Roles, Scaled, assign, exponent, once, scale
 from .clusters import Groups, dbscan
 from .constants import Ranks, constant
@@ -15,9 +16,6 @@ from .distances import measure
 from .maps import gate, where_finite
 from .radius import radius
 from .weighing import Weighing
-
-#: TensorRT's TopK takes fewer.
-_MOST_ORDERED = 3840
 
 
 def refuse(config: Config, channels: int, spatial: tuple[int, ...], *, unrolled: bool) -> None:
@@ -44,9 +42,9 @@ def refuse(config: Config, channels: int, spatial: tuple[int, ...], *, unrolled:
         return
     ranks = Ranks(config, channels)
     ordered = max(ranks.most_clustered, ranks.most_dominant)
-    if ordered >= _MOST_ORDERED:
+    if ordered >= TOO_MANY_ORDERED:
         raise ValueError(
-            f"dominant_percentile: expected a layer of which fewer than {_MOST_ORDERED} channels are to be put into "
+            f"dominant_percentile: expected a layer of which fewer than {TOO_MANY_ORDERED} channels are to be put into "
             f"order, which is TensorRT's limit; got {channels} channels, {ordered} of them in order at "
             f"dominant_percentile={config.dominant_percentile:g}. Choose another layer or percentile, or export for "
             "ONNX Runtime"

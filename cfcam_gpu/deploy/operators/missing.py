@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...hooks import own_thread
 from ...hooks.guard import guarded
+from ..tensorrt import TOO_MANY_ORDERED
 
 aten = torch.ops.aten
 
@@ -31,8 +32,6 @@ _REASONS = {
     "_fft_c2c": "complex numbers",
     "_fft_c2r": "complex numbers",
 }
-#: The largest K of TensorRT's TopK.
-TENSORRT_LARGEST_K = 3840
 
 
 def backward_missing(graph: fx.Graph, *, tensorrt: bool = False) -> list[str]:
@@ -129,7 +128,7 @@ def _is_beyond_tensorrt(node: fx.Node) -> bool:
     if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
         return True
     if node.target is aten.topk.default:
-        return int(node.args[1]) > TENSORRT_LARGEST_K  # type: ignore[arg-type]
+        return int(node.args[1]) >= TOO_MANY_ORDERED  # type: ignore[arg-type]
     return node.target in (aten.nonzero.default, aten.sort.default, aten.sort.stable)
 
 
