@@ -10,6 +10,8 @@ PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headl
 TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1
 # Triton's client has the definition of a model's configuration; it asks for an older protobuf than is there.
 TEST_PEERS += tritonclient==2.73.0 python-rapidjson==1.25
+# Reads slides without a GPU, and without CuPy, which it asks for.
+TEST_PEERS += cucim-cu12==26.10.0
 
 .PHONY: demo pictures test test-all test-oldest lint docs clean
 

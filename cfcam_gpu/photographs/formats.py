@@ -11,16 +11,12 @@ from importlib.util import find_spec
 
 from PIL import features
 
+from ..scans.errors import TooLargeError, UnreadableError
+
+__all__ = ["HEAD", "READ", "SUFFIXES", "Format", "TooLargeError", "UnreadableError", "recognise"]
+
 #: How much of a file's beginning :func:`recognise` wants: NIfTI is told by byte 344, what is in a gzip takes more.
 HEAD = 4096
-
-
-class UnreadableError(ValueError):
-    """A file that is no photograph that can be explained; the message says why, without the file's name."""
-
-
-class TooLargeError(UnreadableError):
-    """A photograph of more pixels than are allowed."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Commands declare their parameters by these types. What is one command's alone, o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -56,6 +57,28 @@ AugmentOption: TypeAlias = Annotated[
 SmoothOption: TypeAlias = Annotated[
     int, typer.Option(min=0, metavar="N", help="Average over N noisy copies of each image, the same in every run.")
 ]
+WindowOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CENTER,WIDTH",
+        help="Of DICOM and of volumes: the values that become black and white, in the units of the file (Hounsfield "
+        "units of a CT).",
+        show_default="the file's own window, else its percentiles",
+    ),
+]
+SpatialDimsOption: TypeAlias = Annotated[
+    int, typer.Option(min=2, max=3, help="3 for volumes: NIfTI, and series or multi-frame files of DICOM.")
+]
+SizeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N or D,H,W", help="Of the volumes that the model takes, in voxels.", show_default="the model's own"
+    ),
+]
+ChannelsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="C", help="Of the volumes that the model takes.", show_default="the model's own, or 1"),
+]
 OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")]
 
 
@@ -79,6 +102,13 @@ class Settings:
     augment : sequence of str
     smooth : int
         As for :class:`cfcam_gpu.CAM`.
+    window : (float, float) or None
+        Centre and width of the values that are shown of DICOM and of volumes; None takes the file's own.
+    spatial_dims : {2, 3}
+    size : tuple of int or None
+        D, H and W of the volumes that the model takes; None is the model's own.
+    channels : int or None
+        Of these volumes.
     """
 
     model: str = "lite0"
@@ -90,6 +120,10 @@ class Settings:
     method: str = "cfcam"
     augment: tuple[str, ...] = ()
     smooth: int = 0
+    window: tuple[float, float] | None = None
+    spatial_dims: int = 2
+    size: tuple[int, int, int] | None = None
+    channels: int | None = None
 
     @property
     def file(self) -> Path | None:
@@ -114,8 +148,20 @@ class Settings:
         method: str = "cfcam",
         augment: Sequence[str] | None = None,
         smooth: int = 0,
+        window: str | None = None,
+        spatial_dims: int = 2,
+        size: str | None = None,
+        channels: int | None = None,
     ) -> Settings:
-        """Those of a command's options."""
+        """Those of a command's options.
+
+        Raises
+        ------
+        ValueError
+            If window or size are not numbers of that form, or don't go with the spatial axes.
+        """
+        if spatial_dims == 2 and (size is not None or channels is not None):
+            raise ValueError("size and channels: expected with --spatial-dims 3, as they are those of volumes")
         return cls(
             model=model,
             weights=weights,
@@ -126,4 +172,29 @@ class Settings:
             method=method,
             augment=tuple(augment or ()),
             smooth=smooth,
+            window=None if window is None else _window(window),
+            spatial_dims=spatial_dims,
+            size=None if size is None else _size(size),
+            channels=channels,
         )
+
+
+def _window(said: str) -> tuple[float, float]:
+    try:
+        center, width = map(float, said.split(","))
+    except ValueError:
+        raise ValueError(f"window: expected CENTER,WIDTH, two numbers such as 40,400; got {said!r}") from None
+    if not math.isfinite(center) or not 0 < width < math.inf:
+        raise ValueError(f"window: expected a finite center and a width above 0; got {said!r}")
+    return center, width
+
+
+def _size(said: str) -> tuple[int, int, int]:
+    try:
+        sides = [int(side) for side in said.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 3) or min(sides) < 1:
+        raise ValueError(f"size: expected N or D,H,W, whole numbers such as 96 or 64,96,96; got {said!r}")
+    depth, height, width = sides if len(sides) == 3 else sides * 3
+    return depth, height, width
