@@ -12,6 +12,8 @@ TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1
 TEST_PEERS += tritonclient==2.73.0 python-rapidjson==1.25
 # Reads slides without a GPU, and without CuPy, which it asks for.
 TEST_PEERS += cucim-cu12==26.10.0
+# A trained network of volumes, without what it finds its files with.
+TEST_PEERS += deepbet==1.0.2
 
 .PHONY: demo pictures test test-all test-oldest lint docs clean
 
@@ -30,9 +32,12 @@ $(VENV)/ready-to-test: $(VENV)/ready
 demo: $(VENV)/ready
 	$(BIN)/cfcam-gpu demo --out out/demo --overwrite
 
-# The README's pictures.
-pictures: demo
+# The README's and the documentation's pictures.
+pictures: demo $(VENV)/ready-to-test
 	cp out/demo/contact_sheet.png out/demo/components.png docs/
+	$(BIN)/python -m bench.dicom_picture docs/dicom.png
+	$(BIN)/python examples/slides/tissue.py out/slides
+	cp out/slides/slides.png docs/
 
 # One thread each: two processes of two threads on two cores wait for each other most of the time.
 PYTEST := OMP_NUM_THREADS=1 CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
@@ -163,4 +168,11 @@ bench-latency: $(BENCH_VENV)/ready
 .PHONY: bench-deployment
 bench-deployment: $(VENV)/ready-to-test
 	$(BIN)/python -m bench.deployment
+	$(BIN)/python -m bench.tables
+
+# Whole slides: what of the bare explainer's throughput is kept, and the memory of a slide of 40,000 x 40,000. Idle machine.
+.PHONY: bench-slides
+bench-slides: $(VENV)/ready-to-test
+	$(BIN)/python -m bench.slides throughput
+	$(BIN)/python -m bench.slides memory
 	$(BIN)/python -m bench.tables

@@ -19,11 +19,13 @@ from rich.table import Column, Table
 from ._version import __version__
 from .evaluation.command import SUITE, Benches, bench
 from .latency.command import latency
-from .photographs import terminal
+from .photographs import dicom_options, terminal
+from .photographs.dicom_options import DicomOption, MarkOption, ReportOption, SecondaryCaptureOption, SegmentOption
 from .photographs.export_command import export
 from .photographs.layers_command import layers
 from .photographs.options import (
     AugmentOption,
+    ChannelsOption,
     Device,
     DeviceOption,
     EngineOption,
@@ -32,12 +34,16 @@ from .photographs.options import (
     Preset,
     PresetOption,
     Settings,
+    SizeOption,
     SmoothOption,
+    SpatialDimsOption,
     WeightsOption,
+    WindowOption,
 )
 from .pipelines.command import run as run_pipeline
 from .report.command import report
 from .service.command import serve
+from .slides.command import slide
 
 if TYPE_CHECKING:
     from .photographs.job import Run
@@ -73,9 +79,9 @@ def explain(
             metavar="PHOTO_OR_FOLDER",
             show_default=False,
             help="Photographs, and folders of them. A folder is searched with its subfolders, in alphabetical order, "
-            "for JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF, JPEG XL and HEIC by suffix, and for files "
-            "without a suffix that are one of these; what else is there is counted. Hidden files and the output folder "
-            "are passed over.",
+            "for JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF, JPEG XL, HEIC and DICOM by suffix, and for "
+            "files without a suffix that are one of these; what else is there is counted. Hidden files and the output "
+            "folder are passed over. With --spatial-dims 3: NIfTI, and series and multi-frame files of DICOM.",
         ),
     ],
     model: Annotated[
@@ -120,6 +126,10 @@ def explain(
     ] = None,
     augment: AugmentOption = None,
     smooth: SmoothOption = 0,
+    window: WindowOption = None,
+    spatial_dims: SpatialDimsOption = 2,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
     components: Annotated[
         int | None,
         typer.Option(
@@ -130,27 +140,55 @@ def explain(
             show_default="none",
         ),
     ] = None,
+    dicom: DicomOption = True,
+    secondary_capture: SecondaryCaptureOption = False,
+    segment_above: SegmentOption = None,
+    dicom_report: ReportOption = False,
+    mark: MarkOption = True,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Photographs in one forward.")] = 8,
     out: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
             help="For each photograph NAME.png (overlay) and NAME.npy (map, float32 in [0, 1]); explanations.jsonl; "
-            "contact_sheet.png (of the first 60). Photographs of one name get numbers.",
+            "contact_sheet.png (of the first 60). Photographs of one name get numbers; NAME of DICOM is its UID. Of a "
+            "volume NAME.map.nii.gz is the map in its own space, and NAME.png shows three planes.",
         ),
     ] = Path("explanations"),
     overwrite: OverwriteOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Explain photographs: overlays, maps, a line of JSON for each, and a contact sheet."""
+    with terminal.refusing():
+        settings = Settings.given(
+            model,
+            weights,
+            layer,
+            engine,
+            preset,
+            device,
+            method=method,
+            augment=augment,
+            smooth=smooth,
+            window=window,
+            spatial_dims=spatial_dims,
+            size=size,
+            channels=channels,
+        )
+        in_dicom = dicom_options.given(
+            dicom=dicom,
+            secondary_capture=secondary_capture,
+            segment_above=segment_above,
+            report=dicom_report,
+            mark=mark,
+        )
     _run(
         paths=paths,
-        settings=Settings.given(
-            model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
-        ),
+        settings=settings,
         targets=tuple(target or ()),
         fuse=None if fuse is None else fuse.value,
         components=components,
+        dicom=in_dicom,
         batch_size=batch_size,
         out=out,
         overwrite=overwrite,
@@ -231,6 +269,10 @@ app.command(
     "stopped, by a full disk, say; 2 bad usage, found before any work, such as a DIR of another job; 130 Ctrl-C; "
     "143 SIGTERM.",
 )(run_pipeline)
+app.command(
+    epilog="Exit status: 0 all explained; 1 some slides failed, each named with the reason, or tiles without a map;"
+    " 2 bad usage, found before any work; 130 Ctrl-C; 143 SIGTERM."
+)(slide)
 _MEASURED = "Exit status: 0 all measured; 1 some measurements failed; 2 bad usage, found before any work."
 _benches = typer.Typer(cls=Benches, help="Measure methods on a folder of images, or what an explanation costs.")
 _benches.command(SUITE, epilog=_MEASURED)(bench)
@@ -276,11 +318,13 @@ def main() -> None:
 
 def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
-    from .photographs.job import Job, check
+    from .photographs.job import Job, Run, check
     from .photographs.photos import told
+    from .photographs.volume_job import VolumeRun
 
     with terminal.refusing():
-        run = check(Job(**job))  # type: ignore[arg-type]
+        asked = Job(**job)  # type: ignore[arg-type]
+        run = check(asked, kind=VolumeRun if asked.settings.spatial_dims == 3 else Run)
     err = terminal.errors()
     err.print(f"{run.title} of {run.job.settings.model} on {run.device}: {run.how}")
     for layer in run.layers:
@@ -291,7 +335,7 @@ def _run(**job: object) -> None:
         terminal.warn_of_random_weights(err, exported=run.job.settings.file is not None)
     try:
         with terminal.progress(err) as progress:
-            task = progress.add_task("explaining", total=len(run.files))
+            task = progress.add_task("explaining", total=len(run.pictures))
             inner = progress.add_task("within the batch", visible=False)
 
             def within(done: int, total: int) -> None:
@@ -307,7 +351,7 @@ def _run(**job: object) -> None:
 
 def _report(run: Run, err: Console) -> None:
     out = Console(markup=False, highlight=False, soft_wrap=True)
-    table = Table("photograph", "class", Column("probability", justify="right"), box=None, pad_edge=False)
+    table = Table(run.noun, "class", Column("probability", justify="right"), box=None, pad_edge=False)
     for record in run.records[:TABLE]:
         share = record["probability"]
         table.add_row(
@@ -317,12 +361,12 @@ def _report(run: Run, err: Console) -> None:
         out.print(table)
         more = len(run.records) - TABLE
         out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {terminal.plain(run.sheet)}")
-    for file, pages in run.paged[:TABLE]:
-        err.print(f"{terminal.plain(file)}: page 1 of {pages} was explained")
+    for name, pages in run.paged[:TABLE]:
+        err.print(f"{terminal.plain(name)}: page 1 of {pages} was explained")
     if len(run.paged) > TABLE:
         more = len(run.paged) - TABLE
         err.print(f"of {more} more file{'s' * (more > 1)} of several pages the first was explained")
-    for file, reason in run.failed:
-        err.print(f"failed: {terminal.plain(file)}: {terminal.plain(reason)}", style="red")
+    for name, reason in run.failed:
+        err.print(f"failed: {terminal.plain(name)}: {terminal.plain(reason)}", style="red")
     if run.failed:
-        err.print(f"{len(run.failed)} of {len(run.files)} photographs failed", style="red")
+        err.print(f"{len(run.failed)} of {len(run.pictures)} {run.noun}s failed", style="red")

@@ -376,7 +376,7 @@ def test_help_is_shown_as_it_is_written():
 
 def test_jobs_defaults_are_the_command_lines(album, tmp_path, monkeypatch):
     jobs = []
-    monkeypatch.setattr(job, "check", lambda given: jobs.append(given) or pytest.skip("unused"))
+    monkeypatch.setattr(job, "check", lambda given, **kind: jobs.append(given) or pytest.skip("unused"))
     with pytest.raises(pytest.skip.Exception):
         run("explain", album)
     assert jobs == [job.Job(paths=[album], out=Path("explanations"))]

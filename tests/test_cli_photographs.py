@@ -77,12 +77,12 @@ def test_a_photograph_whose_logits_are_no_numbers_fails_alone(album, tmp_path):
 
 
 def test_what_a_folder_has_besides_is_told(album, tmp_path):
-    for name in ("scan.dcm", "b/scan.dcm", "notes", "x.svs"):
+    for name in ("scan.mha", "b/scan.mha", "notes", "x.svs"):
         (album / name).touch()
     Image.new("RGB", (30, 30)).save(album / "plain", "PNG")
     done = explain(album, "--out", tmp_path / "out")
     assert done.exit_code == 0
-    assert "\npassed over: 2 .dcm, 1 .svs, 1 without a suffix\n" in done.stderr
+    assert "\npassed over: 2 .mha, 1 .svs, 1 without a suffix\n" in done.stderr
     assert [Path(line["file"]).name for line in lines(tmp_path / "out")] == ["x.png", "x.png", "y.jpg", "plain"]
     assert "passed over" not in explain(album / "a", "--out", tmp_path / "other").stderr
 

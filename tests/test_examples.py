@@ -1,9 +1,14 @@
 """Every example runs, and explains something."""
 
+import math
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 from examples.__main__ import NAMES, run
+
+from .needs import lacking
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -11,10 +16,12 @@ from examples.__main__ import NAMES, run
 def test_it_runs(name, tmp_path, monkeypatch, peer):
     for library in ("timm", "torchvision", "transformers"):
         peer(library)
+    if name == "volumes" and find_spec("deepbet") is None:
+        lacking("deepbet is not installed", "PEERS")
     boxes = peer("torchvision.ops.boxes")
     monkeypatch.setattr(boxes, "nms", boxes.nms)  # an example may replace it
     with torch.random.fork_rng(devices=[]):
         found = run(name, tmp_path)["result"]
     assert not found.empty.all()
     assert torch.isfinite(found.maps).all()
-    assert len(list(tmp_path.glob("*.png"))) >= found.maps.flatten(0, -3).shape[0]
+    assert len(list(tmp_path.glob("*.png"))) >= math.prod(found.maps.shape[: -len(found.size)])

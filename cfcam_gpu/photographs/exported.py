@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..core.config import Config
 from ..deploy import loading
 from ..deploy.description import Description
 from ..deploy.loading import Deployed
+from ..scans.preparation import VolumePreparation
+from . import volumes
 from .options import Settings
 from .photos import Preparation
 
@@ -44,6 +47,8 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
         "augment": settings.augment,
         "smooth": settings.smooth,
         "fuse": fuse,
+        "size": settings.size,
+        "channels": settings.channels,
     }
     for name, value in held.items():
         if value:
@@ -63,8 +68,8 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
         raise FileNotFoundError(f"model: {path} is not a file")
 
 
-def load(settings: Settings) -> tuple[Deployed, Preparation]:
-    """A file, and how photographs become its images.
+def load(settings: Settings) -> tuple[Deployed, Preparation | VolumePreparation]:
+    """A file, and how photographs, or volumes, become its images.
 
     Raises
     ------
@@ -72,7 +77,30 @@ def load(settings: Settings) -> tuple[Deployed, Preparation]:
         As :func:`cfcam_gpu.deploy.load`, and if the file does not say how it is prepared for.
     """
     explain = loading.load(settings.model, device=settings.device)
-    return explain, preparation(explain.description, settings.model)
+    if settings.spatial_dims != len(explain.description.size):
+        raise ValueError(
+            f"spatial_dims: expected {len(explain.description.size)}, as {settings.model} was exported for; got "
+            f"{settings.spatial_dims}"
+        )
+    if settings.spatial_dims == 3:
+        return explain, _of_volumes(explain.description, settings)
+    return explain, replace(preparation(explain.description, settings.model), window=settings.window)
+
+
+def _of_volumes(description: Description, settings: Settings) -> VolumePreparation:
+    """How a volume becomes an image of a file: the fields of a VolumePreparation."""
+    if description.preparation is None:
+        raise ValueError(
+            f"model: {settings.model} does not say how a volume becomes an image of it; export it with preparation="
+            "dataclasses.asdict(VolumePreparation(...)) in Python"
+        )
+    found = volumes.made(settings.model, description.preparation, settings.window)
+    if description.images != (found.channels, *found.size):
+        raise ValueError(
+            f"model: {settings.model} takes {description.images}, and its preparation makes "
+            f"{(found.channels, *found.size)}"
+        )
+    return found
 
 
 def preparation(description: Description, where: str) -> Preparation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from . import formats
@@ -37,6 +37,10 @@ class Search:
         :data:`LINKED_FOLDER` stand among them.
     """
 
+    #: What is searched for, for people, and its suffixes.
+    what = "photographs"
+    suffixes = SUFFIXES
+
     def __init__(self, folder: Path, skip: Path) -> None:
         self.folder = folder
         self.skip = skip
@@ -64,10 +68,14 @@ class Search:
             elif os.path.isdir(path):  # the entry's own fails of a loop of links
                 self.passed_over[LINKED_FOLDER] += 1
             # A broken link or a pipe is found, too: whoever reads it says what it is.
-            elif (suffix := suffix_of(path)) in SUFFIXES or (suffix == "" and _begins_as_one(path)):
+            elif self.is_one(path, suffix := suffix_of(path)):
                 yield path
             else:
                 self.passed_over[suffix or NO_SUFFIX] += 1
+
+    def is_one(self, path: Path, suffix: str) -> bool:
+        """Whether a file is searched for."""
+        return suffix in SUFFIXES or (suffix == "" and begins_as(path))
 
 
 def search(folder: Path, skip: Path) -> Iterator[Path]:
@@ -75,10 +83,12 @@ def search(folder: Path, skip: Path) -> Iterator[Path]:
     yield from Search(folder, skip)
 
 
-def find(paths: Sequence[Path], *, skip: Path, passed_over: Counter[str] | None = None) -> list[Path]:
+def find(
+    paths: Sequence[Path], *, skip: Path, passed_over: Counter[str] | None = None, search: type[Search] = Search
+) -> list[Path]:
     """The photographs that `paths` mean, each once.
 
-    A file is taken as it is. A folder is searched as :class:`Search` does.
+    A file is taken as it is. A folder is searched as `search` does.
 
     Parameters
     ----------
@@ -87,6 +97,8 @@ def find(paths: Sequence[Path], *, skip: Path, passed_over: Counter[str] | None 
         A folder that is not searched: where results go, which are images too.
     passed_over : Counter of str, optional
         Gets what is passed over in folders; see :func:`told`.
+    search : type of Search
+        Of something else than photographs, say.
 
     Raises
     ------
@@ -95,16 +107,16 @@ def find(paths: Sequence[Path], *, skip: Path, passed_over: Counter[str] | None 
     OSError
         If a folder can't be read.
     ValueError
-        If a folder has no photograph.
+        If a folder has none.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            within = Search(path, skip.resolve())
+            within = search(path, skip.resolve())
             inside = list(within)
             if not inside:
                 also = f"; {told(within.passed_over)}" if within.passed_over else ""
-                raise ValueError(f"no photographs in {path} (looked for {', '.join(sorted(SUFFIXES))}{also})")
+                raise ValueError(f"no {search.what} in {path} (looked for {', '.join(sorted(search.suffixes))}{also})")
             if passed_over is not None:
                 passed_over.update(within.passed_over)
         elif path.exists():
@@ -138,13 +150,14 @@ def suffix_of(path: Path) -> str:
     return "" if not last or last.isdigit() or " " in last or len(last) > 10 else suffix
 
 
-def _begins_as_one(path: Path) -> bool:
+def begins_as(path: Path, names: Collection[str] | None = None) -> bool:
+    """Whether a file begins as one of a format that is read does, or as one of those of these names."""
     # Opening a pipe would wait for ever.
     if not path.is_file():
         return False
     try:
         with open(path, "rb") as file:
-            formats.recognise(file.read(formats.HEAD))
+            found = formats.recognise(file.read(formats.HEAD))
     except (UnreadableError, OSError):
         return False
-    return True
+    return names is None or found.name in names

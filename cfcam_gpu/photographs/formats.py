@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from PIL import features
 
+from ..scans.dicom import marks
 from ..scans.errors import TooLargeError, UnreadableError
 
 __all__ = ["HEAD", "READ", "SUFFIXES", "Format", "TooLargeError", "UnreadableError", "recognise"]
@@ -88,17 +89,25 @@ def _is_avif(head: bytes) -> bool:
     return bool({b"avif", b"avis"}.intersection(_brands(head)))
 
 
+def _is_tiff(head: bytes) -> bool:
+    # A slide of DICOM may begin as TIFF does, and be read as either.
+    magic = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
+    return head.startswith(magic) and not marks.begins(head)
+
+
 def _is_heif(head: bytes) -> bool:
     names = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
     return _brands(head)[:1] != () and _brands(head)[0] in names and not _is_avif(head)
 
 
+#: The one format that Pillow doesn't read.
+DICOM = "DICOM"
 #: All that is read. The list is closed: it keeps out EPS, for one, which Pillow hands to Ghostscript.
 READ: tuple[Format, ...] = (
     Format("JPEG", "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), _starts(b"\xff\xd8\xff"), lossy=True),
     Format("PNG", "PNG", (".png", ".apng"), _starts(b"\x89PNG\r\n\x1a\n")),
     Format("WEBP", "WebP", (".webp",), lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", lossy=True),
-    Format("TIFF", "TIFF", (".tif", ".tiff"), _starts(b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")),
+    Format("TIFF", "TIFF", (".tif", ".tiff"), _is_tiff),
     Format("BMP", "BMP", (".bmp", ".dib"), _starts(b"BM")),
     Format("GIF", "GIF", (".gif",), _starts(b"GIF87a", b"GIF89a")),
     Format("PPM", "PPM", (".ppm", ".pgm", ".pbm", ".pnm"), lambda head: bool(re.match(rb"P[1-6f][\s#]", head))),
@@ -138,23 +147,31 @@ READ: tuple[Format, ...] = (
         install="pip install 'cfcam-gpu[heif]'",
         lossy=True,
     ),
+    Format(
+        DICOM,
+        "DICOM",
+        marks.SUFFIXES,
+        marks.begins,
+        plugin=("pydicom", ""),
+        install="pip install 'cfcam-gpu[medical]'",
+    ),
 )
 #: What counts as a photograph in a folder.
 SUFFIXES = frozenset(suffix for one in READ for suffix in one.suffixes)
 
 _TO_PNG = "save it as PNG or JPEG"
 _TO_TIFF = "save what is to be seen of it as 8-bit PNG or TIFF"
+_VOLUME = "it is a volume, which --spatial-dims 3 reads for a model of volumes"
 _RAW = "develop it to JPEG, PNG or TIFF"
 _UNPACK = "unpack it"
 _CR2 = b"CR\x02"
 
 #: What isn't read: where its bytes are, which, what it is called, and what to do.
 _NOT_READ: tuple[tuple[int, bytes, str, str], ...] = (
-    (128, b"DICM", "DICOM", _TO_TIFF),
-    (344, b"n+1\0", "NIfTI", _TO_TIFF),
-    (344, b"ni1\0", "NIfTI", _TO_TIFF),
-    (4, b"n+2\0\r\n\x1a\n", "NIfTI", _TO_TIFF),
-    (4, b"ni2\0\r\n\x1a\n", "NIfTI", _TO_TIFF),
+    (344, b"n+1\0", "NIfTI", _VOLUME),
+    (344, b"ni1\0", "NIfTI", _VOLUME),
+    (4, b"n+2\0\r\n\x1a\n", "NIfTI", _VOLUME),
+    (4, b"ni2\0\r\n\x1a\n", "NIfTI", _VOLUME),
     (0, b"NRRD", "NRRD", _TO_TIFF),
     (0, b"ObjectType", "MetaImage", _TO_TIFF),
     (208, b"MAP ", "MRC", _TO_TIFF),
@@ -217,7 +234,8 @@ def recognise(head: bytes) -> Format:
         if head[at : at + len(magic)] == magic:
             raise UnreadableError(f"{title}, which is not read: {advice}")
     if head.startswith(b"\x1f\x8b"):
-        raise UnreadableError(f"{_in_gzip(head)}, which is not read: {_UNPACK}")
+        inside = _in_gzip(head)
+        raise UnreadableError(f"{inside}, which is not read: {_VOLUME if inside.startswith('NIfTI') else _UNPACK}")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1024].lower()
     if b"<svg" in text:
         raise UnreadableError(f"SVG, which is not read: {_TO_PNG}")

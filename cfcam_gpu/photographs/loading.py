@@ -9,13 +9,19 @@ import torch
 from torch import nn
 
 from .. import engines, methods
+from ..core import axes
 from ..deploy.loading import Deployed
 from ..explain.cam import CAM
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
-from . import exported, models
+from ..scans.preparation import VolumePreparation
+from . import exported, models, volumes
 from .models import Model, Prepared
 from .options import Settings
+from .photos import Preparation
+
+#: What is explained, by its spatial axes.
+_NAMES = {2: "photograph", 3: "volume"}
 
 
 @dataclass(frozen=True)
@@ -89,19 +95,19 @@ def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:
         return load_model(settings, fuse=fuse)
     check(settings, fuse=fuse)
     device_of(settings.device)
-    explain, preparation = exported.load(settings)
+    explain, takes = exported.load(settings)
     said = explain.description
     if said.segment is not None:
         raise ValueError(
-            f"model: {settings.model} explains a segmentation, of which a photograph's results have no class; explain "
-            "tensors with cfcam_gpu.deploy.load"
+            f"model: {settings.model} explains a segmentation, of which a {_NAMES[settings.spatial_dims]}'s results "
+            "have no class; explain tensors with cfcam_gpu.deploy.load"
         )
-    blank = preparation.normalize(preparation.blank(1).to(explain.device))
+    blank = takes.normalize(takes.blank(1).to(explain.device))
     # Where a class must be named, any will do.
     found = explain(blank, None if said.classes is None else [[0] * said.classes])
     assert found.logits is not None  # files give them
     return Loaded(
-        model=Prepared(name=settings.model, preparation=preparation, trained=said.trained),
+        model=Prepared(name=settings.model, takes=takes, trained=said.trained),
         explain=explain,
         layers=explain.layers,
         engine=explain.runtime.partition(" ")[0],
@@ -154,14 +160,25 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> LoadedMo
     engines.choose(settings.engine, where)  # or the reason why not, before a model is loaded
     chosen = engines.resolve(settings.engine, where)
     found = models.load(settings.model, settings.weights)
+    takes: Preparation | VolumePreparation
+    if settings.spatial_dims == 3:
+        takes = volumes.preparation(found.module, settings)
+    elif axes.of_model(found.module) == 3:
+        raise ValueError(
+            f"spatial_dims: {settings.model} takes volumes, by its first convolution; give --spatial-dims 3"
+        )
+    else:
+        takes = replace(found.preparation, window=settings.window)
+    found = replace(found, takes=takes)
     found.module.to(where)
     explain = make(found.module, settings.engine)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
-    size = found.preparation.size
+    black = takes.blank(1)
     try:
-        blank = explain(found.preparation.normalize(found.preparation.blank(1).to(where)))
+        blank = explain(takes.normalize(black.to(where)))
     except RuntimeError as error:
-        raise RuntimeError(f"model: {settings.model} fails on a blank image of {size} x {size}: {error}") from error
+        what = f"{'image' if settings.spatial_dims == 2 else 'volume'} of {' x '.join(map(str, black.shape[2:]))}"
+        raise RuntimeError(f"model: {settings.model} fails on a blank {what}: {error}") from error
     assert blank.logits is not None  # the predicted class was asked for
     names = models.class_names(blank.logits.shape[1])
     return LoadedModel(

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..scans.preparation import VolumePreparation
 from .options import EXPORTED
 from .photos import Preparation
 
@@ -44,15 +45,28 @@ class Prepared:
     ----------
     name : str
         What it was asked for by.
-    preparation : Preparation
-        How a photograph becomes its input.
+    takes : Preparation or VolumePreparation
+        How a photograph, or a volume, becomes its input.
     trained : bool
         False where the weights are known to be random, so that its maps mean nothing.
     """
 
     name: str
-    preparation: Preparation
+    takes: Preparation | VolumePreparation
     trained: bool
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a photograph becomes its input.
+
+        Raises
+        ------
+        TypeError
+            If it takes volumes.
+        """
+        if not isinstance(self.takes, Preparation):
+            raise TypeError(f"model: expected one of photographs; {self.name} takes volumes")
+        return self.takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +75,9 @@ class Model(Prepared):
 
     Parameters
     ----------
-    name, preparation, trained
-        What it was asked for by; how a photograph becomes its input; False where the weights are known to be random, so
-        that its maps mean nothing.
+    name, takes, trained
+        What it was asked for by; how a photograph, or a volume, becomes its input; False where the weights are known to
+        be random, so that its maps mean nothing.
     module : torch.nn.Module
         On the host, in eval mode.
     """
@@ -136,7 +150,7 @@ def load(spec: str, weights: Path | None = None) -> Model:
         )
     if weights is not None:
         _fill(module, _read_weights(weights), weights, spec)
-    return Model(name=spec, module=module.eval(), preparation=preparation, trained=trained)
+    return Model(name=spec, module=module.eval(), takes=preparation, trained=trained)
 
 
 def _is_exported(spec: str) -> bool:

@@ -172,14 +172,21 @@ class Settings:
             method=method,
             augment=tuple(augment or ()),
             smooth=smooth,
-            window=None if window is None else _window(window),
+            window=None if window is None else window_of(window),
             spatial_dims=spatial_dims,
             size=None if size is None else _size(size),
             channels=channels,
         )
 
 
-def _window(said: str) -> tuple[float, float]:
+def window_of(said: str) -> tuple[float, float]:
+    """Centre and width from ``"CENTER,WIDTH"``.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or they can't be meant.
+    """
     try:
         center, width = map(float, said.split(","))
     except ValueError:

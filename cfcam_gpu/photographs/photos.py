@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..scans.grid import Grid
 from .finding import Search, find, search, told
 from .formats import SUFFIXES, TooLargeError, UnreadableError
 from .reading import Page, dimensions, first_page, quiet, read
@@ -53,6 +54,8 @@ class Preparation:
     interpolation : PIL.Image.Resampling
     mean, std : three floats
         Of red, green and blue in [0, 1]: subtracted, and divided by.
+    window : (float, float), optional
+        Centre and width of the values of DICOM that are shown; by default the file's own.
     """
 
     size: int
@@ -60,15 +63,28 @@ class Preparation:
     interpolation: Image.Resampling
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    # Jobs that were begun without know preparations by their representation.
+    window: tuple[float, float] | None = field(default=None, repr=False)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """What the model sees of an RGB image, before normalisation: (3, size, size) uint8."""
-        # The crop takes a central square. Of a panorama one of 2:1 is enough for it, and can't exhaust the memory.
-        limit = 2 * min(image.size)
-        image = _central(image, min(image.width, limit), min(image.height, limit))
-        scale = self.resize / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), self.interpolation)
+        cut, resized = self._sizes(*image.size)
+        image = _central(image, *cut).resize(resized, self.interpolation)
         return torch.from_numpy(np.array(_central(image, self.size, self.size))).movedim(-1, 0)
+
+    def grid(self, grid: Grid) -> Grid:
+        """Where the pixels that the model sees lie, of an image that lies on `grid`, (1, H, W): (1, size, size)."""
+        _, height, width = grid.shape
+        cut, resized = self._sizes(width, height)
+        return _central_grid(_central_grid(grid, *cut).resized((1, resized[1], resized[0])), self.size, self.size)
+
+    def _sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height of what is cut out of an image, and to which this is resized."""
+        # The crop takes a central square. Of a panorama one of 2:1 is enough for it, and can't exhaust the memory.
+        limit = 2 * min(width, height)
+        cut = min(width, limit), min(height, limit)
+        scale = self.resize / min(cut)
+        return cut, (round(cut[0] * scale), round(cut[1] * scale))
 
     def blank(self, count: int) -> torch.Tensor:
         """`count` black images, as :meth:`pixels` makes them: (count, 3, size, size) uint8."""
@@ -85,6 +101,12 @@ def _central(image: Image.Image, width: int, height: int) -> Image.Image:
         return image
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _central_grid(grid: Grid, width: int, height: int) -> Grid:
+    """Of what :func:`_central` cuts out."""
+    _, rows, columns = grid.shape
+    return grid.within((0, (rows - height) // 2, (columns - width) // 2), (1, 1, 1), (1, height, width))
 
 
 def samples() -> list[Path]:

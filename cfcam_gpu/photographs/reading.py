@@ -13,7 +13,10 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from . import formats, jpeg_xl, tiff
+from ..scans.dicom import reading as dicom
+from ..scans.dicom.files import Instance
+from ..scans.dicom.source import Source
+from . import bit_depth, formats, jpeg_xl, tiff
 from .formats import Format, TooLargeError, UnreadableError
 
 #: The largest value of 12 bits. A 16-bit picture that stays below would be nearly black.
@@ -28,32 +31,49 @@ _SAY_DARK = "if it is dark in truth, have the file say so (MaxSampleValue 65535 
 
 
 class Page(NamedTuple):
-    """An image, RGB and upright, and how many pages or frames its file has, of which it is the first."""
+    """An image, RGB and upright, and how many pages or frames its file has, of which it is the first.
+
+    Of DICOM it may be another frame, and has a ``source``, by which results refer back to it.
+    """
 
     image: Image.Image
     pages: int
+    source: Source | None = None
 
 
 def quiet() -> None:
-    """Have Pillow say nothing of odd files, in a process that is ours alone: what is wrong is told by errors.
+    """Have Pillow and pydicom say nothing of odd files, in a process that is ours alone: errors tell what is wrong.
 
-    Warning filters and loggers are the whole process's, so that reading itself leaves them alone.
+    Warning filters and loggers are the whole process's, so that reading itself leaves them alone. What pydicom says has
+    values of the header in it, which may be the patient's.
     """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    for package in ("PIL", "pydicom"):
+        warnings.filterwarnings("ignore", module=rf"{package}\.")
+        logging.getLogger(package).setLevel(logging.CRITICAL)
 
 
-def read(path: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Image.Image:
+def read(
+    path: str | os.PathLike[str] | IO[bytes],
+    *,
+    max_pixels: int | None = None,
+    window: tuple[float, float] | None = None,
+    frame: int = 0,
+) -> Image.Image:
     """A photograph as RGB, upright.
 
     The orientation in its EXIF data is applied, what is transparent is laid on white, 16-bit greys are scaled down,
-    and of several pages or frames the first is taken. docs/files.md lists the formats.
+    and of several pages or frames the first is taken. docs/files.md lists the formats. Of DICOM the values are rescaled
+    and windowed, and any frame is read; see docs/dicom.md.
 
     Parameters
     ----------
     path : str or path, or a binary file
     max_pixels : int, optional
         Refuse an image whose header promises more, before it is decoded. Pillow's own limit holds all the same.
+    window : (float, float), optional
+        Of DICOM: centre and width of the values that are shown, instead of the file's own.
+    frame : int
+        Of DICOM, from 0; other files have the first alone.
 
     Raises
     ------
@@ -62,18 +82,26 @@ def read(path: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = N
     TooLargeError
         If it has too many pixels.
     """
-    return first_page(path, max_pixels=max_pixels).image
+    return first_page(path, max_pixels=max_pixels, window=window, frame=frame).image
 
 
-def first_page(path: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | None = None) -> Page:
+def first_page(
+    path: str | os.PathLike[str] | IO[bytes] | Instance,
+    *,
+    max_pixels: int | None = None,
+    window: tuple[float, float] | None = None,
+    frame: int = 0,
+) -> Page:
     """The same, and how many pages there are.
 
     Smaller copies of a page, as pyramids and cameras' files have them, are no pages.
 
     Parameters
     ----------
-    path : str or path, or a binary file
-    max_pixels : int, optional
+    path : str or path, or a binary file, or an Instance
+        The last is a file of DICOM whose header is read already.
+    max_pixels, window, frame
+        As :func:`read`.
 
     Returns
     -------
@@ -84,7 +112,14 @@ def first_page(path: str | os.PathLike[str] | IO[bytes], *, max_pixels: int | No
     UnreadableError, TooLargeError
         As :func:`read`.
     """
+    if isinstance(path, Instance):
+        with _refusing():
+            return Page(*dicom.read_dicom(path, frame=frame, window=window, max_pixels=max_pixels))
     with _refusing(), _binary(path) as file:
+        if _is_dicom(file):
+            return Page(*dicom.read_dicom(file, frame=frame, window=window, max_pixels=max_pixels))
+        if frame:
+            raise UnreadableError(f"frame: expected the first, as it is no file of DICOM; got {frame + 1}")
         source = _Source.of(file)
         with source.open(max_pixels) as image:
             found = _rgb(source.upright(image), _Depth.of(source))
@@ -115,6 +150,8 @@ def stored(path: str | os.PathLike[str] | IO[bytes]) -> Stored:
         As :func:`read`, but values of any size are taken.
     """
     with _refusing(), _binary(path) as file:
+        if _is_dicom(file):
+            raise UnreadableError("DICOM, of which no values are read that mean something else than shades")
         source = _Source.of(file)
         with source.open() as image:
             upright, depth = source.upright(image), _Depth.of(source)
@@ -143,6 +180,9 @@ def dimensions(path: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
         As :func:`read`, as far as the header shows it.
     """
     with _refusing(), _binary(path) as file:
+        if _is_dicom(file):
+            instance = Instance(file)
+            return instance.columns, instance.rows
         source = _Source.of(file)
         if source.kind.name == "JXL":
             head = jpeg_xl.read_head(file)
@@ -173,6 +213,14 @@ def _binary(path: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[
             raise UnreadableError("not a regular file")  # reading a pipe would wait for ever
         return open(path, "rb")
     return nullcontext(path if path.seekable() else io.BytesIO(path.read()))
+
+
+def _is_dicom(file: IO[bytes]) -> bool:
+    file.seek(0)
+    kind = formats.recognise(file.read(formats.HEAD))
+    if kind.name == formats.DICOM:
+        kind.make_ready()
+    return kind.name == formats.DICOM
 
 
 class _Source(NamedTuple):
@@ -262,53 +310,15 @@ class _Depth(NamedTuple):
         if source.samples is not None:
             return cls(source.samples.white, source.samples.bits == 16, source.samples.white_is_zero)
         if source.kind.name == "PNG":
-            deep, significant = _png_bits(source.file)
+            deep, significant = bit_depth.of_png(source.file)
             if deep:
                 told = significant == 16
                 return cls(_WHITE if told else None, True, padded=0 if told else significant)
-        if source.kind.name == "JPEG2000" and _jpeg_2000_bits(source.file) == 16:
+        if source.kind.name == "JPEG2000" and bit_depth.of_jpeg_2000(source.file) == 16:
             return cls(None, True, narrow=_LOSSY_TWELVE_BITS)
         if source.kind.name == "JXL":
             return cls(None, narrow=_LOSSY_TWELVE_BITS)
         return cls()  # the others' decoders scale to 16 bits by what the header says
-
-
-def _png_bits(file: IO[bytes]) -> tuple[bool, int]:
-    """Whether a PNG has 16 bits, and of how many its sBIT says that they mean something; 0 where it has none."""
-    file.seek(8)
-    deep, significant = False, 0
-    while len(head := file.read(8)) == 8:
-        length, name = int.from_bytes(head[:4], "big"), head[4:]
-        if name == b"IDAT":
-            break
-        after = file.tell() + length + 4  # a checksum, which Pillow looks at
-        if name == b"IHDR":
-            deep = file.read(9)[8] == 16
-        elif name == b"sBIT":
-            significant = max(file.read(min(length, 4)), default=0)
-        file.seek(after)
-    return deep, significant
-
-
-def _jpeg_2000_bits(file: IO[bytes]) -> int:
-    """Of how many bits the samples of a JPEG 2000 are, at most; the decoder scales fewer than 16 to 8 or 16.
-
-    Its codestream (ISO/IEC 15444-1, annex A) is all of the file, or in one of its boxes.
-    """
-    file.seek(0)
-    if file.read(2) != b"\xff\x4f":
-        file.seek(0)
-        while len(head := file.read(8)) == 8 and head[4:] != b"jp2c":
-            length, start = int.from_bytes(head[:4], "big"), 8
-            if length == 1:
-                length, start = int.from_bytes(file.read(8), "big"), 16
-            if length < start:
-                break
-            file.seek(length - start, 1)
-        file.seek((8 if head[:4] == b"\0\0\0\1" else 0) + 2, 1)
-    size = file.read(40)
-    components = file.read(3 * int.from_bytes(size[38:40], "big"))
-    return max(((precision & 0x7F) + 1 for precision in components[::3]), default=0)
 
 
 def _rgb(image: Image.Image, depth: _Depth) -> Image.Image:

@@ -270,8 +270,8 @@ def _check(
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}; got {dtype!r}")
     if spatial_dims not in (1, 2, 3):
         raise ValueError(f"spatial_dims: expected 1, 2 or 3; got {spatial_dims!r}")
-    if spatial_dims != 2 and isinstance(dataset, Photographs):
-        raise ValueError(f"spatial_dims: expected 2, as photographs have; got {spatial_dims}")
+    if isinstance(dataset, Photographs) and spatial_dims != dataset.spatial_dims:
+        raise ValueError(f"spatial_dims: expected {dataset.spatial_dims}, as the images have; got {spatial_dims}")
     if overlays is not None and overlays not in store.PICTURES:
         raise ValueError(f"overlays: expected one of {', '.join(store.PICTURES)}; got {overlays!r}")
     if overlays is not None and spatial_dims != 2:

@@ -28,8 +28,10 @@ from rich.progress import (
 from rich.text import Text
 
 from ..photographs import terminal
+from ..photographs.dicom_options import MarkOption
 from ..photographs.options import (
     AugmentOption,
+    ChannelsOption,
     Device,
     DeviceOption,
     EngineOption,
@@ -38,8 +40,11 @@ from ..photographs.options import (
     Preset,
     PresetOption,
     Settings,
+    SizeOption,
     SmoothOption,
+    SpatialDimsOption,
     WeightsAsExplained,
+    WindowOption,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +79,8 @@ def run(
             help="A folder, searched as cfcam-gpu explain does; a .txt with a file a line; a .csv, .tsv or .jsonl with "
             "the columns file and, if any, target; a .tar, packed or not, of images or a WebDataset; a .parquet or "
             ".arrow with images, or a folder that datasets saved; a pattern of them, 'shard-{000..123}.tar' or "
-            "'photos/**/*.jpg'; an address, s3:// or https://, by fsspec. Files of a list are relative to its folder.",
+            "'photos/**/*.jpg'; an address, s3:// or https://, by fsspec. Files of a list are relative to its folder. "
+            "With --spatial-dims 3: a folder, one file or a table of NIfTI and DICOM.",
         ),
     ],
     out: Annotated[
@@ -82,8 +88,9 @@ def run(
         typer.Option(
             metavar="DIR",
             show_default=False,
-            help="For maps.zarr (an array of N x H x W, NaN where an image failed), manifest.parquet (a row for each "
-            "image, in the order of SOURCE) and overlays/. A run that was stopped there is continued.",
+            help="For maps.zarr (an array of N x H x W, of volumes N x D x H x W, NaN where an image failed), "
+            "manifest.parquet (a row for each image, in the order of SOURCE) and overlays/. A run that was stopped "
+            "there is continued.",
         ),
     ],
     model: ModelAsExplained = "lite0",
@@ -121,6 +128,17 @@ def run(
     preset: PresetOption = Preset.default,
     augment: AugmentOption = None,
     smooth: SmoothOption = 0,
+    window: WindowOption = None,
+    spatial_dims: SpatialDimsOption = 2,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    dicom: Annotated[
+        bool,
+        typer.Option(
+            "--dicom", help="Of DICOM, write the maps as Parametric Maps, too, when all are done: DIR/dicom/."
+        ),
+    ] = False,
+    mark: MarkOption = True,
     components: Annotated[
         int | None,
         typer.Option(
@@ -181,7 +199,19 @@ def run(
             source=source,
             out=out,
             settings=Settings.given(
-                model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
+                model,
+                weights,
+                layer,
+                engine,
+                preset,
+                device,
+                method=method,
+                augment=augment,
+                smooth=smooth,
+                window=window,
+                spatial_dims=spatial_dims,
+                size=size,
+                channels=channels,
             ),
             target=target,
             batch_size=batch_size,
@@ -195,6 +225,8 @@ def run(
             ray=(ray_address or "") if on_ray or ray_address else None,
             image_column=image_column,
             target_column=target_column,
+            dicom=dicom,
+            mark=mark,
         )
         ready = job.check(asked)
     err.print(ready.description)
@@ -211,6 +243,7 @@ def run(
                     show(done, total)
 
                 summary = ready.execute(progress)
+            written = ready.write_dicom() if dicom else None
         except (OSError, TypeError, ValueError, RuntimeError, KeyboardInterrupt) as error:
             # The folder is looked at before any image is.
             if not began and isinstance(error, Exception):
@@ -220,7 +253,13 @@ def run(
             err.print("what is done is kept, and the same command goes on from there")
             raise typer.Exit(143 if isinstance(error, _Terminated) else 130 if stopped else 1) from None
     _report(summary, err)
-    if summary.failed:
+    if written is not None:
+        from .store import DICOM
+
+        print(f"{written.maps:,} Parametric Maps in {terminal.plain(summary.folder / DICOM)}")
+        for name, why in written.failed[:NAMED]:
+            err.print(f"not written as DICOM: {terminal.plain(name)}: {terminal.plain(why)}", style="red")
+    if summary.failed or (written is not None and written.failed):
         raise typer.Exit(1)
 
 

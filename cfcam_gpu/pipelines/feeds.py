@@ -97,10 +97,11 @@ class Files(Feed):
         self.source, self.total = dataset.source, len(dataset)
         self.targets = [item.target for item in dataset.items]
         # Waves of several widths and colours: a blank image would show nothing of how it is prepared.
-        draw = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-        shape = dataset.preparation.blank(1).shape[-2:]
-        smooth = functional.interpolate(draw, shape, mode="bicubic", align_corners=True)
-        self.examples = (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
+        blank = dataset.preparation.blank(1)
+        shape, mode = blank.shape[2:], "bicubic" if blank.ndim == 4 else "trilinear"
+        draw = torch.rand(*blank.shape[:2], *[9] * len(shape), generator=torch.Generator().manual_seed(0))
+        smooth = functional.interpolate(draw, shape, mode=mode, align_corners=True).clamp(0, 1)
+        self.examples = smooth if blank.is_floating_point() else (smooth * 255).round().to(torch.uint8)
 
     def arrange(self, folder: Path, job: Job | None) -> None:
         """See :meth:`Feed.arrange`.
@@ -139,7 +140,8 @@ class Files(Feed):
                     f"dataset: {count - before:,} images are new behind the {before:,} that the job began with; "
                     f"{_APPEND}"
                 )
-        return {"images": count, "fingerprint": self.dataset.fingerprint(count)}
+        window = self.dataset.preparation.window
+        return {"images": count, "fingerprint": self.dataset.fingerprint(count), "window": window and list(window)}
 
     def names(self) -> list[str]:
         """See :meth:`Feed.names`."""

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from ..photographs import loading, models
 from ..photographs.options import Settings
+from ..scans.dicom import results as dicom
 from ..sources.photographs import Batch, Photographs
-from . import ray_session
+from . import ray_session, resuming
 from .bulk import Summary, require, run
 from .explainers import Explainer
 from .found import Found
+from .in_dicom import Written
+from .in_dicom import write as write_dicom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Job:
     ray: str | None
     image_column: str | None
     target_column: str | None
+    dicom: bool = False
+    mark: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,26 @@ class Ready:
     target: int | str | None
     description: str
     trained: bool
+    layers: tuple[str, ...] = ()
+
+    def write_dicom(self) -> Written:
+        """Write the maps of images of DICOM as Parametric Maps. See :func:`cfcam_gpu.pipelines.in_dicom.write`.
+
+        Raises
+        ------
+        OSError
+            If a file can't be written.
+        """
+        job, settings = self.job, self.job.settings
+        names = resuming.order(job.out)
+        return write_dicom(
+            job.out,
+            self.photographs if names is None else self.photographs.ordered(names),
+            model=settings.model if settings.file is None else settings.file.name,
+            method=settings.method,
+            layers=self.layers,
+            mark=job.mark,
+        )
 
     def execute(self, progress: Callable[[int, int | None], None]) -> Summary:
         """Do it. See :func:`cfcam_gpu.pipelines.run`."""
@@ -84,6 +109,7 @@ class Ready:
             overlays=self.job.overlays,
             components=self.job.components,
             class_names=self.class_names,
+            spatial_dims=self.job.settings.spatial_dims,
             restart=self.job.restart,
             append=self.job.append,
             progress=progress,
@@ -100,6 +126,8 @@ def check(job: Job) -> Ready:
         The message says why.
     """
     require()
+    if job.dicom:
+        dicom.check_installed()
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
     loading.check(job.settings, components=job.components)
@@ -109,7 +137,7 @@ def check(job: Job) -> Ready:
         target = models.class_index(str(target), loaded.class_names)
     photographs = Photographs(
         job.source,
-        loaded.model.preparation,
+        loaded.model.takes,
         class_names=loaded.class_names,
         workers=job.workers,
         skip=job.out,
@@ -130,4 +158,5 @@ def check(job: Job) -> Ready:
         target=target,
         description="\n".join(lines),
         trained=loaded.model.trained,
+        layers=tuple(layer.name for layer in loaded.layers),
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.parquet"
+#: How the source of a frame ends: see :class:`cfcam_gpu.scans.Source`.
+_FRAME = re.compile(r"\.frame\d+$")
 
 
 def failures(folder: Path, limit: int) -> list[tuple[str, str]]:
@@ -20,8 +23,12 @@ def failures(folder: Path, limit: int) -> list[tuple[str, str]]:
 
 
 def paged(folder: Path) -> int:
-    """How many images are the first page, or frame, of several in their file."""
-    return sum(count is not None and count > 1 for (counts,) in _columns(folder, "pages") for count in counts)
+    """How many images are the first page, or frame, of several in their file; of DICOM each frame has a row."""
+    return sum(
+        count is not None and count > 1 and not _FRAME.search(source)
+        for rows in _columns(folder, "source", "pages")
+        for source, count in zip(*rows)
+    )
 
 
 def _columns(folder: Path, *names: str) -> Iterator[list[list[Any]]]:

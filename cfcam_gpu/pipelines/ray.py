@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from ..photographs import loading, reading
 from ..photographs.options import Settings
+from ..photographs.photos import Preparation
 from ..sources.decoding import Decoded, decode
 from ..sources.labels import target_of
 from ..sources.photographs import Batch, Part, Photographs, Reader
@@ -42,7 +44,7 @@ class Explain:
 
     Parameters
     ----------
-    model, weights, layers, preset, engine, device, method, augment, smooth
+    model, weights, layers, preset, engine, device, method, augment, smooth, window, spatial_dims, size, channels
         See :class:`cfcam_gpu.photographs.options.Settings`.
     dtype : {"float16", "float32"}
         Of the maps.
@@ -80,6 +82,10 @@ class Explain:
         method: str = "cfcam",
         augment: Sequence[str] = (),
         smooth: int = 0,
+        window: tuple[float, float] | None = None,
+        spatial_dims: int = 2,
+        size: tuple[int, int, int] | None = None,
+        channels: int | None = None,
         dtype: str = "float16",
         overlay: bool = False,
         components: int | None = None,
@@ -97,11 +103,15 @@ class Explain:
                 method=method,
                 augment=tuple(augment),
                 smooth=smooth,
+                window=window,
+                spatial_dims=spatial_dims,
+                size=size,
+                channels=channels,
             )
         )
         explainers.check(loaded.explain, loaded.device)
         self.device, self.class_names = loaded.device, loaded.class_names
-        self.preparation = loaded.model.preparation
+        self.preparation = loaded.model.takes
         self.explain = BatchExplainer(
             loaded.explain,
             prepare=self.preparation.normalize,
@@ -143,7 +153,8 @@ class Explain:
         return result
 
     def _read(self, image: Any) -> Decoded:
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3:
+        plain = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
+        if plain and isinstance(self.preparation, Preparation):
             return Decoded(self.preparation.pixels(Image.fromarray(image)), (image.shape[1], image.shape[0]))
         if isinstance(image, (str, Path)):
             return decode(Path(image), self.preparation)
@@ -205,26 +216,47 @@ def explained(
     RuntimeError
         If a worker fails, with what it raised, or there are no workers any more, in Ray's words.
     """
-    import ray.data
-
     # A row is a batch: blocks of rows are Ray's affair, and must not change what is explained together.
     plan = [{"part": pickle.dumps(part)} for part in photographs.parts(batch_size, starts)]
+    reading = partial(_read, reader=photographs.reader())
+    for row in flow(plan, reading, _ExplainBatch, {"target": target, **options}):
+        yield pickle.loads(row["found"])
+
+
+def flow(
+    plan: Sequence[Columns], read: Callable[[Columns], Columns], explain: type[Explain], options: Mapping[str, Any]
+) -> Iterator[Columns]:
+    """Rows read and then explained on the cluster that Ray is connected to, in their order.
+
+    Parameters
+    ----------
+    plan : sequence of dict
+        Rows, each explained by itself.
+    read : callable
+        Gets and returns a row, as a batch of one, on any CPU.
+    explain : type of Explain
+        Called with what `read` returns, by as many actors as there are GPUs, or else CPUs.
+    options : mapping
+        For `explain`.
+
+    Raises
+    ------
+    RuntimeError
+        As :func:`explained`.
+    """
+    import ray.data
+
     if not plan:
         return
-    rows = ray.data.from_items(plan)
+    rows = ray.data.from_items(list(plan))
     there = ray.cluster_resources()
     cpus, gpus = there.get("CPU", 1), 0 if options.get("device") == "cpu" else there.get("GPU", 0)
     # One CPU at least reads.
     actors = int(gpus or max(1, cpus - 1))
     share = 1 if cpus > 1 else 0.5
-    results = rows.map_batches(
-        _read,
-        fn_kwargs={"reader": photographs.reader()},
-        batch_size=1,
-        num_cpus=share,
-    ).map_batches(
-        _ExplainBatch,
-        fn_constructor_kwargs={"target": target, **options},
+    results = rows.map_batches(read, batch_size=1, num_cpus=share).map_batches(
+        explain,
+        fn_constructor_kwargs=dict(options),
         batch_size=1,
         concurrency=min(actors, len(plan)),
         num_cpus=share,
@@ -233,8 +265,7 @@ def explained(
     results.context.execution_options.preserve_order = True
     results.context.enable_progress_bars = False
     try:
-        for row in results.iter_rows():
-            yield pickle.loads(row["found"])
+        yield from results.iter_rows()
     except ray.exceptions.RayError as error:
         # What a worker raised, or in Ray's own words that there are no workers any more.
         cause = getattr(error, "cause", None) or error

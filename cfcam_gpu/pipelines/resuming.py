@@ -17,7 +17,7 @@ from ..results import durable
 from ..results.explanation import Explanation
 from ..sources.items import plain_text
 from .manifest import MANIFEST
-from .store import MAPS, OVERLAYS, PARTS, ChangedError, damaged
+from .store import DICOM, MAPS, OVERLAYS, PARTS, ChangedError, damaged
 
 JOB = "job.json"
 EXAMPLE = "example.safetensors"
@@ -30,7 +30,7 @@ TOLERANCES = {"images": 1e-3, "inputs": 1e-3, "logits": 1e-3, "maps": 0.02}
 #: Of an example, and of the model's input that is made of it, so many values are kept.
 SAMPLES = 4096
 
-_OURS = [MANIFEST, PARTS, MAPS, OVERLAYS, EXAMPLE, ORDER, JOB]
+_OURS = [MANIFEST, PARTS, MAPS, OVERLAYS, DICOM, EXAMPLE, ORDER, JOB]
 
 Example = dict[str, torch.Tensor]
 

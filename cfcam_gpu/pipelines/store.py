@@ -29,6 +29,8 @@ from .rows import Columns, table
 MAPS = "maps.zarr"
 OVERLAYS = "overlays"
 PARTS = "parts"
+#: What :mod:`cfcam_gpu.pipelines.in_dicom` writes of a job that is done.
+DICOM = "dicom"
 
 #: Maps that are compressed together: reading one reads these.
 CHUNK = 16

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..photographs import models, photos
+from ..photographs.options import window_of
 from . import forms, metrics, schema, traffic
 from .access import Access
 from .backend import Answer, Encoding, InternalError, Limits, Picture, Question, UnavailableError
@@ -36,7 +37,7 @@ _PAGE = {
 }
 _PATHS = ("/explain", "/health", "/live", "/ready", "/metrics", "/openapi.json", *_PAGE)
 #: Parameters of /explain that may be given once.
-_SINGLE = ("map", "overlay")
+_SINGLE = ("map", "overlay", "frame", "window")
 
 
 class Serves(Protocol):
@@ -136,6 +137,8 @@ def build(
         target: Annotated[list[str] | None, Query(description=schema.TARGET)] = None,
         encoding: Annotated[Encoding, Query(alias="map", description="How JSON has the map.")] = "float16",
         overlay: Annotated[bool, Query(description="Whether JSON has the overlay, too, as PNG.")] = False,
+        frame: Annotated[int, Query(ge=1, description="Of a multi-frame file of DICOM, from 1.")] = 1,
+        window: Annotated[str | None, Query(description=schema.WINDOW)] = None,
     ) -> Response:
         """Explain an image, or several in a form; the overlay of one as PNG where the client accepts image/png."""
         _check_query(request)
@@ -148,7 +151,11 @@ def build(
         if backend.about["target"] == "predicted" and any(one is not None for one in targets):
             raise HTTPException(422, "target: expected none: this model explains each image's predicted class alone")
         wanted: Encoding = "none" if picture else encoding
-        questions = [Question(one.data, at, wanted, picture or overlay) for one, at in zip(body.images, targets)]
+        shown = _window(window)
+        questions = [
+            Question(one.data, at, wanted, picture or overlay, frame - 1, shown)
+            for one, at in zip(body.images, targets)
+        ]
         answers = await _unless_gone(request, _all(explain, questions))
         if answers is None:
             return Response(status_code=499)  # for the count: nobody reads it
@@ -190,9 +197,17 @@ def _check_query(request: Request) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name != "target" and name not in _SINGLE:
-            raise HTTPException(422, f"{name}: no such parameter; expected target, {' or '.join(_SINGLE)}")
+            known = f"target, {', '.join(_SINGLE[:-1])} or {_SINGLE[-1]}"
+            raise HTTPException(422, f"{name}: no such parameter; expected {known}")
         if name in _SINGLE and names.count(name) > 1:
             raise HTTPException(422, f"{name}: expected once; got {names.count(name)} times")
+
+
+def _window(said: str | None) -> tuple[float, float] | None:
+    try:
+        return None if said is None else window_of(said)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 def _targets(

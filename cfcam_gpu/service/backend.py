@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import __version__
 from ..explain.attempts import OUT_OF_MEMORY, together_or_alone
-from ..photographs import exported, loading, photos
+from ..photographs import exported, loading, photos, pictures
 from ..photographs.options import Settings
 from ..pipelines import explainers
 from ..results import saving
@@ -56,20 +56,29 @@ class Served(NamedTuple):
 
 
 class Question(NamedTuple):
-    """An encoded image; the class to explain, None for the predicted one; what the answer has beside the record."""
+    """An encoded image; the class to explain, None for the predicted one; what the answer has beside the record.
+
+    Of DICOM, which frame of it, from 0, and the window by which it is shown, None for the service's or its own.
+    """
 
     data: bytes
     target: int | None = None
     encoding: Encoding = "float16"
     overlay: bool = False
+    frame: int = 0
+    window: tuple[float, float] | None = None
 
 
 class Seen(NamedTuple):
-    """A question whose image is decoded: (3, H, W) uint8, as the model sees it, and the number of pages of its file."""
+    """A question whose image is decoded: (3, H, W) uint8, as the model sees it, and the number of pages of its file.
+
+    ``refers`` has the UIDs of an image of DICOM; the rest of its header goes no further.
+    """
 
     question: Question
     pixels: torch.Tensor
     pages: int
+    refers: dict[str, Any]
 
 
 class Explained(NamedTuple):
@@ -173,8 +182,13 @@ class Backend:
         cfcam_gpu.photographs.photos.UnreadableError
             As :meth:`decode`.
         """
-        page = photos.first_page(io.BytesIO(question.data), max_pixels=self.limits.pixels)
-        return Seen(question, self.model.preparation.pixels(page.image), page.pages)
+        page = photos.first_page(
+            io.BytesIO(question.data),
+            max_pixels=self.limits.pixels,
+            window=question.window or self.model.preparation.window,
+            frame=question.frame,
+        )
+        return Seen(question, self.model.preparation.pixels(page.image), page.pages, pictures.refers(page.source))
 
     def explain(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """The answer to each question, or why there is none; all of them in one batch as far as that goes."""
@@ -253,7 +267,7 @@ def encode(explained: Explained) -> Answer:
         found = Picture(encoding, values.shape, values.astype("<f2").tobytes())
     elif encoding == "png":
         found = _png((values.astype(np.float32) * 255).round().astype(np.uint8))
-    record = {**explained.record, "pages": explained.seen.pages}
+    record = {**explained.record, "pages": explained.seen.pages, **explained.seen.refers}
     return Answer(record, found, None if explained.overlay is None else _png(explained.overlay), {})
 
 

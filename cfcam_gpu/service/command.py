@@ -26,6 +26,7 @@ from ..photographs.options import (
     Settings,
     SmoothOption,
     WeightsAsExplained,
+    WindowOption,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def serve(
     preset: PresetOption = Preset.default,
     augment: AugmentOption = None,
     smooth: SmoothOption = 0,
+    window: WindowOption = None,
     components: Annotated[
         int | None,
         typer.Option(
@@ -100,7 +102,7 @@ def serve(
         from .deployment import Options, running
 
         settings = Settings.given(
-            model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
+            model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth, window=window
         )
         options = Options(
             settings=settings.absolute(),

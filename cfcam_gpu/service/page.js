@@ -46,7 +46,9 @@ async function show(file) {
   try {
     const first = await explain(file);
     if (mine !== turn) return;
-    results.append(card(URL.createObjectURL(file), file.name, "the photograph; maps are of its central square"), explained(first));
+    // No browser shows DICOM.
+    if (first.sop_instance_uid === null) results.append(card(URL.createObjectURL(file), file.name, "the photograph; maps are of its central square"));
+    results.append(explained(first));
     // Asked for together, so that they are explained in one batch.
     const others = first.top.filter((one) => one.target !== first.target);
     const rest = await Promise.all(others.map((one) => explain(file, one.target)));

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 DESCRIPTION = "Class activation maps of images: which places of an image speak for a class."
 TARGET = "Class to explain, by index or name: one for all images, or one each; empty: predicted."
 
+WINDOW = "Of DICOM: CENTER,WIDTH of the values that are shown, in its units; default: serve's, or the file's own."
+
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _FORM = {
     "image": {**_FILES, "description": "Images, each as a file."},
@@ -117,7 +119,11 @@ class Explanation(BaseModel):
     dominant: int | None = Field(description="dominant ones,")
     dead: int | None = Field(description="and ones that are zero everywhere.")
     eps: float | None = Field(description="DBSCAN's radius.")
-    pages: int = Field(description="Of the image's file; the first is explained.")
+    pages: int = Field(description="Of the image's file, or its frames; the first is explained, or the one asked for.")
+    study_uid: str | None = Field(description="Of an image of DICOM, as the next three.")
+    series_uid: str | None
+    sop_instance_uid: str | None
+    frame: int | None = Field(description="Of a multi-frame file, from 1.")
     components: list[Group] | None = Field(None, description="With serve --components.")
     map: Encoded | None = Field(None, description="(H, W), unless map is none.")
     overlay: Encoded | None = Field(None, description="(H, W, 3), with overlay.")

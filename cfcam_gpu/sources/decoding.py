@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import torch
 
-from ..photographs import photos
+from ..photographs import photos, volumes
 from ..photographs.photos import Preparation
+from ..scans.dicom.files import Instance
+from ..scans.preparation import VolumePreparation
 
 
 class Decoded(NamedTuple):
@@ -16,39 +19,49 @@ class Decoded(NamedTuple):
 
     Parameters
     ----------
-    pixels : (3, S, S) uint8 tensor
+    pixels : (3, S, S) uint8 tensor, of a volume (C, D, H, W) float32
         What :meth:`cfcam_gpu.photographs.Preparation.pixels` makes of it; zeros where there is an error.
-    size : (int, int) or None
-        Width and height of the image itself, upright.
+    size : (int, int), of a volume (int, int, int), or None
+        Width and height of the image itself, upright, and the depth of a volume.
     error : str or None
         Why it could not be read.
     pages : int or None
-        How many pages or frames the file has, of which this is the first; None where there is an error.
+        How many pages or frames the file has, of which this is the first, or of DICOM any; None where there is an
+        error.
     """
 
     pixels: torch.Tensor
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     error: str | None = None
     pages: int | None = None
 
     @classmethod
-    def failed(cls, error: str, preparation: Preparation) -> Decoded:
+    def failed(cls, error: str, preparation: Preparation | VolumePreparation) -> Decoded:
         """The place of an image that could not be read."""
         return cls(preparation.blank(1)[0], error=error)
 
 
-def decode(file: Path | IO[bytes], preparation: Preparation) -> Decoded:
-    """Read one image, whatever comes: nothing of a file makes this raise.
+def decode(
+    file: Path | IO[bytes] | Instance | Sequence[Path], preparation: Preparation | VolumePreparation, frame: int = 0
+) -> Decoded:
+    """Read one image or volume, whatever comes: nothing of a file makes this raise.
 
     Parameters
     ----------
-    file : Path, or a binary file
+    file : Path, or a binary file, an Instance, or of a volume a sequence of Path
         See :func:`cfcam_gpu.photographs.read` for what can be read, and how.
-    preparation : Preparation
+    preparation : Preparation or VolumePreparation
+    frame : int
+        Of DICOM, from 0.
     """
     try:
-        image, pages = photos.first_page(file)
-        return Decoded(preparation.pixels(image), image.size, pages=pages)
+        if isinstance(preparation, VolumePreparation):
+            assert not isinstance(file, Instance)  # of which there are frames
+            scan = volumes.read([file] if isinstance(file, Path) else file, preparation.channels)
+            return Decoded(preparation.pixels(scan), scan.grid.shape[::-1], pages=1)
+        assert not isinstance(file, Sequence)  # which is a volume
+        page = photos.first_page(file, window=preparation.window, frame=frame)
+        return Decoded(preparation.pixels(page.image), page.image.size, pages=page.pages)
     except photos.UnreadableError as error:
         return Decoded.failed(str(error), preparation)
     except MemoryError:

@@ -39,6 +39,10 @@ class Item(NamedTuple):
         None: `source` is the name of its file.
     error : str or None
         Why there is nothing to be read.
+    frame : int or None
+        Which frame of a multi-frame file of DICOM, from 0.
+    files : tuple of str
+        Of a volume: the names of its files.
     """
 
     source: str
@@ -47,6 +51,8 @@ class Item(NamedTuple):
     target: int | str | None = None
     place: Place | None = None
     error: str | None = None
+    frame: int | None = None
+    files: tuple[str, ...] = ()
 
 
 def is_image(head: bytes) -> bool:

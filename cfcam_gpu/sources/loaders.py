@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,8 +11,13 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..photographs import reading
+from . import instances
+from .files import Files
+from .items import Item
 from .readers import Part, Reader
 
+#: Headers that are read at once; of more, worker processes read them.
+MANY = 256
 #: What to do where the shared memory is too small.
 _REMEDY = (
     "give fewer workers or a smaller batch size, read in the main process with workers=0 (--workers 0), or make "
@@ -19,12 +25,14 @@ _REMEDY = (
 )
 
 
-def loaded(reader: Reader, parts: Iterable[Part], workers: int, *, pin_memory: bool = False) -> Iterator[Any]:
+def loaded(
+    reader: Reader | _Headers, parts: Iterable[Part], workers: int, *, pin_memory: bool = False
+) -> Iterator[Any]:
     """What a reader makes of each part, in order.
 
     Parameters
     ----------
-    reader : Reader
+    reader : Reader, or another that reads parts
     parts : iterable of Part
     workers : int
         Processes that read; 0 reads in this one.
@@ -74,6 +82,45 @@ def _translated(found: Iterable[Any]) -> Iterator[Any]:
         raise RuntimeError(f"a process that reads images has died: {_death(str(error))}") from error
 
 
+def framed(files: Files, items: list[Item], workers: int, unreadable: list[instances.Unreadable]) -> list[Item]:
+    """Items with those of DICOM by their frames; see :func:`cfcam_gpu.sources.instances.framed`.
+
+    Parameters
+    ----------
+    files : Files
+    items : list of Item
+    workers : int
+        Processes that read headers, where there are many.
+    unreadable : list of Unreadable
+        Gets files of DICOM that can't be read.
+
+    Raises
+    ------
+    RuntimeError
+        If a worker dies.
+    """
+    may = [at for at, item in enumerate(items) if instances.may_be(item)]
+    parts = [Part(0, [items[at] for at in may[start : start + MANY]]) for start in range(0, len(may), MANY)]
+    found = loaded(_Headers(files), parts, workers if len(parts) > 1 else 0)
+    frames = dict(zip(may, itertools.chain.from_iterable(found)))
+    for at, each in frames.items():
+        unreadable += [instances.Unreadable(one.source, items[at].source, one.error) for one in each if one.error]
+    return [one for at, item in enumerate(items) for one in frames.get(at, [item])]
+
+
+class _Headers(Dataset[Any]):
+    """Reads the headers of files of DICOM."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+
+    def __getitem__(self, part: Part) -> list[list[Item]]:
+        return instances.framed(self.files, part.items)
+
+    def close(self) -> None:
+        self.files.close()
+
+
 class _Plan(Sampler[Part]):
     def __init__(self, parts: Iterable[Part]) -> None:
         self.parts = parts
@@ -92,7 +139,7 @@ class _Full:
 class _Sharing(Dataset[Any]):
     """Moves images to the shared memory while its errors can be seen: torch does it in a thread that nobody hears."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader | _Headers) -> None:
         self.reader = reader
 
     def __getitem__(self, part: Part) -> Any:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..photographs.photos import Preparation
-from . import listing, loaders, remote
+from ..scans.preparation import VolumePreparation
+from . import instances, listing, loaders, remote, volumes
 from .columnar import Columns
+from .files import Files
 from .items import Item, plain_text
 from .labels import Targets
 from .readers import Batch, Part, Reader
@@ -32,8 +34,9 @@ class Photographs:
         Face's ``save_to_disk``, with a column ``image``; a pattern of any of them, ``shard-{000..123}.tar`` or
         ``photos/**/*.jpg``; any of these by an address that fsspec reads, ``s3://`` or ``https://``; a `Dataset` of
         Hugging Face. Files of a list or table are relative to its folder.
-    preparation : Preparation
-        What the model wants.
+    preparation : Preparation or VolumePreparation
+        What the model wants. The latter makes it a source of volumes: a folder with NIfTI files, and with series and
+        multi-frame files of DICOM, one such file, or a table of them.
     class_names : sequence of K str, optional
         By which targets may be given. None takes indices only.
     workers : int
@@ -71,7 +74,7 @@ class Photographs:
     def __init__(
         self,
         source: Any,
-        preparation: Preparation,
+        preparation: Preparation | VolumePreparation,
         *,
         class_names: Sequence[str] | None = None,
         workers: int = 0,
@@ -82,7 +85,8 @@ class Photographs:
     ) -> None:
         columns = Columns(image_column, target_column if own_targets else None)
         targets = Targets(class_names, read=own_targets)
-        found = listing.find(source, skip, columns, targets)
+        find = volumes.find if isinstance(preparation, VolumePreparation) else listing.find
+        found = find(source, skip, columns, targets)
         self.source = found.source
         self.preparation = preparation
         self.workers = workers
@@ -92,10 +96,19 @@ class Photographs:
             raise ValueError(f"source: no images in {self.source}{''.join(f'; {note}' for note in self.notes)}")
         if workers and any(map(remote.in_this_process, (self.root, *(item.source for item in self.items)))):
             raise ValueError(f"workers: expected 0, as memory:// is of this process alone; got {workers}")
+        if self.spatial_dims == 2:
+            unreadable: list[instances.Unreadable] = []
+            self.items = loaders.framed(Files(self.root), self.items, workers, unreadable)
+            self.notes += instances.told(unreadable)
         if targets.unlabelled:
             self.notes.append(
                 f"{targets.unlabelled:,} images have no class (-1, NaN, None or null): the predicted one is explained"
             )
+
+    @property
+    def spatial_dims(self) -> int:
+        """Of the images: 3 of volumes."""
+        return 3 if isinstance(self.preparation, VolumePreparation) else 2
 
     def __len__(self) -> int:
         """How many images."""

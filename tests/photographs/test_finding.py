@@ -66,7 +66,7 @@ def test_what_has_no_suffix_is_taken_where_it_begins_as_a_photograph(tmp_path):
     for name in ("plain", "IMG.0001", "1.2.840.113.10008", "Mr. Smith", "copy.png~"):
         Image.new("RGB", (4, 4)).save(tmp_path / name, "PNG")
     for name in ("README", "1.2.840.113.10009"):
-        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+        (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to("nowhere")
@@ -76,14 +76,14 @@ def test_what_has_no_suffix_is_taken_where_it_begins_as_a_photograph(tmp_path):
 
 
 def test_what_is_passed_over_is_counted_and_told(tmp_path):
-    touch(tmp_path, "a.png", "b/x.DCM", "b/y.dcm", "c.nii.gz", "d.svs", "notes", ".hidden", ".cache/a.dcm", "out/z.dcm")
+    touch(tmp_path, "a.png", "b/x.MHA", "b/y.mha", "c.nii.gz", "d.svs", "notes", ".hidden", ".cache/a.mha", "out/z.mha")
     (tmp_path / "link").symlink_to(tmp_path)
     search = photos.Search(tmp_path, tmp_path / "out")
     for _ in range(2):
         assert len(list(search)) == 1
-        wanted = {".dcm": 2, ".nii.gz": 1, ".svs": 1, "without a suffix": 1, "linked folder": 1}
+        wanted = {".mha": 2, ".nii.gz": 1, ".svs": 1, "without a suffix": 1, "linked folder": 1}
         assert search.passed_over == wanted
-    said = "passed over: 2 .dcm, 1 .nii.gz, 1 .svs, 1 linked folder, 1 without a suffix"
+    said = "passed over: 2 .mha, 1 .nii.gz, 1 .svs, 1 linked folder, 1 without a suffix"
     assert photos.told(search.passed_over) == said
     many = Counter({f".{letter}": 2 for letter in "abcdefghij"} | {"linked folder": 3})
     assert photos.told(many).startswith("passed over: 3 linked folders, 2 .a, 2 .b")
@@ -91,15 +91,15 @@ def test_what_is_passed_over_is_counted_and_told(tmp_path):
 
 
 def test_find_adds_up_what_it_passes_over(tmp_path):
-    touch(tmp_path, "a/a.png", "a/x.dcm", "b/b.png", "b/x.dcm", "b/y.nrrd")
+    touch(tmp_path, "a/a.png", "a/x.mha", "b/b.png", "b/x.mha", "b/y.nrrd")
     passed_over = Counter()
     photos.find([tmp_path / "a", tmp_path / "b"], skip=tmp_path / "out", passed_over=passed_over)
-    assert passed_over == {".dcm": 2, ".nrrd": 1}
+    assert passed_over == {".mha": 2, ".nrrd": 1}
 
 
 def test_a_folder_of_nothing_but_others_says_so(tmp_path):
-    touch(tmp_path, "a.dcm")
-    with pytest.raises(ValueError, match=r"no photographs in .*passed over: 1 \.dcm"):
+    touch(tmp_path, "a.mha")
+    with pytest.raises(ValueError, match=r"no photographs in .*passed over: 1 \.mha"):
         photos.find([tmp_path], skip=tmp_path / "out")
 
 

@@ -32,7 +32,10 @@ GIVEN = {
     "method": "gradcam",
     "augment": ("flip", "rotate90"),
     "smooth": 3,
+    "window": (40.0, 400.0),
 }
+#: The same of volumes, which a service has none of.
+OF_VOLUMES = {"spatial_dims": 3, "size": (8, 16, 24), "channels": 2}
 #: Options that may be given several times, and what they fill.
 SEVERAL = {"layer": "layers", "augment": "augment"}
 
@@ -61,14 +64,19 @@ def settings_of(command, args, monkeypatch):
 def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert settings_of(command, [], monkeypatch) == Settings()
-    given = [f"--{name}={value}" for name, value in GIVEN.items() if name not in SEVERAL.values()]
+    expected = GIVEN | (OF_VOLUMES if command != "serve" else {})
+    given = [
+        f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in expected.items()
+        if name not in SEVERAL.values()
+    ]
     given += [f"--{name}={value}" for name, field in SEVERAL.items() for value in GIVEN[field]]
     found = settings_of(command, given, monkeypatch)
     # What other processes read is named from the root.
     weights = tmp_path / "weights.pth" if command == "serve" else GIVEN["weights"]
-    assert found == Settings(**GIVEN | {"weights": weights})
+    assert found == Settings(**expected | {"weights": weights})
     assert type(found.preset) is type(found.device) is str
-    assert GIVEN.keys() == {field.name for field in fields(Settings)}
+    assert (GIVEN | OF_VOLUMES).keys() == {field.name for field in fields(Settings)}
 
 
 SHARED = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.photographs import formats, jpeg_xl, photos, reading
+from cfcam_gpu.photographs import bit_depth, formats, jpeg_xl, photos
 from cfcam_gpu.photographs.photos import TooLargeError, UnreadableError
 from cfcam_gpu.sources.decoding import decode
 
@@ -158,8 +158,8 @@ def test_the_precision_of_a_jpeg_2000_is_in_its_codestream():
         long = struct.pack(">I4sQ", 1, b"jp2c", 16 + len(boxed) - at - 8) + boxed[at + 8 :]
         apart = boxed[:at] + struct.pack(">I4sQ", 1, b"xml ", 5016) + bytes(5000) + long
         for file in (bare, io.BytesIO(boxed), io.BytesIO(apart)):
-            assert reading._jpeg_2000_bits(file) == bits
-    assert reading._jpeg_2000_bits(io.BytesIO(boxed[:at])) == 0
+            assert bit_depth.of_jpeg_2000(file) == bits
+    assert bit_depth.of_jpeg_2000(io.BytesIO(boxed[:at])) == 0
 
 
 @pytest.mark.parametrize("how", [{}, {"use_container": True}])
@@ -234,7 +234,6 @@ def test_plugins_are_not_loaded_before_their_files_come(tmp_path):
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (bytes(128) + b"DICM", "DICOM"),
         (bytes(344) + b"n+1\0", "NIfTI"),
         (zlib.compress(bytes(344) + b"n+1\0" + bytes(999), wbits=31), "NIfTI, compressed by gzip"),
         (zlib.compress(b"hello", wbits=31), "compressed by gzip"),

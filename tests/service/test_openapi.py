@@ -44,7 +44,9 @@ def test_every_path_and_parameter_is_described_in_both(described):
     form = described["paths"]["/explain"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"image", "target"}
     assert all(one["description"] for one in form["properties"].values())
-    assert {one["name"] for one in described["paths"]["/explain"]["post"]["parameters"]} == {"target", "map", "overlay"}
+    assert {one["name"] for one in described["paths"]["/explain"]["post"]["parameters"]} == {
+        *("target", "map", "overlay", "frame", "window"),
+    }
 
 
 def test_every_status_is_on_the_page(described):

@@ -19,7 +19,7 @@ def folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture(seed))
     (tmp_path / "b" / "notes.txt").write_text("x")
-    (tmp_path / "b" / "scan.dcm").write_bytes(b"x")
+    (tmp_path / "b" / "scan.mha").write_bytes(b"x")
     return tmp_path
 
 
@@ -47,9 +47,9 @@ def test_a_name_that_looks_like_a_pattern_is_a_name(folder):
 
 def test_what_a_folder_or_pattern_passes_over_is_told(folder):
     for source in (folder, f"{folder}/**/*"):
-        assert Photographs(source, TINY).notes == ["passed over: 1 .dcm, 1 .txt"]
-    with pytest.raises(ValueError, match=r"source: no images in .*dcm; passed over: 1 \.dcm"):
-        Photographs(f"{folder}/b/*.dcm", TINY)
+        assert Photographs(source, TINY).notes == ["passed over: 1 .mha, 1 .txt"]
+    with pytest.raises(ValueError, match=r"source: no images in .*mha; passed over: 1 \.mha"):
+        Photographs(f"{folder}/b/*.mha", TINY)
 
 
 def test_results_are_no_source(folder):
@@ -90,7 +90,7 @@ def test_tables_of_several_folders_are_each_beside_their_files(folder):
         ("{a,b,c,d}.tar", FileNotFoundError, r"a\.tar, .*b\.tar, .*c\.tar and 1 more does not exist"),
         ("{a.tar", ValueError, r"\{a\.tar is no pattern: Unbalanced braces"),
         ("a.tar.zst", ValueError, "expected a folder, .*; got .*a.tar.zst"),
-        ("b/scan.dcm", ValueError, "expected a folder, .*; got .*scan.dcm"),
+        ("b/scan.mha", ValueError, "expected a folder, .*; got .*scan.mha"),
         ("{0.png,a.tar}", ValueError, "expected files of one kind in .*; got image and tar"),
     ],
 )

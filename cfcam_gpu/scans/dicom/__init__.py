@@ -1,0 +1,1 @@
+"""DICOM: images, series and results. pydicom is imported where it is needed."""

@@ -1,0 +1,36 @@
+"""The benchmark of slides, on small ones."""
+
+import json
+
+import pytest
+
+from bench import slide_tables, slides
+
+
+def test_records_of_both_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "keep_freed_memory", lambda: None)  # it is for the rest of the process
+    few = ["--side", "1500", "--batch-size", "8", "--out", str(tmp_path)]
+    assert slides.main(["throughput", "--model", "tests.albums:small", "--rounds", "2", *few]) == 0
+    assert slides.main(["memory", *few]) == 0
+    (path,) = tmp_path.glob("*-slides.json")
+    record = json.loads(path.read_text())
+    speed = record["throughput"]
+    for kept, of_slide, bare in zip(
+        speed["kept"]["rounds"], *(speed["tiles_per_second"][name]["rounds"] for name in ("slide", "bare"))
+    ):
+        assert kept == pytest.approx(of_slide / bare, rel=0.02)
+    assert speed["difference"] <= slides.TOLERANCE
+    assert record["memory"]["tiles"] > 10
+    assert 50 < record["memory"]["peak_mib"]["process"] < record["memory"]["peak_mib"]["with_readers"]
+    monkeypatch.setattr(slide_tables, "recorded", lambda name: record)
+    assert "the bare explainer on ready tiles" in "\n".join(slide_tables.costs())
+
+
+def test_a_map_that_is_another_one_counts_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "keep_freed_memory", lambda: None)
+    right = slides._stitched
+    monkeypatch.setattr(slides, "_stitched", lambda *given: right(*given) + 1e-4)
+    options = ["--side", "1500", "--batch-size", "8", "--rounds", "1", "--out", str(tmp_path)]
+    with pytest.raises(RuntimeError, match="not the one of the bare explainer"):
+        slides.main(["throughput", "--model", "tests.albums:small", *options])
+    assert not list(tmp_path.iterdir())

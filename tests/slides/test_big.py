@@ -1,0 +1,25 @@
+"""A slide of 40,000 x 40,000 pixels: memory doesn't grow with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("side", [6_000, pytest.param(40_000, marks=pytest.mark.long)])
+def test_memory_is_bounded(tmp_path, side):
+    # Of a process of its own, which nothing else has filled.
+    command = [sys.executable, "-m", "bench.slides", "memory", "--side", str(side), "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*-slides.json")
+    found = json.loads(path.read_text())["memory"]
+    assert found["tiles"] > (side / 2 / 112) ** 2  # the tissue is a quarter of it, or more
+    # What torch takes and the slide in the page, of which no larger slide has more.
+    assert found["peak_mib"]["with_readers"] < 1536

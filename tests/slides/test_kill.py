@@ -1,0 +1,104 @@
+"""A slide's job that is killed at any moment, and goes on, leaves what an undisturbed one leaves, byte for byte."""
+
+import multiprocessing
+import os
+import random
+import time
+
+import pytest
+
+from cfcam_gpu.results import durable
+from cfcam_gpu.slides import pyramid, state, work
+
+from ..pipeline_jobs import contents
+from ..pipelines.test_kill import Killed, Mortal
+from .jobs import explain, phantom
+
+STEPS = 10_000
+
+
+def small(slide, out, **options):
+    return explain([slide], out, batch_size=4, classes=["1", "0"], **options)
+
+
+def killed(slide, out, kind):
+    """What a killed process was doing."""
+    work.KEPT = 8
+    small(slide, out, kind=kind)
+
+
+def assert_nothing_half(out, whole):
+    """What is there under its own name, but for the parts, is what the end has."""
+    for name, data in contents(out).items():
+        assert "/parts/" in name or "/." in name or data == whole[name], name
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=784, height=448, disc=(300, 200, 60))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize(
+    ("kind", "kills"), [("ome-tiff", 5), ("ome-zarr", 3), pytest.param("ome-tiff", 30, marks=pytest.mark.long)]
+)
+def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([killed.__module__, "cfcam_gpu.engines.cpu", "zarr", "tifffile", "pyarrow.parquet"])
+
+    def start(out):
+        process = context.Process(target=killed, args=(slide, out, kind))
+        process.start()
+        return process
+
+    process = start(tmp_path / "whole")
+    began = time.monotonic()
+    process.join()
+    assert process.exitcode == 0
+    seconds = time.monotonic() - began
+    whole = contents(tmp_path / "whole")
+    seed = time.time_ns()
+    print(f"seed {seed}; a job takes {seconds:.1f} s")
+    moments, cut = random.Random(seed), 0
+    for number in range(kills):
+        process = start(tmp_path / str(number // 3))  # three in a row
+        process.join(moments.uniform(0.2, 1) * seconds)
+        process.kill()
+        process.join()
+        cut += process.exitcode != 0
+        assert_nothing_half(tmp_path / str(number // 3), whole)
+    assert cut
+    for number in {number // 3 for number in range(kills)}:
+        process = start(tmp_path / str(number))
+        process.join()
+        assert process.exitcode == 0
+        assert contents(tmp_path / str(number)) == whole
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
+def test_death_at_every_step(slide, tmp_path, monkeypatch, every):
+    monkeypatch.setattr(work, "KEPT", 8)
+    modules = (durable, pyramid, state)
+    counter = Mortal(STEPS)
+    with monkeypatch.context() as patch:
+        for module in modules:
+            patch.setattr(module, "os", counter)
+        small(slide, tmp_path / "whole")
+    whole, steps = contents(tmp_path / "whole"), STEPS - counter.left
+    assert steps > 60
+    for step in range(1, steps + 1, every):
+        out = tmp_path / str(step)
+        mortal = Mortal(step)
+        with monkeypatch.context() as patch:
+            for module in modules:
+                patch.setattr(module, "os", mortal)
+            with pytest.raises(Killed):
+                small(slide, out)
+        assert_nothing_half(out, whole)
+        (outcome,) = small(slide, out)
+        assert outcome.error is None
+        assert contents(out) == whole, step
+        assert not [path for path in out.rglob(".*") if path.is_file()], step

@@ -1,0 +1,102 @@
+"""Pyramids that viewers open: what is in them is the map, where it belongs."""
+
+import numpy as np
+import ome_zarr_models.v05
+import pytest
+import tifffile
+import tiffslide
+import zarr
+
+from cfcam_gpu.slides import pyramid
+
+pytestmark = pytest.mark.filterwarnings("ignore:Mean of empty slice")
+
+KINDS = {"ome.tif": pyramid.write_tiff, "ome.zarr": pyramid.write_zarr}
+
+
+@pytest.fixture
+def values():
+    found = np.random.default_rng(0).random((700, 1101), np.float32)
+    found[300:420, 500:] = np.nan
+    return found
+
+
+@pytest.fixture
+def rasters(values, tmp_path):
+    (tmp_path / "map.f32").write_bytes(values.tobytes())
+    return pyramid.levels(pyramid.Raster(tmp_path / "map.f32", *values.shape))
+
+
+def halves(values):
+    whole = np.pad(values, [(0, side % 2) for side in values.shape], constant_values=np.nan)
+    return np.nanmean(whole.reshape(whole.shape[0] // 2, 2, -1, 2), axis=(1, 3))
+
+
+def levels(values):
+    found = [values]
+    while max(found[-1].shape) > pyramid.PIECE:
+        found.append(halves(found[-1]))
+    return found
+
+
+def written(path, rasters):
+    write = KINDS["ome.tif" if path.suffix == ".tif" else "ome.zarr"]
+    write(path, rasters, mpp=(4.0, 4.2), origin=(1.75, 1.85), name="slide.svs", label="tumour <&>")
+    return path
+
+
+def test_tifffile_reads_the_map_and_its_levels(values, rasters, tmp_path):
+    path = written(tmp_path / "map.ome.tif", rasters)
+    with tifffile.TiffFile(path) as file:
+        (series,) = file.series
+        assert (series.axes, series.dtype, series.kind) == ("YX", np.float32, "ome")
+        assert len(series.levels) == len(rasters) == 4
+        for level, expected in zip(series.levels, levels(values), strict=True):
+            np.testing.assert_allclose(level.asarray(), expected, rtol=1e-6)
+            assert level.keyframe.is_tiled
+        assert np.array_equal(series.asarray(), values, equal_nan=True)
+        assert file.pages[0].subifds is not None
+        said = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
+    assert (said["Pixels"]["PhysicalSizeX"], said["Pixels"]["PhysicalSizeY"]) == (4.0, 4.2)
+    assert said["Pixels"]["PhysicalSizeXUnit"] == "µm"
+    assert (said["Name"], said["Pixels"]["Channel"]["Name"]) == ("slide.svs", "tumour <&>")
+
+
+def test_tiffslide_sees_the_pyramid(values, rasters, tmp_path):
+    with tiffslide.TiffSlide(written(tmp_path / "map.ome.tif", rasters)) as slide:
+        assert slide.level_dimensions == ((1101, 700), (551, 350), (276, 175), (138, 88))
+        assert (slide.properties["tiffslide.mpp-x"], slide.properties["tiffslide.mpp-y"]) == (4.0, 4.2)
+        found = slide.read_region((300, 200), 0, (90, 70), as_array=True)
+    assert np.array_equal(np.squeeze(found), values[200:270, 300:390], equal_nan=True)
+
+
+def test_ome_zarr_is_valid_and_lies_over_the_slide(values, rasters, tmp_path):
+    path = written(tmp_path / "map.ome.zarr", rasters)
+    group = zarr.open_group(path, mode="r")
+    image = ome_zarr_models.v05.Image.from_zarr(group)
+    (multiscale,) = image.ome_attributes.multiscales
+    for number, (dataset, expected) in enumerate(zip(multiscale.datasets, levels(values), strict=True)):
+        array = group[dataset.path]
+        np.testing.assert_allclose(array[:], expected, rtol=1e-6)
+        assert array.dtype == np.float32
+        scale, shift = dataset.coordinateTransformations
+        assert scale.scale == [4.2 * 2**number, 4.0 * 2**number]
+        # The first pixel's upper left corner is that of the slide, on each level.
+        corner = np.array(shift.translation) - np.array(scale.scale) / 2
+        np.testing.assert_allclose(corner, [1.85 - 2.1, 1.75 - 2.0])
+    assert [axis.unit for axis in multiscale.axes] == ["micrometer"] * 2
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_the_same_map_is_the_same_file(rasters, tmp_path, suffix):
+    def contents(folder):
+        path = written(folder / f"map.{suffix}", rasters)
+        assert not list(folder.glob(".*"))
+        files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+        return {each.relative_to(folder): each.read_bytes() for each in files}
+
+    (tmp_path / "other").mkdir()
+    first = contents(tmp_path / "other")
+    # Over one that is there, and what a killed process left.
+    (tmp_path / "other" / f".map.{suffix}.part").write_bytes(b"half")
+    assert contents(tmp_path / "other") == first
