@@ -3,8 +3,8 @@
 # out that each frame says where it lies. highdicom's Segmentation writes no frames that are empty unless told to: a
 # segment that isn't in all slices is moved.
 #
-# Expected: each voxel where its frame's Plane Position says, or an error. That empty frames aren't stored is allowed
-# by the standard (PS3.3 A.51), and highdicom's default; MONAI's text names highdicom for how segmentations are read.
+# Expected: each voxel where its frame's Plane Position says (PS3.3 C.7.6.16.2.3), or an error. The standard asks for
+# no frame where a segment isn't, and highdicom writes none; MONAI's text names it for how segmentations are read.
 #
 # Seen: a voxel of one segment in the slices at 2 and 6 mm, one of another in those at 4 and 6, of a series from 0 to
 # 8 mm: read are two slices, at 6 and 4 mm by the affine, and the first segment's voxel of 2 mm lies in that at 4.
