@@ -1,10 +1,10 @@
-"""The table of docs/volumes.md and docs/dicom.md, from the record of `bench.scans`."""
+"""The table of docs/volumes.md, from the record of `bench.scans`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .cost_tables import markdown, recorded
+from .cost_tables import RESULTS, markdown, recorded
 
 #: What was measured, for people, with what it is beside.
 TITLES = {
@@ -21,6 +21,8 @@ TITLES = {
 
 def costs() -> Iterator[str]:
     """Times and memory."""
+    if not list(RESULTS.glob("*-cores-scans.json")):
+        return iter(["Not measured yet: `make bench-scans`."])
     record = recorded("scans")
     rows = []
     for name, (title, beside) in TITLES.items():

@@ -7,8 +7,9 @@ over the loop's of its round, ``host_seconds`` the processors' time that a tile 
 where a model runs on the CPU it has all cores already, so that what reading costs is taken from it. The
 round counts if the job's map is the one that the loop's maps make; ``difference`` is how far they are apart at most.
 
-``python -m bench.slides memory`` explains a slide of 40,000 x 40,000 pixels with a network of two channels and notes
-the largest resident memory of the process and of all of its readers with it.
+``python -m bench.slides memory`` explains a slide of 40,000 x 40,000 pixels and notes the largest resident memory of
+the process and of all of its readers with it: by a network of two channels at the slide's own scale, where the map is
+largest, and by lite0 at a coarse one, where a network of its size is.
 
 Each writes its part of results/MACHINE-slides.json.
 """
@@ -36,6 +37,7 @@ from cfcam_gpu.latency.timing import keep_freed_memory, summary, to_json
 from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.pipelines.found import Found
 from cfcam_gpu.slides import job, table
+from cfcam_gpu.slides.classes import of_classes
 from cfcam_gpu.slides.stitching import Stitching
 from cfcam_gpu.slides.work import Work
 from tests.slides.files import big_slide
@@ -46,6 +48,8 @@ from .pipelines import _timed
 RESULTS = Path(__file__).parent / "results"
 #: How far the job's map may be from the one that the bare explainer's make.
 TOLERANCE = 1e-5
+#: Networks whose memory is measured, and the micrometres of a tile's pixels: 0.5 is the slide's own scale.
+MEASURED = {"bench.slides:tiny": 0.5, "lite0": 4.0}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("part", choices=("throughput", "memory"))
     parser.add_argument("--model", default="lite0", help="as for cfcam-gpu slide; throughput")
     parser.add_argument("--device", default="auto", help="throughput")
-    parser.add_argument("--side", type=int, help="of the slide in pixels; default: 6,000 for throughput, else 40,000")
+    parser.add_argument("--side", type=int, help="of the slide in pixels; default: 5,000 for throughput, else 40,000")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3, help="throughput")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the record")
     options = parser.parse_args(argv)
-    options.side = options.side or (6_000 if options.part == "throughput" else 40_000)
+    options.side = options.side or (5_000 if options.part == "throughput" else 40_000)
     where = machine()
     path = record_path(options.out, where, "slides")
     record = json.loads(path.read_text()) if path.exists() else {"benchmark": "slides"}
@@ -91,7 +95,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         workers=options.workers,
     )
     ready = job.check(asked)
-    explain, device = ready.explainer(), ready.loaded.device
+    explain, device = ready.explainer(), ready.by.device
     with Work(source, folder / "first", ready.asked, _never) as work:
         plan, batches = work.plan, work.batches()
         tiles = list(work.read(batches))
@@ -99,7 +103,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     def bare() -> None:
         last.clear()
-        last.extend(job.of_classes(explain, images.to(device), [0])[0] for images in tiles)
+        last.extend(of_classes(explain, images.to(device), [0])[0] for images in tiles)
 
     outs: list[Path] = []
 
@@ -114,7 +118,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(options.rounds):
         rounds.append({"bare": _timed(bare), "slide": _timed(whole)})
         expected = _stitched(Stitching(plan, 1), batches, last)
-        found = tifffile.imread(outs[-1] / "slide" / "map-0.ome.tif")
+        found = tifffile.imread(outs[-1] / "slide" / "map-0.ome.tif")[0]
         differences.append(float(np.nanmax(np.abs(found - expected))))
         if differences[-1] > TOLERANCE or not np.array_equal(np.isnan(found), np.isnan(expected)):
             raise RuntimeError(f"the slide's map is not the one of the bare explainer's: {differences[-1]} apart")
@@ -145,12 +149,12 @@ def _stitched(stitching: Stitching, batches: list[range], found: list[Found]) ->
 
     def take(index: int) -> None:
         for first, values in stitching.finished(index):
-            whole[first : first + values.shape[1]] = values[0]
+            whole[first : first + values.shape[2]] = values[0, 0]
 
     for batch, of_batch in zip(batches, found):
-        for index, evidence in zip(batch, table.evidence(of_batch)):
+        for place, (index, evidence) in enumerate(zip(batch, table.evidence(of_batch))):
             take(index)
-            stitching.add(index, evidence[None])
+            stitching.add(index, evidence[None], of_batch.probability[place : place + 1].numpy())
     take(len(stitching.plan))
     return whole
 
@@ -165,14 +169,24 @@ def tiny() -> nn.Module:
 
 def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     source = big_slide(folder / "slide.tif", options.side)
-    asked = job.Job(
-        slides=[source],
-        out=folder / "out",
-        settings=Settings(model="bench.slides:tiny", device="cpu"),
-        classes=["0"],
-        batch_size=options.batch_size,
-        workers=options.workers,
-    )
+    found = {}
+    # The larger network is the later one: what it takes is not in the other's peak.
+    for model, mpp in MEASURED.items():
+        asked = job.Job(
+            slides=[source],
+            out=folder / model.replace(":", "-"),
+            settings=Settings(model=model, device="cpu"),
+            classes=["0"],
+            mpp=mpp,
+            batch_size=options.batch_size,
+            workers=options.workers,
+        )
+        found[model] = {"mpp": mpp, **_watched(asked)}
+    return {"networks": found}
+
+
+def _watched(asked: job.Job) -> dict[str, Any]:
+    """Tiles, seconds and the largest resident memory of a job."""
     peaks, ended = [0, 0], threading.Event()
 
     def watch() -> None:

@@ -18,12 +18,21 @@ from cfcam_gpu import methods as library
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.results import durable
 
-from . import bars, cost_tables, deployment_tables
+from . import bars, cost_tables, deployment_tables, scan_tables, slide_tables
 from .cost_tables import RESULTS, markdown, recorded
 from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "docs/choosing.md", "docs/method.md", "docs/cost.md", "docs/deploying.md", "bench/NOTES.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/choosing.md",
+    "docs/method.md",
+    "docs/cost.md",
+    "docs/deploying.md",
+    "bench/NOTES.md",
+    "docs/slides.md",
+    "docs/volumes.md",
+]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 TITLES = COLUMNS | {
@@ -246,6 +255,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "scaling-asked": cost_tables.scaling_asked,
     "deployment-parity": deployment_tables.parity,
     "deployment-cost": deployment_tables.costs,
+    "slides": slide_tables.costs,
+    "scans": scan_tables.costs,
     "gpu-bars": gpu_bars,
     "gpu-kernels": gpu_kernels,
     "methods": registry,

@@ -37,6 +37,7 @@ FOLDERS = (
     "pipelines",
     "results",
     "scans",
+    "slides",
     "targets",
 )
 FACES = ["cfcam_gpu", *(f"cfcam_gpu.{folder}" for folder in FOLDERS)]

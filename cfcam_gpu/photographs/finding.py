@@ -15,6 +15,21 @@ NO_SUFFIX = "without a suffix"
 LINKED_FOLDER = "linked folder"
 #: Kinds of files that :func:`told` names.
 _TOLD = 8
+#: Suffixes that say what a file is: any other may be part of a name, a patient's for one, and isn't told.
+_KNOWN = frozenset(
+    (
+        *SUFFIXES, NO_SUFFIX, LINKED_FOLDER,
+        ".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".raw", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc",
+        ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".nd2", ".lif", ".qptiff",
+        ".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".yaml", ".yml", ".toml", ".log", ".ini",
+        ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".py", ".ipynb", ".sh",
+        ".npy", ".npz", ".mat", ".h5", ".hdf5", ".parquet", ".arrow", ".pkl", ".pt", ".pth", ".onnx", ".safetensors",
+        ".tar", ".tar.gz", ".tgz", ".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar",
+        ".svg", ".psd", ".eps", ".ps", ".ico", ".icns", ".xcf", ".pfm", ".exr", ".fits", ".dng", ".cr2", ".cr3", ".nef",
+        ".arw", ".raf", ".orf", ".rw2", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wav", ".mp3",
+        ".db", ".lnk", ".url", ".tmp", ".bak", ".part", ".cls", ".aux", ".thm", ".aae", ".xmp",
+    )
+)  # fmt: skip
 
 
 class Search:
@@ -130,9 +145,10 @@ def find(
 
 def told(passed_over: Counter[str]) -> str:
     """What was passed over, for people, the most frequent first: ``"passed over: 3 .dcm, 1 without a suffix"``."""
-    kinds = sorted(passed_over.items(), key=lambda kind: (-kind[1], kind[0]))
+    known = [kind for kind in passed_over.items() if kind[0] in _KNOWN]
+    kinds = sorted(known, key=lambda kind: (-kind[1], kind[0]))
     said = [f"{count} {kind}{'s' * (kind == LINKED_FOLDER and count > 1)}" for kind, count in kinds[:_TOLD]]
-    if rest := sum(count for _, count in kinds[_TOLD:]):
+    if rest := passed_over.total() - sum(count for _, count in kinds[:_TOLD]):
         said.append(f"{rest} of other suffixes")
     return f"passed over: {', '.join(said)}"
 

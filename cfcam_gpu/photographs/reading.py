@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..scans.dicom import reading as dicom
 from ..scans.dicom.files import Instance
 from ..scans.dicom.source import Source
+from ..scans.errors import check_regular
 from . import bit_depth, formats, jpeg_xl, tiff
 from .formats import Format, TooLargeError, UnreadableError
 
@@ -42,12 +43,12 @@ class Page(NamedTuple):
 
 
 def quiet() -> None:
-    """Have Pillow and pydicom say nothing of odd files, in a process that is ours alone: errors tell what is wrong.
+    """Have what reads files say nothing of odd ones, in a process that is ours alone: errors tell what is wrong.
 
     Warning filters and loggers are the whole process's, so that reading itself leaves them alone. What pydicom says has
     values of the header in it, which may be the patient's.
     """
-    for package in ("PIL", "pydicom"):
+    for package in ("PIL", "pydicom", "nibabel"):
         warnings.filterwarnings("ignore", module=rf"{package}\.")
         logging.getLogger(package).setLevel(logging.CRITICAL)
 
@@ -209,8 +210,7 @@ def _refusing() -> Iterator[None]:
 
 def _binary(path: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[IO[bytes]]:
     if isinstance(path, (str, os.PathLike)):
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise UnreadableError("not a regular file")  # reading a pipe would wait for ever
+        check_regular(path)
         return open(path, "rb")
     return nullcontext(path if path.seekable() else io.BytesIO(path.read()))
 

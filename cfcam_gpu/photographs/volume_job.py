@@ -14,7 +14,7 @@ from ..results import durable, saving
 from ..results.explanation import Explanation
 from ..scans.dicom.source import Source
 from ..scans.errors import UnreadableError
-from ..scans.nifti import save_nifti
+from ..scans.nifti import check_installed, save_nifti
 from ..scans.preparation import VolumePreparation
 from . import dicom_results, photos, volumes
 from .job import Job, Photograph, Run
@@ -32,7 +32,14 @@ class VolumeRun(Run):
 
     @classmethod
     def find(cls, job: Job, passed_over: Counter[str]) -> list[Picture]:
-        """The volumes of files and folders; see :func:`cfcam_gpu.photographs.volumes.of`."""
+        """The volumes of files and folders; see :func:`cfcam_gpu.photographs.volumes.of`.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If nibabel is not installed, by which the map of every volume is written.
+        """
+        check_installed()
         return volumes.of(photos.find(job.paths, skip=job.out, passed_over=passed_over, search=volumes.Search))
 
     def _read(self, picture: Picture, stems: Sequence[str]) -> Photograph | None:

@@ -14,7 +14,7 @@ from torch import nn
 from ..core import axes
 from ..scans import nifti, planes
 from ..scans.dicom import marks, series
-from ..scans.errors import UnreadableError
+from ..scans.errors import UnreadableError, check_regular
 from ..scans.grid import Grid
 from ..scans.preparation import VolumePreparation
 from ..scans.scan import Scan
@@ -93,8 +93,7 @@ def of(files: Sequence[Path]) -> list[Picture]:
         else:
             others.setdefault(file.parent, []).append(file)
     for inside in others.values():
-        regular = [file for file in inside if file.is_file()]  # opening a pipe would wait for ever
-        for uid, slices in series.find_series(regular).items():
+        for uid, slices in series.find_series(inside).items():
             volume = Picture(slices[0], uid or "unnamed", uid, dicom=True, series=tuple(slices))
             found |= dict.fromkeys(slices, volume)
     each = [found.get(file, Picture(file, str(file), file.stem)) for file in files]
@@ -129,6 +128,7 @@ def read(files: Sequence[Path] | IO[bytes], channels: int) -> Scan:
     """
     try:
         if isinstance(files, Sequence):
+            check_regular(files[0])
             with files[0].open("rb") as file:
                 head = file.read(formats.HEAD)
         else:
@@ -136,6 +136,8 @@ def read(files: Sequence[Path] | IO[bytes], channels: int) -> Scan:
             head = files.read(formats.HEAD)
         if marks.begins(head):
             return series.read_volume(files, max_voxels=nifti.MAX_VOXELS)
+        if isinstance(files, Sequence) and finding.suffix_of(files[0]) in marks.SUFFIXES:
+            raise UnreadableError("not a file of DICOM, or damaged" if head else "not a file of DICOM: it is empty")
         return nifti.read_nifti(files[0] if isinstance(files, Sequence) else files, channels=channels)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 #: Makes the model's input of images as they come.
 Prepare: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+#: A class of each image, None for the predicted one, or T classes of each.
+Targets: TypeAlias = Sequence[int | None] | Sequence[Sequence[int]]
 
 
 class BatchExplainer:
@@ -88,7 +90,7 @@ class BatchExplainer:
     def __call__(
         self,
         images: torch.Tensor,
-        targets: Sequence[int | None] | None = None,
+        targets: Targets | None = None,
         errors: Sequence[str | None] | None = None,
     ) -> Found:
         """Explain a batch.
@@ -100,8 +102,9 @@ class BatchExplainer:
         ----------
         images : (B, C, H, W) tensor on the model's device
             Volumes are (B, C, D, H, W), signals (B, C, L).
-        targets : sequence of B int or None, optional
-            A class each; None is the predicted class.
+        targets : sequence of B int or None, or of B sequences of T int, optional
+            A class each, None the predicted class; or T classes each, by one forward: an image fails if one of its
+            classes does.
         errors : sequence of B str or None, optional
             Of images that are known to be bad already, whatever stands in their place.
 
@@ -109,15 +112,19 @@ class BatchExplainer:
         ------
         RuntimeError
             If the device's memory does not hold a single image, or the device is out of order.
+        ValueError
+            If there are several classes of each image, and `components` were asked for.
         """
         count = len(images)
-        targets = [None] * count if targets is None else list(targets)
+        wanted: list[Any] = [None] * count if targets is None else list(targets)
+        if self.components is not None and _classes(wanted) is not None:
+            raise ValueError("targets: expected one class of each image, as components are asked for; got several")
         errors = [None] * count if errors is None else list(errors)
         while True:
             step = min(self.limit or count, count)
             parts: list[Found] = []
             for i in range(0, count, step):
-                found = self._whole(images[i : i + step], targets[i : i + step], errors[i : i + step])
+                found = self._whole(images[i : i + step], wanted[i : i + step], errors[i : i + step])
                 if found is None:
                     break
                 parts.append(found)
@@ -131,9 +138,7 @@ class BatchExplainer:
                 torch.cuda.empty_cache()
             _log.warning("a batch of %d does not fit: going on with %d", step, self.limit)
 
-    def explanation(
-        self, images: torch.Tensor, targets: Sequence[int | None] | None = None
-    ) -> tuple[Explanation, Found]:
+    def explanation(self, images: torch.Tensor, targets: Targets | None = None) -> tuple[Explanation, Found]:
         """The explanation of images none of which fails, and what is kept of it.
 
         Parameters
@@ -148,13 +153,14 @@ class BatchExplainer:
             with as many images.
         """
         inputs = images if self.prepare is None else _prepared(self.prepare, images)
-        result = self.explainer(inputs, None if targets is None else list(targets))
+        wanted: Any = None if targets is None else list(targets)
+        result = self.explainer(inputs, wanted)
         self.size = result.size
         overlays = result.overlay(images) if self.overlay else None
         groups = None if self.components is None else result.components(inputs, self.components)
         return result, measured(result, overlays, groups, self.dtype)
 
-    def _whole(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found | None:
+    def _whole(self, images: torch.Tensor, targets: Sequence[Any], errors: list[str | None]) -> Found | None:
         """A batch in one go, or None where it is too large.
 
         Images of a batch that fails are tried alone, and then the good ones together again: the batch keeps its size,
@@ -166,7 +172,7 @@ class BatchExplainer:
         if isinstance(found, OUT_OF_MEMORY):
             return None
         if len(images) == 1:
-            return self._nothing(images, [reason(found)])
+            return self._nothing(images, targets, [reason(found)])
         for b in [b for b, error in enumerate(errors) if error is None]:
             alone = self._whole(images[b : b + 1], targets[b : b + 1], [None])
             if alone is None:
@@ -176,10 +182,10 @@ class BatchExplainer:
         # Where none fails by itself, the batch was too large for the host's memory, say.
         return None if isinstance(again, Exception) else again
 
-    def _explain(self, images: torch.Tensor, targets: list[int | None], errors: list[str | None]) -> Found:
+    def _explain(self, images: torch.Tensor, targets: Sequence[Any], errors: list[str | None]) -> Found:
         good = [b for b, error in enumerate(errors) if error is None]
         if not good:
-            return self._nothing(images, errors)
+            return self._nothing(images, targets, errors)
         bad = torch.tensor([error is not None for error in errors], device=images.device)
         if len(good) < len(images):
             places = [b if error is None else good[0] for b, error in enumerate(errors)]
@@ -190,7 +196,7 @@ class BatchExplainer:
             found.overlays[bad] = 0
         return replace(found, errors=list(errors))
 
-    def _nothing(self, images: torch.Tensor, errors: list[str | None]) -> Found:
+    def _nothing(self, images: torch.Tensor, targets: Sequence[Any], errors: list[str | None]) -> Found:
         return Found.failed(
             errors,
             self.size or images.shape[2:],
@@ -199,7 +205,13 @@ class BatchExplainer:
             overlay=self.overlay,
             labelled=self._labelled,
             components=self.components is not None,
+            classes=_classes(targets),
         )
+
+
+def _classes(targets: Sequence[Any]) -> int | None:
+    """How many classes of each image there are; None where it is one without an axis of its own."""
+    return len(targets[0]) if isinstance(targets[0], Sequence) else None
 
 
 def trial(

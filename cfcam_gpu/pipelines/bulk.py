@@ -22,7 +22,7 @@ from ..targets.request import check_range
 from . import explainers, resuming, store
 from .batches import BatchExplainer, Prepare, trial
 from .explainers import Explainer
-from .feeds import Feed, Files, Stream
+from .feeds import UNNAMED, Feed, Files, Stream
 from .found import Found
 from .lock import held
 from .resuming import Job
@@ -221,7 +221,8 @@ def run(
         if job is not None:
             if append:  # with what is new
                 now = Job.of(job.source, asked | feed.facts(None, append=False), now.stamps)
-            _note(folder, replace(now, source=job.source), feed, before=job)
+            source = feed.source if feed.source == UNNAMED else job.source
+            _note(folder, replace(now, source=source), feed, before=job)
         before = kept.images
         if progress is not None:
             progress(before, feed.total)

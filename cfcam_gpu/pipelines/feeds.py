@@ -19,6 +19,8 @@ from .stream import first_of, unseen
 
 #: How many more images may be explained into a folder, and how that is asked for.
 _APPEND = "to explain what is new, too, ask for it with append (--append)"
+#: What a job notes instead of the name of a source whose files' names may be patients'.
+UNNAMED = "a source of DICOM"
 
 
 class Feed(ABC):
@@ -94,7 +96,7 @@ class Files(Feed):
 
     def __init__(self, dataset: Photographs) -> None:
         self.dataset = dataset
-        self.source, self.total = dataset.source, len(dataset)
+        self.source, self.total = UNNAMED if dataset.unnamed else dataset.source, len(dataset)
         self.targets = [item.target for item in dataset.items]
         # Waves of several widths and colours: a blank image would show nothing of how it is prepared.
         blank = dataset.preparation.blank(1)

@@ -14,6 +14,8 @@ from ..results.explanation import Explanation
 from ..targets.outputs import probabilities
 from .map_summaries import summarised
 
+#: What is no class's but the image's.
+_OF_IMAGES = ("predicted", "predicted_probability")
 #: An image's groups of channels: of each its `name`, `share` and `channels`.
 Groups: TypeAlias = list[dict[str, Any]]
 
@@ -22,7 +24,8 @@ Groups: TypeAlias = list[dict[str, Any]]
 class Found:
     """What is known of the B images of a batch. Tensors are on the images' device, or on the host (:meth:`to_host`).
 
-    Of an image with an error, the map is NaN, the overlay black, and the rest without meaning.
+    Of an image with an error, the map is NaN, the overlay black, and the rest without meaning. With T classes of each
+    image, all but `predicted`, its probability, `components` and `errors` have a T after the B.
 
     Parameters
     ----------
@@ -73,6 +76,7 @@ class Found:
         overlay: bool = False,
         labelled: bool = True,
         components: bool = False,
+        classes: int | None = None,
     ) -> Found:
         """The place of images none of which could be explained.
 
@@ -86,21 +90,25 @@ class Found:
         device : torch.device
         overlay, labelled, components : bool
             Whether there are overlays, numbers of channels, and components.
+        classes : int, optional
+            T, where there is such an axis.
         """
         count = len(errors)
-        whole = torch.zeros(count, dtype=torch.int64, device=device)
+        shape = (count,) if classes is None else (count, classes)
+        predicted = torch.zeros(count, dtype=torch.int64, device=device)
+        whole = torch.zeros(shape, dtype=torch.int64, device=device)
         share = whole.float()
         channels = whole if labelled else None
         return cls(
-            maps=torch.full((count, *size), torch.nan, dtype=dtype, device=device),
-            overlays=torch.zeros(count, *size, 3, dtype=torch.uint8, device=device) if overlay else None,
+            maps=torch.full((*shape, *size), torch.nan, dtype=dtype, device=device),
+            overlays=torch.zeros(*shape, *size, 3, dtype=torch.uint8, device=device) if overlay else None,
             target=whole,
             probability=share,
-            predicted=whole,
-            predicted_probability=share,
+            predicted=predicted,
+            predicted_probability=predicted.float(),
             empty=whole.bool(),
             area=share,
-            centre=torch.zeros(count, len(size), device=device),
+            centre=torch.zeros(*shape, len(size), device=device),
             entropy=share,
             clusters=channels,
             noise=channels,
@@ -117,6 +125,14 @@ class Found:
         }
         return Found(**moved)
 
+    def of_class(self, number: int) -> Found:
+        """What is known of one of T classes: without the T axis."""
+        chosen: dict[str, Any] = {
+            name: value[:, number] if isinstance(value, torch.Tensor) and name not in _OF_IMAGES else value
+            for name, value in _items(self)
+        }
+        return Found(**chosen)
+
 
 def measured(
     result: Explanation,
@@ -124,7 +140,7 @@ def measured(
     groups: list[list[Component]] | None,
     dtype: torch.dtype,
 ) -> Found:
-    """What is kept of an explanation of B images, one class each.
+    """What is kept of an explanation of B images.
 
     Parameters
     ----------
@@ -138,16 +154,19 @@ def measured(
     assert result.logits is not None
     logits, labels = result.logits.detach(), result.labels
     predicted, shares = logits.argmax(dim=1), probabilities(logits)
+    # (B,), or (B, T)
+    shape = result.target.shape
+    summaries = summarised(result.maps.flatten(0, len(shape) - 1))._asdict()
     return Found(
         maps=result.maps.to(dtype, copy=True),
         overlays=overlays,
         target=result.target,
-        probability=shares.gather(1, result.target[:, None])[:, 0],
+        probability=shares.gather(1, result.target.reshape(len(result), -1)).reshape(shape),
         predicted=predicted,
         predicted_probability=shares.gather(1, predicted[:, None])[:, 0],
         empty=result.empty,
-        **summarised(result.maps)._asdict(),
-        clusters=None if labels is None else labels.amax(dim=1).clamp(min=-1) + 1,
+        **{name: values.unflatten(0, shape) for name, values in summaries.items()},
+        clusters=None if labels is None else labels.amax(dim=-1).clamp(min=-1) + 1,
         noise=_count(labels, NOISE),
         dominant=_count(labels, DOMINANT),
         dead=_count(labels, DEAD),
@@ -157,7 +176,7 @@ def measured(
 
 
 def _count(labels: torch.Tensor | None, label: int) -> torch.Tensor | None:
-    return None if labels is None else (labels == label).sum(dim=1)
+    return None if labels is None else (labels == label).sum(dim=-1)
 
 
 def _items(found: Found) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ and UIDs are made of when the first of them was begun, which is noted, so that i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..scans.dicom.asked import Asked
 from ..sources.photographs import Photographs
 from .lock import held
 from .manifest import MANIFEST
-from .store import DICOM, MAPS
+from .store import DICOM, MAPS, ChangedError
 
 _BEGAN = ".began"
 _COLUMNS = ("source", "target", "class", "probability", "error")
@@ -32,6 +33,35 @@ class Written(NamedTuple):
 
     maps: int
     failed: list[tuple[str, str]]
+
+
+def check(folder: Path, *, mark: bool) -> None:
+    """Refuse to go on with maps that were written otherwise.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the job.
+    mark : bool
+        Whether they are to say that they are not for diagnosis.
+
+    Raises
+    ------
+    ChangedError
+        If those that are there don't, or do.
+    OSError
+        If it can't be looked at.
+    """
+    path = folder / DICOM / _BEGAN
+    if not path.is_file():
+        return
+    before = bool(json.loads(path.read_text())["mark"])
+    if before != mark:
+        said = {True: "say that they are not for diagnosis", False: "don't say that they are not for diagnosis"}
+        raise ChangedError(
+            f"mark: the maps in {folder / DICOM} {said[before]}, and those that are asked for {said[mark]}; delete "
+            f"this folder, or give {'--mark' if before else '--no-mark'}"
+        )
 
 
 def write(
@@ -52,6 +82,8 @@ def write(
 
     Raises
     ------
+    ChangedError
+        See :func:`check`.
     FileExistsError
         If another run is writing to the folder.
     OSError
@@ -59,8 +91,9 @@ def write(
     """
     failed = []
     with held(folder):
+        check(folder, mark=mark)
         out = durable.folder(folder / DICOM)
-        when = _began(out)
+        when = _began(out, mark=mark)
         rows = list(_rows(folder))
         stems = saving.file_names(row["source"] for row in rows)
         array, reader = _maps(folder), photographs.reader()
@@ -85,11 +118,11 @@ def write(
     return Written(sum(1 for _ in out.glob(f"*{results.SUFFIXES[results.MAP]}")), failed)
 
 
-def _began(out: Path) -> datetime:
+def _began(out: Path, *, mark: bool) -> datetime:
     path = out / _BEGAN
     if not path.exists():
-        durable.write(path, datetime.now().isoformat().encode())
-    return datetime.fromisoformat(path.read_text())
+        durable.write(path, json.dumps({"when": datetime.now().isoformat(), "mark": mark}).encode())
+    return datetime.fromisoformat(json.loads(path.read_text())["when"])
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:

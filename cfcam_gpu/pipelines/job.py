@@ -16,6 +16,7 @@ from .bulk import Summary, require, run
 from .explainers import Explainer
 from .found import Found
 from .in_dicom import Written
+from .in_dicom import check as check_dicom
 from .in_dicom import write as write_dicom
 
 
@@ -128,6 +129,8 @@ def check(job: Job) -> Ready:
     require()
     if job.dicom:
         dicom.check_installed()
+        if not job.restart:
+            check_dicom(job.out, mark=job.mark)
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
     loading.check(job.settings, components=job.components)

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,23 +45,83 @@ def write(path: Path, data: bytes | memoryview, *, alone: bool = True, last: boo
     part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{secrets.token_hex(4)}.part")
     how = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if alone else os.O_EXCL) | getattr(os, "O_BINARY", 0)
     try:
-        file = os.open(part, how, 0o666)
-        try:
-            rest = memoryview(data)
-            while len(rest):
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(part, path)
-    except BaseException as error:
+        with naming(path):
+            file = os.open(part, how, 0o666)
+            try:
+                put(file, data)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            os.replace(part, path)
+    except BaseException:
         if os.path.lexists(part):
             os.unlink(part)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk is told of a file's number
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     if last:
         sync(path.parent)
+
+
+def put(file: int, data: bytes | memoryview) -> None:
+    """Write all of the bytes to a file by its number; a disk that gets full takes a part of them, without an error."""
+    rest = memoryview(data)
+    while len(rest):
+        rest = rest[os.write(file, rest) :]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the system's errors name `path` where they name no file: a full disk is told of a file's number.
+
+    Raises
+    ------
+    OSError
+        What was raised, with the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """A name to write a file or a folder to, which takes the place of `path` when it is whole and on the disk."""
+    part = path.with_name(f".{path.name}.part")
+    remove(part)
+    with naming(path):
+        yield part
+    for there in [*part.rglob("*"), part]:
+        if there.is_dir():
+            sync(there)
+        else:
+            with open(there, "rb") as file:
+                os.fsync(file.fileno())
+    if path.is_dir():
+        remove(path)
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def update(path: Path, parts: Iterable[tuple[int, memoryview]]) -> None:
+    """Write parts of a file that is there, each from a byte on; they are on the disk when this returns.
+
+    Parameters
+    ----------
+    path : Path
+    parts : iterable of (int, memoryview)
+
+    Raises
+    ------
+    OSError
+        If it can't be written; some of the parts may be.
+    """
+    with naming(path), open(path, "r+b", buffering=0) as file:
+        for first, data in parts:
+            file.seek(first)
+            put(file.fileno(), data)
+        os.fsync(file.fileno())
 
 
 def folder(path: Path) -> Path:

@@ -61,6 +61,16 @@ class Grid:
         d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return d, h, w
 
+    @property
+    def thickness(self) -> float:
+        """Millimetres from one plane of H and W to the next, at right angles: of a sheared grid less than along D."""
+        return self.voxel / float(np.linalg.norm(np.cross(self.affine[:3, 1], self.affine[:3, 2])))
+
+    @property
+    def voxel(self) -> float:
+        """Of one voxel, in cubic millimetres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
     def within(
         self, start: tuple[float, float, float], step: tuple[float, float, float], shape: tuple[int, int, int]
     ) -> Grid:

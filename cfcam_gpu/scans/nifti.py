@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..results import durable
-from .errors import TooLargeError, UnreadableError
+from .errors import TooLargeError, UnreadableError, check_regular
 from .grid import Grid
 from .scan import Scan
 
@@ -28,6 +28,10 @@ SUFFIXES = (".nii", ".nii.gz", ".hdr")
 _GZIP = b"\x1f\x8b"
 #: A stream that gzip packs can't be larger than this many times what it is packed to.
 _GZIP_MOST = 1040
+#: Bytes before the voxels in a file of its own, at least: the header, and whether something extends it.
+_BEFORE = {348: 352, 540: 544}
+#: Voxels that a corner of a volume may be off in a qform for it to be told there, too.
+_ROUNDED = 1e-2
 #: So much behind the voxels is no padding.
 _BEHIND = 1 << 20
 #: The millimetres of the header's units of length.
@@ -216,6 +220,7 @@ def _opened(nibabel: ModuleType, file: str | os.PathLike[str] | IO[bytes], closi
         found = _unpacked(file)
         return _Opened(_read_header(nibabel, found[0], paired=False), *found)
     path = Path(file)
+    check_regular(path)
     found = _unpacked(closing.enter_context(path.open("rb")))
     if path.suffix.lower() not in (".hdr", ".img"):
         return _Opened(_read_header(nibabel, found[0], paired=False), *found)
@@ -254,7 +259,12 @@ def _read_header(nibabel: ModuleType, file: IO[bytes], *, paired: bool) -> Any:
         raise UnreadableError("the header of a pair of files; give the path of its .hdr, with the .img beside it")
     if len(data) < kind.template_dtype.itemsize:
         raise UnreadableError("cut off in its header")
-    return kind(data[: kind.template_dtype.itemsize])
+    header = kind(data[: kind.template_dtype.itemsize])
+    if not paired and (offset := header.get_data_offset()) < (least := _BEFORE[kind.template_dtype.itemsize]):
+        raise UnreadableError(
+            f"damaged: its voxels begin at byte {offset} by its vox_offset, in the header; expected {least} or more"
+        )
+    return header
 
 
 def _shape(header: Any) -> tuple[int, int, int, int]:
@@ -347,6 +357,11 @@ def _header(nibabel: ModuleType, like: Scan) -> Any:
         header.set_data_shape(grid.shape[::-1])
         header.set_sform(grid.affine @ _REVERSED, code="scanner")
         header.set_qform(grid.affine @ _REVERSED, code="scanner")
+        # It holds no shear, as tilted gantries have.
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*grid.shape[::-1], 1]
+        off = np.abs(corners @ (header.get_qform() - grid.affine @ _REVERSED).T).max()
+        if off > _ROUNDED * min(grid.spacing):
+            header.set_qform(grid.affine @ _REVERSED, code="unknown")
         header.set_xyzt_units("mm")
     else:
         second = isinstance(source.header, nibabel.Nifti2Header)

@@ -26,7 +26,8 @@ class OpenSlide(Reader):
 
     def inside(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read a region that lies within the level."""
-        ratio = self.slide.levels[level].downsample
+        # It divides by its own ratio, of rounded sizes.
+        ratio = self.file.level_downsamples[level]
         rgba = np.asarray(self.file.read_region((round(x * ratio), round(y * ratio)), level, (width, height)))
         opaque = rgba[..., 3:].astype(np.uint16)
         return ((rgba[..., :3] * opaque + 255 * (255 - opaque) + 127) // 255).astype(np.uint8)

@@ -97,12 +97,12 @@ def finish(folder: Path, named: Named, kept: State | None, readers: TileReaders)
     found: list[dict[str, Any]] = []
     shown: list[page.Shown] = []
     durable.remove(folder / state.STRONGEST)
-    for index, label, raster in zip(named.classes, named.class_names, kept.rasters):
-        levels = pyramid.levels(raster)
+    for index, label, rasters in zip(named.classes, named.class_names, kept.rasters):
+        channels = {channel: pyramid.levels(raster) for channel, raster in rasters.items()}
         file = state.map_name(index, named.kind)
-        write(folder / file, levels, mpp=named.mpp, origin=(origin[0], origin[1]), name=named.name, label=label)
-        maximum = _maximum(raster)
-        strong = _strongest(named, index, rows, raster, maximum, readers)
+        write(folder / file, channels, mpp=named.mpp, origin=(origin[0], origin[1]), name=named.name, label=label)
+        maximum = _maximum(rasters["evidence"])
+        strong = _strongest(named, index, rows, rasters["evidence"], maximum, readers)
         pictures = [_kept(folder, index, number, one) for number, one in enumerate(strong)]
         described = [
             {"picture": picture, **said} for picture, said in zip(pictures, strongest.described(named.plan, strong))
@@ -119,7 +119,10 @@ def finish(folder: Path, named: Named, kept: State | None, readers: TileReaders)
                 "strongest": described,
             }
         )
-        shown.append(page.Shown(label=label, levels=levels, maximum=maximum, strong=strong, described=described))
+        # A probability is over 1, so that the page shows how sure the model is; evidence may be small all over.
+        tops = {"evidence": maximum, "probability": 1.0}
+        maps = [page.Map(channel, levels, tops[channel]) for channel, levels in channels.items()]
+        shown.append(page.Shown(label=label, maps=maps, strong=strong, described=described))
     info, plan = named.info, named.plan
     text = page.render(named.name, info, float(plan.scale) * CELL, named.trained, shown, readers)
     durable.write(folder / state.PAGE, text.encode())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..scans.errors import UnreadableError
 from .process import Process
 
 #: Seconds that a file's tags may take to be read.
@@ -102,6 +105,8 @@ def inspect(path: str | Path) -> SlideInfo:
         If the file is no slide that can be read right; the message says what it is, and the way out. A
         :class:`~cfcam_gpu.slides.errors.SlideError` if what reads the tags dies or hangs.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise UnreadableError("no regular file, as a slide is: a folder, a pipe or a device; save it as a file")
     with open(path, "rb"):  # the system's own error, where there is one
         pass
     with Process(PATIENCE) as process:

@@ -10,18 +10,25 @@ from pathlib import Path
 
 import torch
 
+from .. import engines
+from ..deploy.loading import Deployed
 from ..explain.attempts import reason
+from ..explain.cam import CAM
+from ..explain.cfcam import CFCAM
 from ..photographs import loading, models
-from ..photographs.loading import Loaded
 from ..photographs.options import Settings
+from ..photographs.photos import Preparation
 from ..pipelines import explainers, ray_session, resuming
 from ..pipelines.batches import BatchExplainer
+from ..pipelines.explainers import Explainer
 from ..pipelines.found import Found
 from ..results import saving
+from .classes import of_classes
 from .work import Asked, Work
 
 #: What one slide may be to blame for: that it can't be read, or its folder is another job's.
 FAILURES = (OSError, TypeError, ValueError, RuntimeError, MemoryError)
+KINDS = ("ome-tiff", "ome-zarr")
 _NEEDED = ("pyarrow", "tifffile", "zarr")
 
 
@@ -42,6 +49,32 @@ class Job:
     kind: str = "ome-tiff"
     restart: bool = False
     ray: str | None = None
+
+
+@dataclass(frozen=True)
+class By:
+    """What explains tiles: a model by name, an exported file, or an explainer that the caller has.
+
+    Parameters
+    ----------
+    name : str
+        For people.
+    explain : CFCAM, CAM or Deployed
+    preparation : Preparation
+    device : torch.device
+    engine : str
+        By which the maps are made.
+    class_names : sequence of K str
+    trained : bool
+    """
+
+    name: str
+    explain: Explainer
+    preparation: Preparation
+    device: torch.device
+    engine: str
+    class_names: Sequence[str]
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +114,7 @@ class Ready:
     """A job that was found sound. ``description`` is for people, ``trained`` says whether its maps mean something."""
 
     job: Job
-    loaded: Loaded
+    by: By
     asked: Asked
     folders: Sequence[Path]
     description: str
@@ -102,8 +135,7 @@ class Ready:
 
     def explainer(self) -> BatchExplainer:
         """What explains tiles."""
-        preparation = self.loaded.model.preparation
-        return BatchExplainer(self.loaded.explain, prepare=preparation.normalize, dtype=torch.float32)
+        return BatchExplainer(self.by.explain, prepare=self.by.preparation.normalize, dtype=torch.float32)
 
     def _guarded(self, path: Path, folder: Path, work: Callable[[], Outcome]) -> Outcome:
         try:
@@ -113,7 +145,7 @@ class Ready:
 
     def _alone(self, number: int, path: Path, folder: Path, explain: BatchExplainer, progress: Progress) -> Outcome:
         def explained(images: torch.Tensor, classes: Sequence[int | None]) -> list[Found]:
-            return of_classes(explain, images.to(self.loaded.device), classes)
+            return of_classes(explain, images.to(self.by.device), classes)
 
         with Work(path, folder, self.asked, explained) as work:
             progress(number, work.before, work.total)
@@ -124,8 +156,11 @@ class Ready:
             return self._outcome(work)
 
     def _outcome(self, work: Work) -> Outcome:
-        failed = work.finish()
-        names = [self.loaded.class_names[index] for index in work.classes]
+        try:
+            failed = work.finish()
+        finally:
+            work.rest()
+        names = [self.by.class_names[index] for index in work.classes]
         return Outcome(work.path, work.folder, None, work.total, failed, work.before, names)
 
     def _on_ray(self, progress: Progress) -> Iterator[Outcome]:
@@ -134,7 +169,7 @@ class Ready:
         explain = self.explainer()
 
         def explained(images: torch.Tensor, classes: Sequence[int | None]) -> list[Found]:
-            return of_classes(explain, images.to(self.loaded.device), classes)
+            return of_classes(explain, images.to(self.by.device), classes)
 
         with ExitStack() as stack:
             works: dict[int, Work] = {}
@@ -142,6 +177,7 @@ class Ready:
             for number, (path, folder) in enumerate(zip(self.job.slides, self.folders)):
                 try:
                     works[number] = stack.enter_context(Work(path, folder, self.asked, explained))
+                    works[number].rest()  # the cluster reads
                     progress(number, works[number].before, works[number].total)
                 except FAILURES as error:
                     faults[number] = reason(error)
@@ -163,22 +199,59 @@ class Ready:
                     yield self._guarded(path, folder, lambda: self._outcome(works[number]))  # noqa: B023  # called at once
 
 
-def of_classes(explain: BatchExplainer, images: torch.Tensor, classes: Sequence[int | None]) -> list[Found]:
-    """What is found of tiles of each class, on the host.
+def named(settings: Settings) -> By:
+    """What a name stands for; the model is loaded.
+
+    Raises
+    ------
+    ImportError, OSError, TypeError, ValueError, RuntimeError
+        The message says why.
+    """
+    loading.check(settings)
+    loaded = loading.load_explainer(settings)
+    model = loaded.model
+    return By(
+        settings.model,
+        loaded.explain,
+        model.preparation,
+        loaded.device,
+        loaded.engine,
+        loaded.class_names,
+        model.trained,
+    )
+
+
+def own(explain: Explainer, preparation: Preparation, class_names: Sequence[str] | None) -> By:
+    """An explainer that the caller has, tried on a blank image.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        If it is none, can't explain one, or has another number of classes than there are names.
+    """
+    if not isinstance(explain, (CFCAM, CAM, Deployed)):
+        raise TypeError(f"model: expected a name, or a CFCAM, CAM or Deployed; got {type(explain).__name__}")
+    device = explainers.device_of(explain)
+    logits = explain(preparation.normalize(preparation.blank(1).to(device))).logits
+    if logits is None or logits.ndim != 2:
+        raise ValueError("model: expected an explainer of a classifier, with logits (B, K)")
+    names = models.class_names(logits.shape[1]) if class_names is None else list(class_names)
+    if len(names) != logits.shape[1]:
+        raise ValueError(f"class_names: expected {logits.shape[1]}, one for each class; got {len(names)}")
+    if isinstance(explain, Deployed):
+        return By(explain.path.name, explain, preparation, device, explain.runtime, names, explain.description.trained)
+    engine = "torch" if explain.engine is None else engines.resolve(explain.engine, device)
+    return By(type(explain.model).__name__, explain, preparation, device, engine, names, True)
+
+
+def check(job: Job, by: By | None = None) -> Ready:
+    """Find what is wrong with a job before any of it is done: the model is loaded, the slides are there.
 
     Parameters
     ----------
-    explain : BatchExplainer
-    images : (B, 3, S, S) uint8 tensor
-        On the model's device.
-    classes : sequence of int or None
-        None is the predicted class of each.
-    """
-    return [explain(images, [index] * len(images)).to_host() for index in classes]
-
-
-def check(job: Job) -> Ready:
-    """Find what is wrong with a job before any of it is done: the model is loaded, the slides are there.
+    job : Job
+    by : By, optional
+        What explains, whatever the job's settings say.
 
     Raises
     ------
@@ -189,6 +262,11 @@ def check(job: Job) -> Ready:
         raise ModuleNotFoundError(f"{' and '.join(missing)} not installed; pip install 'cfcam-gpu[slides]'")
     if not 0 <= job.overlap < 1:
         raise ValueError(f"overlap: expected a share from 0 to less than 1; got {job.overlap}")
+    if job.kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}; got {job.kind!r}")
+    for name, count in (("batch_size", job.batch_size), ("workers", job.workers)):
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1; got {count}")
     for name, value in (("mpp", job.mpp), ("slide_mpp", job.slide_mpp)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name}: expected micrometres, a number above 0; got {value}")
@@ -199,19 +277,18 @@ def check(job: Job) -> Ready:
             raise FileNotFoundError(f"slides: there is no {path}")
     if job.ray is not None:
         ray_session.prepare(job.ray or None)
-    loading.check(job.settings)
-    loaded = loading.load_explainer(job.settings)
-    size = loaded.model.preparation.size
+    by = by or named(job.settings)
+    size = by.preparation.size
     if not isinstance(size, int):
-        raise ValueError(f"model: expected one of images, as tiles are; {job.settings.model} takes volumes")
-    classes = list(dict.fromkeys(_class(name, loaded.class_names) for name in job.classes))
-    explainers.check(loaded.explain, loaded.device, classes or [0])  # whichever is chosen is named
+        raise ValueError(f"model: expected one of images, as tiles are; {by.name} takes volumes")
+    classes = list(dict.fromkeys(_class(name, by.class_names) for name in job.classes))
+    explainers.check(by.explain, by.device, classes or [0])  # whichever is chosen is named
     if job.tile is not None and job.tile < 16:
         raise ValueError(f"tile: expected 16 pixels at least; got {job.tile}")
     tile = job.tile or size
     noise = torch.randint(0, 256, (1, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    inputs = loaded.model.preparation.normalize(noise.to(loaded.device))
-    result = loaded.explain(inputs, [classes[0]] if classes else None)
+    inputs = by.preparation.normalize(noise.to(by.device))
+    result = by.explain(inputs, [classes[0]] if classes else None)
     asked = Asked(
         mpp=job.mpp,
         slide_mpp=job.slide_mpp,
@@ -222,28 +299,28 @@ def check(job: Job) -> Ready:
         workers=job.workers,
         size=size,
         kind=job.kind,
-        model=explainers.facts(loaded.explain, result, loaded.device),
+        model=explainers.facts(by.explain, result, by.device),
         example=resuming.example_of(result, noise, inputs),
-        class_names=loaded.class_names,
-        trained=loaded.model.trained,
+        class_names=by.class_names,
+        trained=by.trained,
         restart=job.restart,
     )
     lines = [
-        f"{job.settings.model} on {loaded.device}, {loaded.engine} engine; {len(job.slides):,} "
+        f"{by.name} on {by.device}, {by.engine} engine; {len(job.slides):,} "
         f"slide{'s' * (len(job.slides) != 1)}; tiles of {tile} pixels of {job.mpp:g} micrometres"
     ]
     if tile != size:
         seen = job.mpp * tile / size
         lines.append(f"  a tile is brought to the model's {size} pixels: it sees {seen:.3g} micrometres a pixel")
-    lines += [f"  {layer.name}: {layer.reason}" for layer in loaded.layers]
+    lines += [f"  {layer.name}: {layer.reason}" for layer in result.layers]
     stems = saving.file_names(path.name.removesuffix(path.suffix).removesuffix(".ome") for path in job.slides)
     return Ready(
         job=replace(job, slides=[path.absolute() for path in job.slides]),
-        loaded=loaded,
+        by=by,
         asked=asked,
         folders=[job.out / stem for stem in stems],
         description="\n".join(lines),
-        trained=loaded.model.trained,
+        trained=by.trained,
     )
 
 

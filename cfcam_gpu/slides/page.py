@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +36,25 @@ COLORMAP = "turbo"
 
 
 @dataclass(frozen=True, eq=False)
+class Map:
+    """A map of a class in the page.
+
+    Parameters
+    ----------
+    name : str
+        What its values are.
+    levels : sequence of Raster
+        The finest first.
+    maximum : float
+        The value that has the last colour.
+    """
+
+    name: str
+    levels: Sequence[Raster]
+    maximum: float
+
+
+@dataclass(frozen=True, eq=False)
 class Shown:
     """A class in the page.
 
@@ -42,18 +62,15 @@ class Shown:
     ----------
     label : str
         Its name.
-    levels : sequence of Raster
-        Its map, the finest first.
-    maximum : float
-        The map's.
+    maps : sequence of Map
+        The first is shown at first.
     strong : sequence of Strong
     described : sequence of dict
         What is said of them.
     """
 
     label: str
-    levels: Sequence[Raster]
-    maximum: float
+    maps: Sequence[Map]
     strong: Sequence[Strong]
     described: Sequence[dict[str, Any]]
 
@@ -100,8 +117,7 @@ def render(name: str, info: SlideInfo, cell: float, trained: bool, shown: Sequen
         "classes": [
             {
                 "name": one.label,
-                "maximum": one.maximum,
-                "map": _map(one, info, cell),
+                "maps": [_map(each, info, cell) for each in one.maps],
                 "strongest": [
                     {**said, "image": _uri(strong.pixels, "JPEG"), "overlay": _uri(strong.overlay, "JPEG")}
                     for said, strong in zip(one.described, one.strong)
@@ -116,19 +132,17 @@ def render(name: str, info: SlideInfo, cell: float, trained: bool, shown: Sequen
     licence = room.joinpath("openseadragon.LICENSE.txt").read_text(encoding="utf-8")
     # Nothing that a name holds ends a script.
     said = json.dumps(data).replace("<", "\\u003c")
-    result = text["page.html"]
-    for mark, value in {
-        "{{ version }}": __version__,
-        "{{ title }}": html.escape(name),
-        "{{ style }}": text["page.css"],
-        "{{ licence }}": licence.replace("*/", "* /"),
-        "{{ viewer }}": viewer,
-        "{{ script }}": text["page.js"],
-        # The last: what is in it is no mark of the template.
-        "{{ data }}": said,
-    }.items():
-        result = result.replace(mark, value)
-    return result
+    marks = {
+        "version": __version__,
+        "title": html.escape(name),
+        "style": text["page.css"],
+        "licence": licence.replace("*/", "* /"),
+        "viewer": viewer,
+        "script": text["page.js"],
+        "data": said,
+    }
+    # All at once: what is put in is no mark of the template.
+    return re.sub(r"\{\{ (\w+) \}\}", lambda mark: marks[mark[1]], text["page.html"])
 
 
 def _overview(info: SlideInfo, scale: Fraction, readers: TileReaders) -> NDArray[np.uint8]:
@@ -161,8 +175,8 @@ def _levels(image: NDArray[np.uint8]) -> list[dict[str, Any]]:
         level = level.resize(((level.width + 1) // 2, (level.height + 1) // 2), Image.Resampling.BOX)
 
 
-def _map(one: Shown, info: SlideInfo, cell: float) -> dict[str, Any]:
-    """A map in colour, the more evidence the less of the slide to be seen, and what it covers of the slide's width."""
+def _map(one: Map, info: SlideInfo, cell: float) -> dict[str, Any]:
+    """A map in colour, the higher the less of the slide to be seen, and what it covers of the slide's width."""
     number, raster = next(
         (number, level)
         for number, level in enumerate(one.levels)
@@ -172,7 +186,8 @@ def _map(one: Shown, info: SlideInfo, cell: float) -> dict[str, Any]:
     steps = (values.clip(0, 1) * 255).round().astype(np.uint8)
     colors = matplotlib.colormaps[COLORMAP](np.arange(256), bytes=True)[:, :3]
     picture = np.concatenate([colors[steps], steps[..., None]], axis=-1)
-    return {"image": _uri(picture, "PNG"), "covers": raster.width * cell * 2**number / info.width}
+    covers = raster.width * cell * 2**number / info.width
+    return {"name": one.name, "maximum": one.maximum, "image": _uri(picture, "PNG"), "covers": covers}
 
 
 def _uri(pixels: NDArray[np.uint8] | Image.Image, kind: str) -> str:

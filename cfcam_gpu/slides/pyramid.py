@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import re
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +21,8 @@ Pair: TypeAlias = tuple[float, float]
 PIECE = 256
 #: Bytes of a TIFF from which on its offsets take eight: some of the room below 4 GiB is its own.
 _BIG = 2**31 + 2**30
+#: What XML can't hold, however it is written.
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def levels(raster: Raster) -> list[Raster]:
         fine = found[-1]
         path = raster.path.with_name(f"{raster.path.name}.{len(found)}")
         coarse = Raster(path, (fine.height + 1) // 2, (fine.width + 1) // 2)
-        with open(path, "wb") as file:
+        with durable.naming(path), open(path, "wb") as file:
             for first in range(0, fine.height, 2 * PIECE):
                 file.write(halved(fine.read(first, 2 * PIECE)).data)
         found.append(coarse)
@@ -83,48 +85,33 @@ def halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return found
 
 
-@contextmanager
-def placing(path: Path) -> Iterator[Path]:
-    """A name to write a file or a folder to, which takes the place of `path` when it is whole and on the disk."""
-    part = path.with_name(f".{path.name}.part")
-    durable.remove(part)
-    yield part
-    for there in [*part.rglob("*"), part]:
-        if there.is_dir():
-            durable.sync(there)
-        else:
-            with open(there, "rb") as file:
-                os.fsync(file.fileno())
-    if path.is_dir():
-        durable.remove(path)
-    os.replace(part, path)
-    durable.sync(path.parent)
-
-
-def write_tiff(path: Path, rasters: Sequence[Raster], *, mpp: Pair, origin: Pair, name: str, label: str) -> None:
-    """Write a pyramid as OME-TIFF: float32, deflated, its coarser levels in SubIFDs.
+def write_tiff(
+    path: Path, channels: Mapping[str, Sequence[Raster]], *, mpp: Pair, origin: Pair, name: str, label: str
+) -> None:
+    """Write a pyramid as OME-TIFF: float32, deflated, a page for each channel, its coarser levels in SubIFDs.
 
     Parameters
     ----------
     path : Path
-    rasters : sequence of Raster
-        The finest first.
+    channels : mapping of str to sequence of Raster
+        Of each channel, by its name, its levels, the finest first.
     mpp : (float, float)
         Micrometres along x and y in a pixel of the finest.
     origin : (float, float)
         Micrometres from the middle of the slide's first pixel to that of the finest's first one, along x and y.
         OME-TIFF has no place for it: its viewers lay corner on corner.
     name : str
-        Of the image.
+        Of the slide.
     label : str
-        Of its channel: the class.
+        Of the class.
     """
     import tifffile
 
+    name, label = (_NO_XML.sub("\ufffd", text) for text in (name, label))
     said: dict[str, Any] = {
-        "axes": "YX",
-        "Name": name,
-        "Channel": {"Name": label},
+        "axes": "CYX",
+        "Name": f"{name}: {label}",
+        "Channel": {"Name": list(channels)},
         # The same file for the same map: tifffile draws one from the clock.
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name}/{label}")),
         "PhysicalSizeX": mpp[0],
@@ -132,45 +119,49 @@ def write_tiff(path: Path, rasters: Sequence[Raster], *, mpp: Pair, origin: Pair
         "PhysicalSizeY": mpp[1],
         "PhysicalSizeYUnit": "µm",
     }
-    size = sum(raster.height * raster.width * 4 for raster in rasters)
-    with placing(path) as part, tifffile.TiffWriter(part, bigtiff=size > _BIG, ome=True) as file:
-        for number, raster in enumerate(rasters):
+    size = sum(raster.height * raster.width * 4 for of_channel in channels.values() for raster in of_channel)
+    levels_of = list(zip(*channels.values()))
+    with durable.placing(path) as part, tifffile.TiffWriter(part, bigtiff=size > _BIG, ome=True) as file:
+        for number, rasters in enumerate(levels_of):
             file.write(
-                raster.pieces(),
-                shape=(raster.height, raster.width),
+                chain.from_iterable(raster.pieces() for raster in rasters),
+                shape=(len(rasters), rasters[0].height, rasters[0].width),
                 dtype=np.float32,
                 tile=(PIECE, PIECE),
                 photometric="minisblack",
                 compression="zlib",
                 resolution=(1e4 / (mpp[0] * 2**number), 1e4 / (mpp[1] * 2**number)),
                 resolutionunit="CENTIMETER",
-                subifds=len(rasters) - 1 if number == 0 else None,
+                subifds=len(levels_of) - 1 if number == 0 else None,
                 subfiletype=1 if number else 0,
                 metadata=said if number == 0 else None,
             )
 
 
-def write_zarr(path: Path, rasters: Sequence[Raster], *, mpp: Pair, origin: Pair, name: str, label: str) -> None:
+def write_zarr(
+    path: Path, channels: Mapping[str, Sequence[Raster]], *, mpp: Pair, origin: Pair, name: str, label: str
+) -> None:
     """Write a pyramid as OME-Zarr (NGFF 0.5, Zarr format 3): float32, NaN where there is no map.
 
     Parameters are those of :func:`write_tiff`.
     """
     import zarr
 
-    with placing(path) as part:
+    with durable.placing(path) as part:
         group = zarr.create_group(part, zarr_format=3)
         datasets = []
-        for number, raster in enumerate(rasters):
+        for number, rasters in enumerate(zip(*channels.values())):
             array = group.create_array(
                 str(number),
-                shape=(raster.height, raster.width),
-                chunks=(PIECE, PIECE),
+                shape=(len(rasters), rasters[0].height, rasters[0].width),
+                chunks=(1, PIECE, PIECE),
                 dtype="float32",
                 fill_value=float("nan"),
-                dimension_names=("y", "x"),
+                dimension_names=("c", "y", "x"),
             )
-            for first in range(0, raster.height, PIECE):
-                array[first : first + PIECE] = raster.read(first, PIECE)
+            for channel, raster in enumerate(rasters):
+                for first in range(0, raster.height, PIECE):
+                    array[channel, first : first + PIECE] = raster.read(first, PIECE)
             scale = [side * 2**number for side in reversed(mpp)]
             # A pixel of a coarser level has its middle between those of the pixels that it is the mean of.
             shift = [o + side * (2**number - 1) / 2 for o, side in zip(reversed(origin), reversed(mpp))]
@@ -178,12 +169,23 @@ def write_zarr(path: Path, rasters: Sequence[Raster], *, mpp: Pair, origin: Pair
                 {
                     "path": str(number),
                     "coordinateTransformations": [
-                        {"type": "scale", "scale": scale},
-                        {"type": "translation", "translation": shift},
+                        {"type": "scale", "scale": [1.0, *scale]},
+                        {"type": "translation", "translation": [0.0, *shift]},
                     ],
                 }
             )
-        axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
+        axes = [{"name": "c", "type": "channel"}]
+        axes += [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
         multiscale = {"name": f"{name}: {label}", "axes": axes, "datasets": datasets, "type": "mean"}
-        said: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
+        # Where viewers look for the channels' names, and how to show them: in white, from 0 to 1, the first alone.
+        shown = [
+            {
+                "label": channel,
+                "color": "FFFFFF",
+                "active": number == 0,
+                "window": {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0},
+            }
+            for number, channel in enumerate(channels)
+        ]
+        said: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale], "omero": {"channels": shown}}
         group.attrs["ome"] = said

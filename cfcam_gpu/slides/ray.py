@@ -12,6 +12,7 @@ import torch
 from ..pipelines.found import Found
 from ..pipelines.ray import Columns, Explain, flow
 from ..scans.errors import UnreadableError
+from .classes import of_classes
 from .info import SlideInfo
 from .work import Work, fitted
 from .workers import TileReaders
@@ -89,8 +90,7 @@ class _ExplainTiles(Explain):
         read, classes = pickle.loads(batch["tiles"][0]), pickle.loads(batch["classes"][0])
         found: list[Found] | str = read
         if not isinstance(read, str):
-            images = read.to(self.device)
-            found = [self.explain(images, [index] * len(images)).to_host() for index in classes]
+            found = of_classes(self.explain, read.to(self.device), classes)
         return {**{name: batch[name] for name in ("number", "first", "stop")}, "found": _one(pickle.dumps(found))}
 
 

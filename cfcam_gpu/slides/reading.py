@@ -19,6 +19,8 @@ from .region import Region
 READERS: dict[str, type[Reader]] = {"cucim": CuCIM, "tifffile": Tiff, "openslide": OpenSlide}
 #: Pixels of a level that are read at once: regions of more are read in parts.
 PART = 1 << 23
+#: How much finer a level may be than the coarsest that is fine enough, if whole pixels of it make one: each is read.
+FINER = 4
 
 
 class SlideReader:
@@ -45,8 +47,9 @@ class SlideReader:
     def read(self, region: Region) -> NDArray[np.uint8]:
         """Read a region.
 
-        Of the coarsest level that is fine enough, reduced to the scale: by the mean where that is a whole number of
-        pixels, else by a filter that looks a little beyond the region, so that neighbouring regions fit together.
+        Of the coarsest level that is fine enough, reduced to the scale by a filter that looks a little beyond the
+        region, so that neighbouring regions fit together; or, if a level that is not much finer has it, by the mean of
+        a whole number of pixels.
 
         Parameters
         ----------
@@ -57,12 +60,20 @@ class SlideReader:
         (height, width, 3) uint8 array
             RGB; white outside the slide.
         """
-        # A level whose rounded size makes it look a trifle coarser is meant.
-        level = max(
-            n for n, each in enumerate(self.slide.levels) if each.downsample <= region.scale * Fraction(1001, 1000)
-        )
-        factor = max(region.scale / Fraction(self.slide.levels[level].downsample), Fraction(1))
-        return self._read(level, factor, region.x, region.y, region.width, region.height)
+        scale = region.scale
+        ratios = [Fraction(level.downsample) for level in self.slide.levels]
+        coarsest = max(ratio for ratio in ratios if ratio <= scale)
+        whole = [ratio for ratio in ratios if (scale / ratio).denominator == 1 and coarsest <= FINER * ratio]
+        ratio = max(whole, default=coarsest)
+        # What lies outside is white, whatever its size: it is not read.
+        left, upper = max(region.x, 0), max(region.y, 0)
+        right = min(region.x + region.width, math.ceil(self.slide.width / scale))
+        lower = min(region.y + region.height, math.ceil(self.slide.height / scale))
+        pixels = np.full((region.height, region.width, 3), 255, np.uint8)
+        if left < right and upper < lower:
+            part = self._read(ratios.index(ratio), scale / ratio, left, upper, right - left, lower - upper)
+            pixels[upper - region.y : lower - region.y, left - region.x : right - region.x] = part
+        return pixels
 
     def _read(self, level: int, factor: Fraction, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         if width * height * factor**2 > PART and max(width, height) > 1:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..scans.errors import UnreadableError
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_ASSOCIATED, _ALPHAS = 1, ((1,), (2,))
+_ASSOCIATED, _ALPHAS = 1, (1, 2)
 _MAX_SAMPLE_VALUE, _SMAX_SAMPLE_VALUE = 281, 341
 _JPEG = 7
 #: Which tifffile reads right, by their numbers.
@@ -49,7 +49,8 @@ class Samples:
         self.photometric = int(page.photometric)
         self.colours = 3 if self.photometric in (_RGB, _YCBCR) else 1
         extra = tuple(int(value) for value in page.extrasamples)
-        self.alpha = extra if extra in _ALPHAS else None
+        #: Which of the extra samples is alpha, and of which kind.
+        self.alpha = next(((n, value) for n, value in enumerate(extra) if value in _ALPHAS), None)
         self.palette: NDArray[np.uint8] | None = None
         compression = int(page.compression)
         channels = int(page.samplesperpixel)
@@ -66,7 +67,7 @@ class Samples:
             raise UnreadableError(f"a TIFF in YCbCr without JPEG compression, which is not read: {_SAVE}")
         if kind not in "ub" or page.bitspersample not in (1, 2, 4, 8, 16):
             raise UnreadableError(f"a TIFF of {many}, of which nothing tells what is black and white: {_SAVE}")
-        if channels < self.colours or (channels > self.colours and self.colours == 1 and self.alpha is None):
+        if channels < self.colours or (self.colours == 1 and channels > 1 + (self.alpha is not None)):
             raise UnreadableError(
                 f"a TIFF of {many} that are no colours, as of fluorescence: choose three of them, and {_SAVE}"
             )
@@ -115,7 +116,7 @@ class Samples:
         """Turn (h, w, channels) samples into (h, w, 3) RGB, what is transparent laid on white."""
         white = self.white
         assert white is not None
-        alpha = values[..., self.colours :]
+        extra = values[..., self.colours :]
         colours = values[..., : self.colours]
         if self.palette is not None:
             colours = self.palette[colours[..., 0]]
@@ -124,9 +125,9 @@ class Samples:
         if self.photometric == _WHITE_IS_ZERO:
             colours = 255 - colours
         if self.alpha is not None:
-            opaque = self._bytes(alpha[..., :1]).astype(np.uint32)
-            premultiplied = self.alpha[0] == _ASSOCIATED
-            lit = colours * np.uint32(255) if premultiplied else colours * opaque
+            place, kind = self.alpha
+            opaque = self._bytes(extra[..., place : place + 1]).astype(np.uint32)
+            lit = colours * np.uint32(255) if kind == _ASSOCIATED else colours * opaque
             colours = np.minimum((lit + 255 * (255 - opaque) + 127) // 255, 255).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)), np.uint8)
 

@@ -6,18 +6,23 @@ import re
 from typing import Any
 from xml.etree.ElementTree import Element
 
-#: Micrometres beyond which a pixel's size is a printer's or a screen's: 2,540 pixels for an inch.
-COARSEST = 10.0
+#: Micrometres beyond which a pixel's size is a printer's or a screen's: 2,540 pixels for an inch; and those below which
+#: it is a mistake, as light tells nothing apart there.
+COARSEST, FINEST = 10.0, 0.01
+#: OME's units of length, and what others call them.
 _MICROMETRES = {
-    "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "inch": 25400.0,
-    "in": 25400.0,
+    "Ym": 1e30, "Zm": 1e27, "Em": 1e24, "Pm": 1e21, "Tm": 1e18, "Gm": 1e15, "Mm": 1e12, "km": 1e9, "hm": 1e8,
+    "dam": 1e7, "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3,
+    "pm": 1e-6, "fm": 1e-9, "am": 1e-12, "zm": 1e-15, "ym": 1e-18, "\u00c5": 1e-4, "\u212b": 1e-4, "thou": 25.4,
+    "li": 25400 / 12, "in": 25400.0, "inch": 25400.0, "ft": 304800.0, "yd": 914400.0, "mi": 1609344e3,
+    "pt": 25400 / 72,
 }  # fmt: skip
 _RESOLUTION_UNIT = {2: "inch", 3: "cm"}
 
 
 def pair(x: float | None, y: float | None) -> tuple[float, float] | None:
     """The two, if both can be the size of a slide's pixels in micrometres."""
-    if x is None or y is None or not (0 < x <= COARSEST and 0 < y <= COARSEST):
+    if x is None or y is None or not (FINEST <= x <= COARSEST and FINEST <= y <= COARSEST):
         return None
     return x, y
 

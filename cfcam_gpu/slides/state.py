@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..pipelines.store import PARTS, damaged
 from ..results import durable
 from . import table
 from .pyramid import Raster
-from .stitching import Stitching
+from .stitching import CHANNELS, Stitching
 from .tiles import Plan
 
 SUMMARY = "summary.json"
@@ -119,18 +119,15 @@ class State:
         self.done = self.failed = 0
         self.stitching = Stitching(plan, len(self.classes))
         self._read()
-        self._files = [open(self._raster(number), "r+b", buffering=0) for number in range(len(self.classes))]  # noqa: SIM115  # until close
-
-    def close(self) -> None:
-        """Close the files of the maps."""
-        for file in self._files:
-            file.close()
 
     @property
-    def rasters(self) -> list[Raster]:
-        """The maps, of each class one."""
-        stitching = self.stitching
-        return [Raster(self._raster(number), stitching.height, stitching.width) for number in range(len(self.classes))]
+    def rasters(self) -> list[dict[str, Raster]]:
+        """The maps, of each class its channels by name."""
+        height, width = self.stitching.height, self.stitching.width
+        return [
+            {channel: Raster(path, height, width) for channel, path in zip(CHANNELS, of_class)}
+            for of_class in self._paths
+        ]
 
     @property
     def tables(self) -> list[Path]:
@@ -153,28 +150,32 @@ class State:
         OSError
             If it can't be written.
         """
-        for first, values in self.stitching.finished(self.done):
-            for file, of_class in zip(self._files, values):
-                file.seek(first * self.stitching.width * 4)
-                file.write(np.ascontiguousarray(of_class).data)
-        for file in self._files:
-            os.fsync(file.fileno())
+        finished = list(self.stitching.finished(self.done))
+        for number, path in enumerate(chain(*self._paths)):
+            target, channel = divmod(number, len(CHANNELS))
+            parts = (
+                (first * self.stitching.width * 4, np.ascontiguousarray(values[target, channel]).data.cast("B"))
+                for first, values in finished
+            )
+            durable.update(path, parts)
         table.keep(self.folder / f"tiles-{begun:010d}.parquet", rows)
-        open_rows = {"evidence": self.stitching.evidence, "weight": self.stitching.weight}
+        open_rows = {"sums": self.stitching.sums, "weight": self.stitching.weight}
         # Arrays without elements are none of safetensors' kinds.
         kept = {name: values for name, values in open_rows.items() if values.size}
         said = {"done": self.done, "failed": self.failed, "upper": self.stitching.upper}
         metadata = {key: str(value) for key, value in said.items()}
         durable.write(self.folder / _STATE, safetensors.numpy.save(kept, metadata))
 
-    def _raster(self, number: int) -> Path:
-        return self.folder / f"map-{self.classes[number]}.f32"
+    @property
+    def _paths(self) -> list[list[Path]]:
+        """The maps' files, of each class one for each channel."""
+        return [[self.folder / f"{channel}-{index}.f32" for channel in CHANNELS] for index in self.classes]
 
     def _read(self) -> None:
         path = self.folder / _STATE
         if not path.exists():
-            for number in range(len(self.classes)):
-                durable.write(self._raster(number), b"")
+            for raster in chain(*self._paths):
+                durable.write(raster, b"")
             return
         try:
             with safetensors.safe_open(path, "numpy") as file:
@@ -183,6 +184,6 @@ class State:
             self.done, self.failed = int(said["done"]), int(said["failed"])
             self.stitching = Stitching(self.plan, len(self.classes), int(said["upper"]))
             if arrays:
-                self.stitching.evidence, self.stitching.weight = arrays["evidence"], arrays["weight"]
+                self.stitching.sums, self.stitching.weight = arrays["sums"], arrays["weight"]
         except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
             raise damaged(path, error) from None

@@ -14,24 +14,27 @@ from .tiles import Plan
 #: Pixels of the reduced slide along the side of one of the map's: a tile of 224 has 28 of these, which no target layer
 #: goes beyond in common networks, and a map takes a 64th of the slide's room.
 CELL = 8
+#: What there is of each target: :func:`cfcam_gpu.slides.table.evidence`, and the probability of the class.
+CHANNELS = ("evidence", "probability")
 
 
 @dataclass(eq=False)
 class Stitching:
-    """A map on cells of :data:`CELL` x :data:`CELL` pixels of the reduced slide.
+    """Maps on cells of :data:`CELL` x :data:`CELL` pixels of the reduced slide: of each target its :data:`CHANNELS`.
 
     A cell's value is the weighted mean of what the tiles over it say there, which is each one's mean over the cell. The
     weight is a Hann window over the tile, as far as the cell covers it: it falls to nothing at a tile's edges, so that
-    no seam is left where one begins, and as the weights are divided by, tiles that say the same make a constant.
+    no seam is left where one begins, and as the weights are divided by, tiles that say the same make a constant. The
+    probability is the same all over a tile.
 
     Parameters
     ----------
     plan : Plan
     targets : int
-        How many maps there are.
+        How many there are.
     upper : int
         The first row of cells that tiles may still come to.
-    evidence : (targets, h, width) float32 array
+    sums : (targets, 2, h, width) float32 array
         From row `upper` on, what the tiles said so far, weighted.
     weight : (h, width) float32 array
         Their weights.
@@ -40,12 +43,12 @@ class Stitching:
     plan: Plan
     targets: int
     upper: int = 0
-    evidence: NDArray[np.float32] = field(init=False)
+    sums: NDArray[np.float32] = field(init=False)
     weight: NDArray[np.float32] = field(init=False)
     _shares: dict[tuple[int, int, int], NDArray[np.float32]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.evidence = np.zeros((self.targets, 0, self.width), np.float32)
+        self.sums = np.zeros((self.targets, len(CHANNELS), 0, self.width), np.float32)
         self.weight = np.zeros((0, self.width), np.float32)
 
     @property
@@ -70,7 +73,7 @@ class Stitching:
         ------
         first : int
             A row of cells.
-        values : (targets, n, width) float32 array
+        values : (targets, 2, n, width) float32 array
             It and those below it; NaN where there is no tile.
         """
         end = self.height if index == len(self.plan) else int(self.plan.corners[index, 1]) // CELL
@@ -79,34 +82,38 @@ class Stitching:
             count = min(end - self.upper, len(self.weight) or math.ceil(self.plan.tile / CELL))
             self._reach(self.upper + count)
             with np.errstate(invalid="ignore"):
-                values = self.evidence[:, :count] / self.weight[:count]
+                values = self.sums[:, :, :count] / self.weight[:count]
             first, self.upper = self.upper, self.upper + count
-            self.evidence, self.weight = self.evidence[:, count:].copy(), self.weight[count:].copy()
+            self.sums, self.weight = self.sums[:, :, count:].copy(), self.weight[count:].copy()
             yield first, values
 
-    def add(self, index: int, maps: NDArray[np.float32]) -> None:
-        """Lay the maps of a tile over those that are there.
+    def add(self, index: int, evidence: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+        """Lay what is known of a tile over what is there.
 
         Parameters
         ----------
         index : int
             Of the tile; what is above it must have been given out by :meth:`finished`, or may be.
-        maps : (targets, S, S) float32 array
+        evidence : (targets, S, S) float32 array
             What it says of each target, at whatever size the network sees a tile.
+        probability : (targets,) float32 array
         """
         x, y = self.plan.corners[index].tolist()
-        across, down = self._share(x, self.plan.width, maps.shape[2]), self._share(y, self.plan.height, maps.shape[1])
+        rows_seen, columns_seen = evidence.shape[1:]
+        across, down = self._share(x, self.plan.width, columns_seen), self._share(y, self.plan.height, rows_seen)
         left, top = x // CELL, y // CELL - self.upper
         self._reach(self.upper + top + len(down))
         rows, columns = slice(top, top + len(down)), slice(left, left + len(across))
-        self.evidence[:, rows, columns] += down @ maps @ across.T
-        self.weight[rows, columns] += np.outer(down.sum(axis=1), across.sum(axis=1))
+        weight = np.outer(down.sum(axis=1), across.sum(axis=1))
+        self.sums[:, 0, rows, columns] += down @ evidence @ across.T
+        self.sums[:, 1, rows, columns] += probability[:, None, None] * weight
+        self.weight[rows, columns] += weight
 
     def _reach(self, end: int) -> None:
         """Have room for rows up to `end`."""
         more = end - self.upper - len(self.weight)
         if more > 0:
-            self.evidence = np.pad(self.evidence, ((0, 0), (0, more), (0, 0)))
+            self.sums = np.pad(self.sums, ((0, 0), (0, 0), (0, more), (0, 0)))
             self.weight = np.pad(self.weight, ((0, more), (0, 0)))
 
     def _share(self, start: int, length: int, size: int) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +26,9 @@ _APERIO_YCBCR = 33003
 _LZW = 5
 #: Compressions by which cuCIM reads tiles right, and tells those that are broken: none, JPEG, deflate.
 _FAST = (1, 7, 8, 32946)
-_REDUCED, _MASK = 1, 4
+_REDUCED, _MASK, _MACRO = 1, 4, 8
+#: What begins a line of the description of a picture beside the slide.
+_BESIDE = re.compile(r"^\s*(label|macro|overview|thumbnail)\b", re.IGNORECASE | re.MULTILINE)
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Pages that are looked at.
 _PAGES = 1000
@@ -101,7 +104,10 @@ def _by_openslide(path: str, kind: str, reason: str) -> SlideInfo:
     with file:
         facts = file.properties
         ratios = zip(file.level_dimensions, file.level_downsamples)
-        levels = [Level(width, height, float(ratio), (n,)) for n, ((width, height), ratio) in enumerate(ratios)]
+        levels = [
+            Level(width, height, 1.0 if n == 0 else _ratio(file.dimensions, (width, height)) or float(ratio), (n,))
+            for n, ((width, height), ratio) in enumerate(ratios)
+        ]
         mpp = scale.pair(*(scale.number(facts.get(f"openslide.mpp-{axis}")) for axis in "xy"))
         magnification = scale.number(facts.get("openslide.objective-power"))
     return _info(path, levels, mpp=mpp, magnification=magnification, kind=kind, reader="openslide", reason=reason)
@@ -111,21 +117,23 @@ def _by_tags(path: str, file: Any, vendor: str | None) -> SlideInfo:
     first = file.pages.first
     if int(first.compression) == _APERIO_YCBCR and vendor == "aperio":
         return _by_openslide(path, "Aperio slide", "JPEG 2000 in YCbCr, which OpenSlide turns into RGB")
-    mpp, magnification = scale.of_tags(first), None
+    kind, magnification, told = "TIFF", None, None
     if file.is_ome:
         kind, places, (told, magnification) = _ome(file)
-        mpp = told or mpp
     else:
-        kind, places = "TIFF", _places(file)
-        if first.is_svs:
-            kind = "Aperio slide"
-            told, magnification = scale.of_aperio(first.description)
-            mpp = told or mpp
-    pages = [page_at(file, place) for place in places]
-    Samples(pages[0])
-    levels, kept = _levels(places, pages)
+        places = _places(file)
+    pictures = _pictures(places, [page_at(file, place) for place in places])
+    whole = pictures[0][1]
+    if file.is_ome and pictures[0][0] != places[0]:
+        raise UnreadableError("an OME-TIFF whose finest level is not the largest: save it anew (bfconvert)")
+    if first.is_svs and not file.is_ome:
+        kind = "Aperio slide"
+        told, magnification = scale.of_aperio(whole.description)
+    mpp = told or scale.of_tags(whole)
+    Samples(whole)
+    levels, kept = _levels(pictures)
     _whole(path, kept)
-    reason = _why_not_cucim(file, levels, kept)
+    reason = _why_not_cucim(path, file, levels, kept)
     reader = "tifffile" if reason else "cucim"
     reason = reason or "8-bit RGB tiles that cuCIM reads right"
     facts = {"mpp": mpp, "magnification": magnification, "kind": kind, "reader": reader, "reason": reason}
@@ -133,20 +141,24 @@ def _by_tags(path: str, file: Any, vendor: str | None) -> SlideInfo:
 
 
 def _places(file: Any) -> list[tuple[int, ...]]:
-    """Where the pages are that may be levels: the first, those after it, and those within it (SubIFDs)."""
+    """Where the pages are that may be levels: one after the other, and those within them (SubIFDs)."""
     count = len(file.pages)
     if count > _PAGES:
         raise UnreadableError(f"a TIFF of {count:,} pages, which is a stack and no slide: save one of them")
     first = file.pages.first
     if first.is_imagej and (found := file.imagej_metadata) and found.get("images", 1) > 1:
         raise UnreadableError(f"an ImageJ stack of {found['images']} images: save one of them")
-    same = [page for page in file.pages if (page.imagewidth, page.imagelength) == (first.imagewidth, first.imagelength)]
+    pages = _pages(file)
+    largest = max(pages, key=_area)
+    size = largest.imagewidth, largest.imagelength
+    same = [page for page in pages if (page.imagewidth, page.imagelength) == size]
     if len(same) > 1:
         raise UnreadableError(
             f"a TIFF with {len(same)} pages of the same size, so that no one is the slide: save one of them"
         )
-    within = [(0, n) for n in range(len(first.subifds or ()))]
-    return [(0,), *within, *((n,) for n in range(1, count))]
+    return [
+        place for n, page in enumerate(pages) for place in ((n,), *((n, m) for m in range(len(page.subifds or ()))))
+    ]
 
 
 def _ome(file: Any) -> tuple[str, list[tuple[int, ...]], tuple[tuple[float, float] | None, float | None]]:
@@ -183,16 +195,52 @@ def _pages(file: Any) -> list[Any]:
     return [file.pages.get(n) for n in range(len(file.pages))]
 
 
-def _levels(places: list[tuple[int, ...]], pages: list[Any]) -> tuple[list[Level], list[Any]]:
-    """The levels among pages, without labels, overviews, masks and thumbnails; and their pages."""
-    whole = pages[0]
+def _area(page: Any) -> int:
+    return int(page.imagewidth) * int(page.imagelength)
+
+
+def _kind(page: Any) -> int:
+    """A page's NewSubfileType."""
+    return int(page.tags.valueof(254, 0))
+
+
+def _pictures(places: list[tuple[int, ...]], pages: list[Any]) -> list[tuple[tuple[int, ...], Any]]:
+    """Places and pages of what may be levels, the largest, which is the slide, first."""
+    both = list(zip(places, pages))
+    # A page that is marked as something else is that, unless there is nothing else.
+    both = [each for each in both if not _kind(each[1]) & (_MASK | _MACRO)] or both
+    best = max(both, key=lambda each: _area(each[1]))
+    whole = best[1]
+    size = int(whole.imagewidth), int(whole.imagelength)
+    others = [
+        each
+        for each in both
+        if each is not best and not _BESIDE.search(str(each[1].tags.valueof(270, "")).partition("<")[0])
+    ]
+    if _kind(whole) & _REDUCED and not all(_kind(page) & _REDUCED for _, page in others):
+        raise UnreadableError(
+            f"a TIFF whose largest page, {size[0]:,} x {size[1]:,} pixels, is marked as another's reduced one "
+            "(NewSubfileType), so that no one is the slide: save one of them"
+        )
+    if others and others[0][0] < best[0] and _ratio(size, (others[0][1].imagewidth, others[0][1].imagelength)) is None:
+        first = others[0][1]
+        raise UnreadableError(
+            f"a TIFF whose first page, {first.imagewidth:,} x {first.imagelength:,} pixels, is another picture than "
+            f"its largest, {size[0]:,} x {size[1]:,}, so that no one is the slide: save one of them"
+        )
+    return [best, *others]
+
+
+def _levels(pictures: list[tuple[tuple[int, ...], Any]]) -> tuple[list[Level], list[Any]]:
+    """The levels among pictures, the whole one first, without others, masks and thumbnails; and their pages."""
+    whole = pictures[0][1]
     found: dict[tuple[int, int], tuple[Level, Any]] = {}
-    for place, page in zip(places, pages):
+    for place, page in pictures:
         width, height = int(page.imagewidth), int(page.imagelength)
         ratio = 1.0 if page is whole else _ratio((whole.imagewidth, whole.imagelength), (width, height))
         is_level = (
             ratio is not None
-            and not int(page.tags.valueof(254, 0)) & _MASK
+            and not _kind(page) & _MASK
             # A thumbnail is a picture for its own sake, beside tiled levels.
             and page.is_tiled == whole.is_tiled
             and page.samplesperpixel == whole.samplesperpixel
@@ -242,10 +290,12 @@ def _whole(path: str, pages: list[Any]) -> None:
             raise UnreadableError(f"a TIFF that is cut off: it has {size:,} bytes, and its pixels go on to {end:,}")
 
 
-def _why_not_cucim(file: Any, levels: list[Level], pages: list[Any]) -> str | None:
+def _why_not_cucim(path: str, file: Any, levels: list[Level], pages: list[Any]) -> str | None:
     """Why cuCIM would not read the file right; None if it does."""
     if find_spec("cucim") is None:
         return "cuCIM is not installed"
+    if not path.isascii() and os.fsencode(path).decode(errors="replace") != path:
+        return "a name that is no UTF-8, which cuCIM does not take"
     for page in pages:
         samples = Samples(page)
         if not page.is_tiled:

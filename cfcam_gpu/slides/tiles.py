@@ -18,6 +18,8 @@ from .tissue import Tissue
 NEAR = 0.02
 #: Parts of a pixel that the scale is told in, at most.
 PARTS = 64
+#: Pixels along the longer side of a reduced slide, at least.
+LEAST = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +89,21 @@ def working_scale(slide: SlideInfo, mpp: float | None = None) -> Fraction:
     UnreadableError
         If the slide's pixels are not square.
     ValueError
-        If `mpp` is given and the slide's own is not known, or is coarser by more than 2 %.
+        If `mpp` is given and the slide's own is not known, is coarser by more than 2 %, or is finer by so much that
+        next to nothing would be left of the slide.
     """
     if mpp is None:
         return Fraction(1)
     if slide.mpp is None:
         raise ValueError(f"mpp: expected none, as the slide's file does not say how large its pixels are; got {mpp:g}")
-    own = _own(slide.mpp)
+    own = own_mpp(slide.mpp)
     ratio = mpp / own
+    longest = max(slide.width, slide.height)
+    if ratio > 1 + NEAR and ratio > longest / LEAST:
+        raise ValueError(
+            f"mpp: expected at most {max(longest / LEAST, 1) * own:.4g}, at which a slide of {longest:,} pixels of "
+            f"{own:.4g} micrometres is {min(longest, LEAST)} pixels long; got {mpp:g}"
+        )
     whole = round(ratio)
     if whole >= 1 and abs(ratio / whole - 1) <= NEAR:
         return Fraction(whole)
@@ -151,12 +160,27 @@ def plan(slide: SlideInfo, tissue: Tissue | None, *, scale: Fraction, tile: int 
         rows_of = sums[down[1]] - sums[down[0]]
         row, column = np.nonzero(rows_of[:, across[1]] - rows_of[:, across[0]])
     places = np.stack([column, row], axis=1).astype(np.int64)
-    mpp = None if slide.mpp is None else float(_own(slide.mpp) * scale)
+    mpp = None if slide.mpp is None else float(own_mpp(slide.mpp) * scale)
     return Plan(scale, mpp, width, height, tile, stride, columns, rows, places)
 
 
-def _own(mpp: tuple[float, float]) -> float:
-    """The side of a slide's pixels."""
+def own_mpp(mpp: tuple[float, float]) -> float:
+    """The side of a slide's pixels.
+
+    Parameters
+    ----------
+    mpp : (float, float)
+        Micrometres along x and y.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    UnreadableError
+        If they are not square.
+    """
     if abs(mpp[0] / mpp[1] - 1) > NEAR:
         raise UnreadableError(
             f"its pixels are {mpp[0]:.4g} x {mpp[1]:.4g} micrometres, and models see square ones: save it with such"

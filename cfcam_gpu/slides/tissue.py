@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scans.errors import UnreadableError
 from .region import Region
 from .workers import TileReaders
 
@@ -26,6 +27,10 @@ _APART = 10.0
 _BLACK = 24
 #: Pixels of the thumbnail in the smallest piece of tissue, and the largest hole that counts as tissue.
 _SPECK, _HOLE = 32, 64
+#: A dark ground, as of fluorescence: whose channels are all below, but not the nothing of what was not scanned.
+_DIM, _NOTHING = 48, 2
+#: What no stain leaves of its darkest channel, in the middle of what is lit.
+_PURE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +64,8 @@ def find(readers: TileReaders) -> Tissue:
 
     Raises
     ------
-    SlideError
-        If the slide can't be read through.
+    UnreadableError
+        If the slide's ground is dark; a SlideError if it can't be read through.
     """
     slide = readers.slide
     # A power of two, whatever levels there are, so that the result hardly depends on them.
@@ -77,7 +82,37 @@ def find(readers: TileReaders) -> Tissue:
     thumbnail = np.empty((height, width, 3), np.uint8)
     for region, pixels in zip(regions, readers.tiles(regions), strict=True):
         thumbnail[region.y : region.y + region.height, region.x : region.x + region.width] = pixels
+    if is_dark(thumbnail):
+        raise UnreadableError(
+            "a slide on a dark ground, as of fluorescence or a dark field: its tissue can't be told, and slides in "
+            "bright field alone are explained"
+        )
     return Tissue(mask(thumbnail), thumbnail, scale)
+
+
+def is_dark(thumbnail: NDArray[np.uint8]) -> bool:
+    """Whether a slide's ground is dark, as of fluorescence.
+
+    Most of it is nearly black then. Where that is black through and through, as in what was not scanned, the rest
+    tells: a stain takes light away, and leaves some of each colour, while fluorescence has one colour and nothing else.
+
+    Parameters
+    ----------
+    thumbnail : (h, w, 3) uint8 array
+        RGB.
+
+    Returns
+    -------
+    bool
+    """
+    brightest, darkest = thumbnail.max(axis=-1), thumbnail.min(axis=-1)
+    there = brightest > _NOTHING
+    if not there.any():
+        return False
+    lit = there & (brightest >= _DIM)
+    if 2 * lit.sum() < there.sum():
+        return True
+    return bool(2 * there.sum() < there.size and np.median(darkest[lit]) < _PURE)
 
 
 def mask(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_]:

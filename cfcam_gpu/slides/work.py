@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -113,10 +114,13 @@ class Work:
 
     def __init__(self, path: Path, folder: Path, asked: Asked, explain: Explains) -> None:
         self.path, self.folder, self.asked = path, folder, asked
+        #: As results tell it, whose texts are UTF-8; a file's name may be anything.
+        self.name = os.fsencode(path.name).decode(errors="replace")
+        self._readers: TileReaders | None = None
         self.info = scaled(inspect(path), asked)
         self._stack = ExitStack()
         try:
-            self.readers = self._stack.enter_context(TileReaders(self.info, max(1, asked.workers)))
+            self._stack.callback(self.rest)
             found = tissue.find(self.readers)
             self.plan = tiles.plan(
                 self.info,
@@ -129,12 +133,11 @@ class Work:
                 raise SlideError("no tissue was found on it")
             self._stack.enter_context(held(durable.folder(folder)))
             self.classes = self._classes(explain)
-            self.complete = state.begin(folder, str(path), self._facts(), asked.example, restart=asked.restart)
+            self.complete = state.begin(folder, os.fsdecode(path), self._facts(), asked.example, restart=asked.restart)
             self.total = len(self.plan)
             self.before = self.total
             if not self.complete:
                 self.state = State(folder, self.plan, self.classes)
-                self._stack.callback(self.state.close)
                 self.before = self._begun = self.state.done
             self._rows: list[Any] = []
         except BaseException:
@@ -148,6 +151,25 @@ class Work:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    @property
+    def readers(self) -> TileReaders:
+        """What reads the slide: begun when it is needed.
+
+        Raises
+        ------
+        ImportError, OSError, SlideError
+            If it can't be opened.
+        """
+        if self._readers is None:
+            self._readers = TileReaders(self.info, self.asked.workers)
+        return self._readers
+
+    def rest(self) -> None:
+        """End what reads the slide, until it is needed again: many slides may wait."""
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
 
     def batches(self) -> list[range]:
         """The tiles that are left, in batches: the same wherever a job was stopped."""
@@ -184,9 +206,10 @@ class Work:
             If it can't be written.
         """
         said, evidence = table.failures(found), np.stack([table.evidence(of_class) for of_class in found])
+        probability = np.stack([of_class.probability.float().numpy() for of_class in found])
         for place, (index, error) in enumerate(zip(batch, said)):
             if error is None:
-                self.state.stitching.add(index, evidence[:, place])
+                self.state.stitching.add(index, evidence[:, place], probability[:, place])
         self.state.failed += sum(error is not None for error in said)
         self.state.done = batch.stop
         self._rows.append(table.rows(self.plan, batch, found, self.classes))
@@ -209,7 +232,7 @@ class Work:
     def _named(self) -> Named:
         names = self.asked.class_names
         return Named(
-            name=self.path.name,
+            name=self.name,
             info=self.info,
             plan=self.plan,
             classes=self.classes,
@@ -223,7 +246,7 @@ class Work:
     def _facts(self) -> dict[str, Any]:
         info, asked = self.info, self.asked
         return asked.model | {
-            "slide": [self.path.name, info.bytes, info.modified, info.width, info.height],
+            "slide": [self.name, info.bytes, info.modified, info.width, info.height],
             "reader": info.reader,
             "slide_mpp": list(info.mpp or ()),
             "mpp": asked.mpp,
@@ -267,10 +290,13 @@ def scaled(info: SlideInfo, asked: Asked) -> SlideInfo:
 
     Raises
     ------
+    UnreadableError
+        If its pixels are not square, by its file, and one side of them is said.
     ValueError
         If there is none.
     """
     if asked.slide_mpp is not None:
+        tiles.own_mpp(info.mpp or (1.0, 1.0))  # one number does not make them square
         return replace(info, mpp=(asked.slide_mpp, asked.slide_mpp))
     if info.mpp is not None:
         return info

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from fractions import Fraction
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -95,12 +97,20 @@ def main() -> None:
     except ImportError:  # Windows
         pass
     worker = Worker(out)
+    questions: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=[questions], daemon=True).start()
     try:
-        for line in sys.stdin.buffer:
-            worker.answer(*json.loads(line))
+        while True:
+            worker.answer(*json.loads(questions.get()))
     except BrokenPipeError:
-        pass
-    os._exit(0)  # what is left in buffers is nobody's
+        os._exit(0)  # what is left in buffers is nobody's
+
+
+def _listen(questions: SimpleQueue[bytes]) -> None:
+    """In a thread: take what is asked, and end the process with who asks, however busy it is."""
+    for line in sys.stdin.buffer:
+        questions.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":

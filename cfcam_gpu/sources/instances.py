@@ -70,6 +70,25 @@ def framed(files: Files, items: Sequence[Item]) -> list[list[Item]]:
     return [_frames(files, item) for item in items]
 
 
+def called(files: Files, item: Item) -> Item:
+    """An item by the UID of its file, whatever frames it has; the item itself, if it is not of DICOM.
+
+    The header alone is read. What is no image, or damaged, is called by a digest of its name and has its error.
+
+    Parameters
+    ----------
+    files : Files
+    item : Item
+    """
+    return _header(files, item)[0]
+
+
+def unreadable(item: Item, error: str) -> Item:
+    """An item called by a digest of its name, with its error."""
+    digest = hashlib.blake2b(item.source.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    return item._replace(source=f"unreadable-{digest}", place=_place(item), error=error)
+
+
 def told(unreadable: Iterable[Unreadable]) -> Iterator[str]:
     """Which files can't be read, for people: they alone learn the names."""
     several = list(unreadable)
@@ -89,29 +108,29 @@ def _suffix(item: Item) -> str:
 
 def _frames(files: Files, item: Item) -> list[Item]:
     """An item for each frame; the item itself, if it is not of DICOM."""
+    whole, instance = _header(files, item)
+    if instance is None or instance.frames == 1:
+        return [whole]
+    return [whole._replace(source=named(instance.header, frame), frame=frame) for frame in range(instance.frames)]
+
+
+def _header(files: Files, item: Item) -> tuple[Item, Instance | None]:
+    """An item as :func:`called` has it, and its header, if that is sound."""
     try:
         found = _instance(files, item)
         if found is None:
-            return [item]
+            return item, None
         instance, size = found
     except (OSError, ImportError, ValueError) as error:  # a name that no file can have is one of the last
         if not isinstance(error, (ImportError, formats.UnreadableError)) and not _called_so(item):
-            return [item]
-        digest = hashlib.blake2b(item.source.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-        return [item._replace(source=f"unreadable-{digest}", place=_place(item), error=reason(error))]
-    several = instance.frames > 1
+            return item, None
+        return unreadable(item, reason(error)), None
+    whole = item._replace(source=named(instance.header, None), place=_place(item))
     try:
         instance.check_frames(size)
     except formats.UnreadableError as error:
-        return [item._replace(source=named(instance.header, None), place=_place(item), error=str(error))]
-    return [
-        item._replace(
-            source=named(instance.header, frame if several else None),
-            place=_place(item),
-            frame=frame if several else None,
-        )
-        for frame in range(instance.frames)
-    ]
+        return whole._replace(error=str(error)), None
+    return whole, instance
 
 
 def _place(item: Item) -> Place:

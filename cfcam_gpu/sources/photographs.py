@@ -57,6 +57,8 @@ class Photographs:
     items : list of Item
     root : str
         The folder or the address that names of files are relative to.
+    unnamed : bool
+        Whether there are files of DICOM, whose names, and so that of the source, may be the patient's.
     notes : list of str
         For people: what was passed over, which of several images of a sample is taken.
 
@@ -96,9 +98,12 @@ class Photographs:
             raise ValueError(f"source: no images in {self.source}{''.join(f'; {note}' for note in self.notes)}")
         if workers and any(map(remote.in_this_process, (self.root, *(item.source for item in self.items)))):
             raise ValueError(f"workers: expected 0, as memory:// is of this process alone; got {workers}")
+        self.unnamed = any(item.files and item.source not in item.files for item in self.items)
         if self.spatial_dims == 2:
             unreadable: list[instances.Unreadable] = []
+            names = {item.source for item in self.items}
             self.items = loaders.framed(Files(self.root), self.items, workers, unreadable)
+            self.unnamed = any(item.source not in names for item in self.items)
             self.notes += instances.told(unreadable)
         if targets.unlabelled:
             self.notes.append(

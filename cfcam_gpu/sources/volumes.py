@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..photographs import finding, formats, volumes
+from ..photographs import finding, volumes
 from ..photographs.pictures import Picture
-from ..scans.dicom.marks import SUFFIXES
 from . import instances, listing, tables
 from .columnar import Columns
 from .files import Files, reason
@@ -49,37 +47,48 @@ def find(source: Any, skip: Path | None, columns: Columns, targets: Targets) -> 
     if not path.exists():
         raise FileNotFoundError(f"source: {source} does not exist; expected {_HOW}")
     notes: list[str] = []
+    unreadable: list[instances.Unreadable] = []
     if path.is_file() and (kind := listing.kind_of(path.name)) is not None and kind != "image":
         if kind != "table":
             raise ValueError(f"source: expected {_HOW}; got {source}")
         files = Files(os.path.abspath(path.parent))
         rows = tables.items(files, path.name, columns, targets, notes)
-        items = [_stamped(files, item._replace(files=(item.source,))) for item in rows]
+        items = [_stamped(files, _row(files, item, unreadable)) for item in rows]
+        notes += instances.told(unreadable)
         return Listing(str(source), files.root, items, notes)
     columns.check_none(str(source))
     files = Files(os.path.abspath(path if path.is_dir() else path.parent))
     passed_over: Counter[str] = Counter()
     found = finding.find([path], skip=skip or path, passed_over=passed_over, search=volumes.Search)
-    unreadable: list[instances.Unreadable] = []
-    items = [_stamped(files, _item(files.root, volume, unreadable)) for volume in volumes.of(found)]
+    items = [_stamped(files, _item(files, volume, unreadable)) for volume in volumes.of(found)]
     notes += instances.told(unreadable)
     if passed_over:
         notes.append(finding.told(passed_over))
     return Listing(str(source), files.root, items, notes)
 
 
-def _item(root: str, volume: Picture, unreadable: list[instances.Unreadable]) -> Item:
-    names = [os.path.relpath(os.path.abspath(file), root) for file in volume.series or (volume.file,)]
+def _row(files: Files, item: Item, unreadable: list[instances.Unreadable]) -> Item:
+    """The volume of a table's row: NIfTI by the name of its file, and DICOM by its UID."""
+    name = item.source
+    item = item._replace(files=(name,))
+    if volumes.is_nifti(name):
+        return item
+    if os.path.isdir(files.path(name)):  # of a series, perhaps, and called by the patient
+        found = instances.unreadable(item, "a folder: expected a file in each row, or the folder as SOURCE")
+    else:
+        found = instances.called(files, item)
+    if found.error is not None:
+        unreadable.append(instances.Unreadable(found.source, name, found.error))
+    return found
+
+
+def _item(files: Files, volume: Picture, unreadable: list[instances.Unreadable]) -> Item:
+    names = [os.path.relpath(os.path.abspath(file), files.root) for file in volume.series or (volume.file,)]
     if volume.dicom:
         return Item(volume.name, files=tuple(names))
     if volume.file.suffix.lower() == ".hdr":
         names.append(os.path.splitext(names[0])[0] + ".img")
-    elif finding.suffix_of(volume.file) in SUFFIXES or finding.begins_as(volume.file, (formats.DICOM,)):
-        # Its own name may be the patient's.
-        called = f"unreadable-{hashlib.blake2b(os.fsencode(names[0]), digest_size=8).hexdigest()}"
-        unreadable.append(instances.Unreadable(called, names[0], "no image of DICOM that can be read"))
-        return Item(called, files=tuple(names))
-    return Item(names[0], files=tuple(names))
+    return _row(files, Item(names[0]), unreadable)._replace(files=tuple(names))
 
 
 def _stamped(files: Files, item: Item) -> Item:

@@ -61,8 +61,8 @@ def slide(path: Path) -> Path:
 def picture(slide: Path, folder: Path) -> Image.Image:
     """The slide, and its map over it, beside each other."""
     pixels = torch.from_numpy(tifffile.imread(slide)).movedim(-1, 0)[None]
-    values = torch.from_numpy(np.nan_to_num(tifffile.imread(folder / "map-1.ome.tif")))[None, None]
-    # A pixel of the map is 8 x 8 of the slide's.
+    values = torch.from_numpy(np.nan_to_num(tifffile.imread(folder / "map-1.ome.tif")[0]))[None, None]
+    # A pixel of the map, whose first channel is the evidence, is 8 x 8 of the slide's.
     whole = nn.functional.interpolate(values, scale_factor=8, mode="bilinear")[
         ..., : pixels.shape[2], : pixels.shape[3]
     ]

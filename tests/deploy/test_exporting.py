@@ -173,6 +173,7 @@ class SpoilsOne(nn.Module):
         return torch.cat([logits[:, :3], logits[:, 3:4] + 0.0 * bright, logits[:, 4:]], dim=1)
 
 
+@pytest.mark.long
 def test_one_logit_that_is_not_finite_spoils_the_map(tmp_path):
     path, config = tmp_path / "model.onnx", Config()  # without contrast, no gradient looks at it
     deploy.export(SpoilsOne().eval(), path, images(2).clamp(-2, 2), target_layer="net.7", config=config)

@@ -68,11 +68,11 @@ def test_folders_of_numbers_and_names_are_refused(class_folders):
 
 def test_class_folders_on_the_command_line(class_folders, tmp_path):
     root = class_folders("a", "b", "c", "d")
-    (root / "a" / "scan.dcm").touch()
+    (root / "a" / "scan.mha").touch()
     given = ("--methods", "gradcam", "--metrics", "drop")
     done = bench("faithfulness", root, tmp_path / "out", *given)
     assert done.exit_code == 0, done.stderr
-    assert "passed over: 1 .dcm" in done.stderr
+    assert "passed over: 1 .mha" in done.stderr
     assert len(results(tmp_path / "out", "faithfulness")[0]) == 3 * 4
     (root / "e").mkdir()
     Image.new("RGB", (30, 30)).save(root / "e" / "x.png")

@@ -6,11 +6,13 @@ import pytest
 
 from bench import architectures
 
+#: Of a kind of their own, and slow.
+SLOW = {"caformer_s18", "coat_lite_tiny", "resmlp_12_224", "sequencer2d_s", "twins_pcpvt_small"}
 DOCUMENT = architectures.DOCUMENT.read_text(encoding="utf-8")
 
 
 def parameters():
-    """The first of each library and of each pair of layouts; the others are long."""
+    """The first of each library and of each pair of layouts, but for slow ones; the others are long."""
     rows = {tuple(line.split(" | ")[:3]): line.split(" | ")[5:6] for line in DOCUMENT.splitlines()}
     seen = set()
     for one in architectures.ARCHITECTURES:
@@ -18,7 +20,8 @@ def parameters():
         row = rows.get((f"| {one.library}", one.name, architectures.sizes(one)), one.id)
         news = {one.library, re.sub(r"\d+( x \d+)+", "", str(row))} - seen
         seen |= news
-        yield pytest.param(one, id=f"{one.id} {architectures.sizes(one)}", marks=() if news else pytest.mark.long)
+        long = not news or one.name in SLOW
+        yield pytest.param(one, id=f"{one.id} {architectures.sizes(one)}", marks=pytest.mark.long if long else ())
 
 
 @pytest.mark.parametrize("architecture", [*parameters()])

@@ -85,9 +85,15 @@ def test_what_is_passed_over_is_counted_and_told(tmp_path):
         assert search.passed_over == wanted
     said = "passed over: 2 .mha, 1 .nii.gz, 1 .svs, 1 linked folder, 1 without a suffix"
     assert photos.told(search.passed_over) == said
-    many = Counter({f".{letter}": 2 for letter in "abcdefghij"} | {"linked folder": 3})
-    assert photos.told(many).startswith("passed over: 3 linked folders, 2 .a, 2 .b")
-    assert photos.told(many).endswith("2 .g, 6 of other suffixes")
+    kinds = ("csv", "doc", "gz", "h5", "json", "log", "mat", "npy", "pdf", "txt")
+    many = Counter({f".{kind}": 2 for kind in kinds} | {"linked folder": 3})
+    assert photos.told(many).startswith("passed over: 3 linked folders, 2 .csv, 2 .doc")
+    assert photos.told(many).endswith("2 .mat, 6 of other suffixes")
+
+
+def test_a_suffix_that_may_be_part_of_a_name_is_not_told():
+    assert photos.told(Counter({".smith": 3, ".txt": 1})) == "passed over: 1 .txt, 3 of other suffixes"
+    assert photos.told(Counter({".smith": 3})) == "passed over: 3 of other suffixes"
 
 
 def test_find_adds_up_what_it_passes_over(tmp_path):

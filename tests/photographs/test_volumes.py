@@ -1,6 +1,8 @@
 """``cfcam-gpu explain --spatial-dims 3``: NIfTI and DICOM, maps in their own space, and what is refused."""
 
 import json
+import os
+import sys
 from dataclasses import asdict
 
 import nibabel
@@ -92,6 +94,30 @@ def test_a_series_is_a_volume_called_by_its_uid(tmp_path):
     words += [path.name for path in (tmp_path / "out").iterdir()]
     for value in PATIENT.values():
         assert not any(value in text or "Mustermann" in text for text in words)
+
+
+def test_what_is_no_file_of_dicom_is_called_so(tmp_path):
+    series(tmp_path / "in")
+    (tmp_path / "in" / "empty.dcm").touch()
+    (tmp_path / "in" / "text.dcm").write_text("nothing of the kind" * 20)
+    os.mkfifo(tmp_path / "in" / "pipe.dcm")  # which would wait for ever
+    done = explain(tmp_path / "in", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    for name, said in (
+        ("empty", "not a file of DICOM: it is empty"),
+        ("text", "not a file of DICOM, or damaged"),
+        ("pipe", "not a regular file"),
+    ):
+        assert f"{name}.dcm: {said}" in done.stderr
+    assert len(lines(tmp_path / "out")) == 1
+
+
+def test_without_nibabel_nothing_runs_of_dicom_either(tmp_path, monkeypatch):
+    series(tmp_path / "in")
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    done = explain(tmp_path / "in", "--out", tmp_path / "out")
+    assert (done.exit_code, "error: scans: nibabel is not installed; pip install" in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_classes_and_groups_of_channels(folder, tmp_path):

@@ -104,6 +104,36 @@ def test_from_a_tar(scans, tmp_path):
     assert b"Not for diagnosis" not in b"".join(_written(tmp_path / "out").values())
 
 
+@pytest.mark.parametrize(("before", "now"), [("--mark", "--no-mark"), ("--no-mark", "--mark")])
+def test_maps_with_the_mark_and_without_are_not_mixed(scans, tmp_path, before, now):
+    out = tmp_path / "out"
+    explain(scans / "CT_small.dcm", out, "--dicom", before)
+    kept = _written(out)
+    done = explain(scans / "CT_small.dcm", out, "--dicom", now)
+    assert (done.exit_code, f"or give {before}" in done.stderr) == (2, True)
+    assert _written(out) == kept
+    shutil.rmtree(out / "dicom")  # as the message says
+    assert explain(scans / "CT_small.dcm", out, "--dicom", now).exit_code == 0
+    assert (b"Not for diagnosis" in b"".join(_written(out).values())) == (now == "--mark")
+    assert explain(scans / "CT_small.dcm", out, "--dicom", before, "--restart").exit_code == 0
+
+
+def test_a_job_does_not_note_what_a_source_of_dicom_is_called(scans, tmp_path):
+    (scans / "photos").mkdir()
+    (scans / "photo.png").rename(scans / "photos" / "photo.png")
+    named = scans.rename(tmp_path / "Miller^John")
+    explain(named, tmp_path / "a", "--batch-size", "4", "--shard-size", "8")
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file())
+    assert b"Miller" not in kept
+    again = explain(named, tmp_path / "a", "--batch-size", "4", "--shard-size", "8", "--dtype", "float32")
+    assert "another job, begun with a source of DICOM: dtype was float16" in again.stderr
+    explain(named / "photos", tmp_path / "b")
+    assert "Miller" in (tmp_path / "b" / "job.json").read_text()  # of photographs alone
+    shutil.copy(named / "CT_small.dcm", named / "photos")
+    assert explain(named / "photos", tmp_path / "b", "--append").exit_code == 0
+    assert "Miller" not in (tmp_path / "b" / "job.json").read_text()
+
+
 def test_an_image_without_uids_is_named(scans, tmp_path):
     spoilt = pydicom.dcmread(scans / "CT_small.dcm")
     del spoilt.StudyInstanceUID

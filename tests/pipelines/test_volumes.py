@@ -14,7 +14,7 @@ from cfcam_gpu.scans import VolumePreparation
 
 from ..pipeline_jobs import contents, errors, maps, rows
 from ..scans import phantoms
-from ..scans.dicom.written import PATIENT, ROOT
+from ..scans.dicom.written import PATIENT, ROOT, written
 from ..volumes import BRIGHT, SIZE, series
 
 
@@ -98,6 +98,28 @@ def test_a_table_names_files_and_classes(source, tmp_path):
         ("oblique.nii.gz", 2), ("RAS.nii.gz", 0), ("none.nii", None),
     ]  # fmt: skip
     assert found[2]["error"] == "No such file or directory"
+
+
+def test_a_table_of_dicom_tells_nothing_of_the_patient(source, tmp_path):
+    folder = source / "Mustermann"
+    frames = written(folder / "Mustermann-cine.dcm", np.ones((4, 6, 5), np.int16), series=5)
+    (folder / "Mustermann").mkdir()
+    files = [frames, *sorted(folder.glob("Mustermann-1-0*.dcm"))[:1], folder / "Erika.dcm", folder / "Mustermann"]
+    files.append(source / "oblique.nii.gz")
+    (source / "list.txt").write_text("\n".join(str(file.relative_to(source)) for file in files))
+    done = run(source / "list.txt", "--out", tmp_path / "out", "--dicom")
+    assert done.exit_code == 1, done.stderr
+    found = rows(tmp_path / "out")
+    assert [row["source"] for row in found[:2]] == [f"{ROOT}.3.5.1", f"{ROOT}.3.1.1"]
+    assert [row["source"][:11] for row in found[2:]] == ["unreadable-", "unreadable-", "oblique.nii"]
+    assert "a folder: expected a file in each row" in found[3]["error"]
+    assert {file.name for file in (tmp_path / "out" / "dicom").glob("*.dcm")} == {f"{ROOT}.3.1.1.dcm"}
+    shutil.rmtree(tmp_path / "out" / "dicom")  # whose objects are the patient's
+    kept = b"".join(contents(tmp_path / "out").values())
+    said = "".join(line for line in done.stderr.splitlines() if ", called unreadable-" not in line)
+    for value in (*PATIENT.values(), "Mustermann", "Erika"):
+        assert value.encode() not in kept
+        assert value not in said
 
 
 def test_one_file_and_a_pair(source, tmp_path):

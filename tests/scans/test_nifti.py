@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import logging
+import os
 import random
 import tracemalloc
 from collections import Counter
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from nilearn.datasets import load_mni152_template
 
+from cfcam_gpu.photographs import photos
 from cfcam_gpu.scans.errors import TooLargeError, UnreadableError
 from cfcam_gpu.scans.grid import Grid
 from cfcam_gpu.scans.nifti import read_nifti, save_nifti
@@ -150,7 +153,19 @@ class TestRefused:
         assert refused(tmp_path / "x.nii") == "not a NIfTI file"
         assert refused(io.BytesIO()) == "not a NIfTI file"
         assert refused(tmp_path / "y.nii") == "No such file or directory"
-        assert "directory" in refused(tmp_path)
+        assert refused(tmp_path) == "not a regular file"
+        os.mkfifo(tmp_path / "pipe.nii")
+        assert refused(tmp_path / "pipe.nii") == "not a regular file"  # which would wait for ever
+
+    @pytest.mark.parametrize(("kind", "least"), [(nibabel.Nifti1Image, 352), (nibabel.Nifti2Image, 544)])
+    @pytest.mark.parametrize("short", [0, 16, 336])
+    def test_voxels_that_begin_in_the_header(self, tmp_path, kind, least, short):
+        path = stored(tmp_path, np.ones((4, 4, 4), np.float32), kind=kind)
+        header = nibabel.load(path).header
+        header["vox_offset"] = short
+        path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+        said = f"damaged: its voxels begin at byte 0 by its vox_offset, in the header; expected {least} or more"
+        assert refused(path).startswith(said if short == 0 else f"damaged: vox offset {short} too low")
 
     @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
     @pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
@@ -173,6 +188,7 @@ class TestRefused:
         header.set_data_shape(shape)
         header.set_data_dtype(np.float32)
         header.set_sform(np.eye(4), 1)
+        header["vox_offset"] = 352
         data = header.binaryblock + bytes(2000)
         tracemalloc.start()
         said = refused(io.BytesIO(gzip.compress(data) if packed else data), volume=0 if len(shape) > 3 else None)
@@ -239,6 +255,20 @@ class TestRefused:
         assert len(outcomes) == 2
 
 
+def test_nibabel_is_quiet_where_it_is_asked_to_be(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("nibabel"), "level", logging.NOTSET)
+    path = stored(tmp_path, np.ones((4, 4, 4), np.float32))
+    data = bytearray(path.read_bytes())
+    data[108:112] = np.float32(360).tobytes()  # which is not divisible by 16
+    data = bytes(data[:352]) + bytes(8) + bytes(data[352:])
+    read_nifti(io.BytesIO(data))
+    assert "vox offset" in caplog.text
+    caplog.clear()
+    photos.quiet()
+    read_nifti(io.BytesIO(data))
+    assert not caplog.text
+
+
 class TestSaved:
     @pytest.mark.parametrize("name", phantoms.AFFINES)
     @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
@@ -280,7 +310,19 @@ class TestSaved:
         scan = Scan(phantoms.volume().T, grid, None, "a series")
         save_nifti(scan.values, tmp_path / "map.nii", like=scan)
         np.testing.assert_allclose(read_nifti(tmp_path / "map.nii").grid.affine, grid.affine, atol=1e-5)
-        assert nibabel.load(tmp_path / "map.nii").header.get_xyzt_units()[0] == "mm"
+        header = nibabel.load(tmp_path / "map.nii").header
+        assert header.get_xyzt_units()[0] == "mm"
+        np.testing.assert_allclose(header.get_qform(), header.get_sform(), atol=1e-4)
+        assert header["qform_code"] == header["sform_code"] == 1
+
+    def test_a_shear_is_in_no_qform(self, tmp_path):
+        affine = phantoms.AFFINES["oblique"] @ [[1, 0, 0, 0], [0, 1, 0.4, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+        scan = Scan(phantoms.volume().T, phantoms.grid(affine), None, "a series")
+        save_nifti(scan.values, tmp_path / "map.nii", like=scan)
+        header = nibabel.load(tmp_path / "map.nii").header
+        assert (header["qform_code"], header["sform_code"]) == (0, 1)
+        np.testing.assert_allclose(header.get_best_affine(), affine, atol=1e-5)
+        np.testing.assert_allclose(header.get_zooms(), np.linalg.norm(affine[:3, :3], axis=0), rtol=1e-6)
 
     def test_the_same_map_is_the_same_file(self, tmp_path, monkeypatch):
         scan = read_nifti(phantoms.saved(tmp_path / "x.nii", np.eye(4)))

@@ -107,7 +107,9 @@ def test_without_the_extra_it_says_what_to_install(source, tmp_path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_it_in_order(tmp_path, number, status):
     source = phantom(tmp_path / "phantom.tif", width=6720, height=4480, mpp=0.25)
     command = [sys.executable, "-m", "cfcam_gpu", "slide", source, "--out", tmp_path / "out", "--mpp", "0.25"]
@@ -125,6 +127,7 @@ def test_a_signal_ends_it_in_order(tmp_path, number, status):
     assert not (tmp_path / "out" / "phantom" / "summary.json").exists()
 
 
+@pytest.mark.long
 def test_an_exported_file_explains_a_class_that_is_named(source, tmp_path, album):
     files = {target: tmp_path / f"{target}.onnx" for target in ("input", "predicted")}
     for target, file in files.items():

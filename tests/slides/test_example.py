@@ -20,7 +20,7 @@ def test_brown_is_found_where_it_is(tmp_path):
     with Image.open(tmp_path / "slides.png") as picture:
         assert picture.width > 700
     pixels = tifffile.imread(tmp_path / "tissue.tif").astype(int)
-    values = np.nan_to_num(tifffile.imread(tmp_path / "tissue" / "map-1.ome.tif"))
+    values = np.nan_to_num(tifffile.imread(tmp_path / "tissue" / "map-1.ome.tif")[0])
     height, width = (side // 8 for side in pixels.shape[:2])
     red, _, blue = np.moveaxis(
         pixels[: height * 8, : width * 8].reshape(height, 8, width, 8, 3).mean(axis=(1, 3)), -1, 0

@@ -199,3 +199,77 @@ def test_nothing_is_left_of_the_process(picture, tmp_path):
         child = running._child
     assert child.returncode is not None
     assert not running._thread.is_alive()
+
+
+def pages(path, *written):
+    """Write pages, each pixels and the options of its own."""
+    with tifffile.TiffWriter(path) as file:
+        for pixels, options in written:
+            file.write(pixels, **{"photometric": "rgb", "tile": (64, 64), "metadata": None, **options})
+    return path
+
+
+def resolution(mpp):
+    return {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+@pytest.mark.parametrize("where", ["a later page", "a page within the first"])
+def test_the_largest_page_is_the_finest_level_wherever_it_lies(where, flag, picture, tmp_path):
+    small = {"subfiletype": flag, **resolution(2.0), **({} if where == "a later page" else {"subifds": 1})}
+    path = pages(tmp_path / "s.tif", (files.reduced(picture, 4), small), (picture, resolution(0.5)))
+    info = tags.read(str(path))
+    assert (info.width, info.height, info.mpp, info.reader) == (400, 300, (0.5, 0.5), "tifffile")
+    assert [level.downsample for level in info.levels] == [1, 4]
+
+
+def test_no_page_is_the_slide_where_tags_contradict_each_other(picture, tmp_path):
+    other = picture[:100, :150]
+    path = pages(tmp_path / "s.tif", (other, {}), (picture, {}))
+    with pytest.raises(UnreadableError, match=r"first page, 150 x 100 pixels, is another .* largest, 400 x 300.*save"):
+        tags.read(str(path))
+    path = pages(tmp_path / "s.tif", (picture, {"subfiletype": 1}), (files.reduced(picture, 2), {}))
+    with pytest.raises(UnreadableError, match=r"largest page, 400 x 300 pixels, is marked.*NewSubfileType.*save"):
+        tags.read(str(path))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"subfiletype": 8},
+        {"subfiletype": 9},
+        {"subfiletype": 1, "description": "label 100x75"},
+        {"description": "Aperio Image Library v11.2.1 \r\nmacro 100x75"},
+    ],
+    ids=str,
+)
+def test_a_label_of_the_slides_shape_is_no_level(beside, picture, tmp_path):
+    path = pages(tmp_path / "s.tif", (picture, {}), (files.reduced(picture, 2), {"subfiletype": 1}))
+    with tifffile.TiffWriter(path, append=True) as file:
+        file.write(np.zeros((75, 100, 3), np.uint8), photometric="rgb", tile=(64, 64), metadata=None, **beside)
+    assert [level.downsample for level in tags.read(str(path)).levels] == [1, 2]
+    # What the slide itself is called makes no label of it.
+    path = pages(tmp_path / "s.tif", (picture, {"description": "overview"}), (files.reduced(picture, 2), {}))
+    assert [level.downsample for level in tags.read(str(path)).levels] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [("Å", 5000), ("pm", 5e5), ("fm", 5e8), ("m", 5e-7), ("km", 5e-10), ("cm", 5e-5), ("thou", 0.5 / 25.4)],
+)
+def test_units_of_ome(unit, value, picture, tmp_path):
+    told = {f"PhysicalSize{axis}{what}": of for axis in "XY" for what, of in (("", value), ("Unit", unit))}
+    path = files.pyramid(tmp_path / "s.tif", [picture], writer={"ome": True}, metadata=told)
+    assert tags.read(str(path)).mpp == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("mpp", [2.5e-6, 0.009])
+def test_an_absurd_scale_is_none(mpp, picture, tmp_path):
+    assert tags.read(str(files.pyramid(tmp_path / "s.tif", [picture], mpp=mpp))).mpp is None
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")  # opened, it would be waited for
+    for path in (tmp_path / "pipe.tif", tmp_path, "/dev/null"):
+        with pytest.raises(UnreadableError, match="no regular file"):
+            inspect(path)

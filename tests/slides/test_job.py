@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +19,7 @@ from cfcam_gpu.slides.tiles import Plan
 
 from ..pipeline_jobs import contents
 from .files import MPP
-from .jobs import DISC, asked, explain, phantom, spoilt
+from .jobs import DISC, asked, explain, green, phantom, spoilt
 
 __all__ = ["spoilt"]
 
@@ -39,8 +40,8 @@ def done(slide, tmp_path_factory):
     return outcome.folder
 
 
-def maps(folder, index=1):
-    return tifffile.imread(folder / f"map-{index}.ome.tif")
+def maps(folder, index=1, channel=0):
+    return tifffile.imread(folder / f"map-{index}.ome.tif")[channel]
 
 
 def peak(values):
@@ -103,6 +104,28 @@ def test_several_classes_are_those_of_one_each(slide, done, tmp_path):
     assert alone.names == ["class 0"]
 
 
+def test_the_second_channel_is_the_probability_of_the_tiles_over_a_place(slide, tmp_path):
+    (outcome,) = explain([slide], tmp_path, overlap=0.0)
+    rows = pq.read_table(outcome.folder / "tiles.parquet").to_pylist()
+    found = maps(outcome.folder, channel=1)
+    for row in rows:
+        left, top, side = (int(row[name]) // CELL for name in ("x", "y", "size"))
+        of_tile = found[top : top + side, left : left + side]
+        np.testing.assert_allclose(of_tile, row["probability_1"], rtol=1e-5)
+    assert np.ptp([row["probability_1"] for row in rows]) > 0.5
+
+
+def test_several_classes_take_one_forward(slide, tmp_path, monkeypatch):
+    batches = []
+    model = green()
+    monkeypatch.setattr(sys.modules["tests.slides.jobs"], "green", lambda: model)
+    model.register_forward_hook(lambda module, given, came: batches.append(len(given[0])))
+    ready = job.check(asked([slide], tmp_path, classes=["1", "0"]))
+    batches.clear()
+    (outcome,) = ready.execute(lambda *told: None)
+    assert sum(batches) == outcome.tiles
+
+
 def test_the_class_is_the_one_that_is_predicted_most_often(slide, tmp_path):
     (outcome,) = explain([slide], tmp_path, classes=[])
     assert outcome.names == ["class 0"]
@@ -155,7 +178,7 @@ def test_the_map_lies_over_a_tile_where_it_lies_over_the_slide(tmp_path, monkeyp
 def test_ome_zarr_has_the_same_map(slide, done, tmp_path):
     (outcome,) = explain([slide], tmp_path, kind="ome-zarr")
     found = zarr.open_array(outcome.folder / "map-1.ome.zarr" / "0", mode="r")[:]
-    assert np.array_equal(found, maps(done), equal_nan=True)
+    assert np.array_equal(found, [maps(done), maps(done, channel=1)], equal_nan=True)
 
 
 def test_one_bad_slide_costs_no_other_anything(slide, done, tmp_path):
@@ -203,6 +226,9 @@ def test_a_tile_that_cannot_be_explained_has_its_error_and_no_other(tmp_path):
         ({"slide_mpp": float("nan")}, "slide_mpp: expected micrometres"),
         ({"classes": ["9"]}, "class: class 9 is out of range for 2 classes"),
         ({"tile": 8}, "tile: expected 16 pixels"),
+        ({"kind": "tiff"}, "kind: expected one of ome-tiff, ome-zarr"),
+        ({"batch_size": 0}, "batch_size: expected at least 1"),
+        ({"workers": 0}, "workers: expected at least 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(slide, tmp_path, options, said):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cfcam_gpu.results import durable
-from cfcam_gpu.slides import pyramid, state, work
+from cfcam_gpu.slides import work
 
 from ..pipeline_jobs import contents
 from ..pipelines.test_kill import Killed, Mortal
@@ -42,7 +42,12 @@ def slide(tmp_path_factory):
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize(
-    ("kind", "kills"), [("ome-tiff", 5), ("ome-zarr", 3), pytest.param("ome-tiff", 30, marks=pytest.mark.long)]
+    ("kind", "kills"),
+    [
+        ("ome-tiff", 5),
+        pytest.param("ome-zarr", 3, marks=pytest.mark.long),
+        pytest.param("ome-tiff", 30, marks=pytest.mark.long),
+    ],
 )
 def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
     context = multiprocessing.get_context("forkserver")
@@ -81,11 +86,9 @@ def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
 def test_death_at_every_step(slide, tmp_path, monkeypatch, every):
     monkeypatch.setattr(work, "KEPT", 8)
-    modules = (durable, pyramid, state)
     counter = Mortal(STEPS)
     with monkeypatch.context() as patch:
-        for module in modules:
-            patch.setattr(module, "os", counter)
+        patch.setattr(durable, "os", counter)
         small(slide, tmp_path / "whole")
     whole, steps = contents(tmp_path / "whole"), STEPS - counter.left
     assert steps > 60
@@ -93,8 +96,7 @@ def test_death_at_every_step(slide, tmp_path, monkeypatch, every):
         out = tmp_path / str(step)
         mortal = Mortal(step)
         with monkeypatch.context() as patch:
-            for module in modules:
-                patch.setattr(module, "os", mortal)
+            patch.setattr(durable, "os", mortal)
             with pytest.raises(Killed):
                 small(slide, out)
         assert_nothing_half(out, whole)

@@ -37,7 +37,7 @@ def visit(browser, page):
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: fetched.append(request.url))
         tab.goto(page.as_uri())
-        tab.wait_for_selector("body[data-ready='2']")
+        tab.wait_for_selector("body[data-ready='4']")
         settle(tab)
         return tab
 
@@ -97,6 +97,23 @@ def test_the_class_changes_the_map_and_the_tiles(visit, tmp_path):
     assert tab.evaluate("[...document.images].every(x => x.naturalWidth === 224)")
 
 
+def test_probability_is_shown_in_the_place_of_evidence(visit, tmp_path):
+    tab = visit()
+    assert tab.locator("#map option").all_inner_texts() == ["evidence", "probability"]
+    tab.locator("#opacity").fill("100")
+    settle(tab)
+    first = seen(tab, tmp_path)
+    tab.locator("#map").select_option(label="probability")
+    settle(tab)
+    assert tab.locator("#maximum").inner_text() == "1.0"
+    # The whole of a tile is as probable as its disc.
+    changed = np.abs(seen(tab, tmp_path) - first).sum(axis=-1) > 60
+    assert changed.mean() > 0.01
+    tab.locator("#map").select_option(label="evidence")
+    settle(tab)
+    assert np.abs(seen(tab, tmp_path) - first).max() < 10
+
+
 def test_a_strong_tile_is_jumped_to(visit, tmp_path):
     tab = visit()
     tab.locator("#opacity").fill("0")
@@ -119,3 +136,11 @@ def test_it_fits_a_phone(visit):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     sizes = tab.locator("button, select").evaluate_all("all => all.map(x => x.getBoundingClientRect().height)")
     assert min(sizes) >= 36
+
+
+def test_a_name_that_looks_like_a_mark_of_the_template_is_a_name(tmp_path):
+    path = phantom(tmp_path / "{{ data }} {{ script }}.tif", width=500, height=400, disc=(250, 200, 60))
+    (outcome,) = explain([path], tmp_path / "out")
+    assert outcome.error is None
+    text = (outcome.folder / "page.html").read_text(encoding="utf-8")
+    assert "<title>{{ data }} {{ script }}.tif" in text

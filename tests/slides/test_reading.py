@@ -110,6 +110,16 @@ SAMPLES = {
         {"photometric": "minisblack", "extrasamples": ["unassalpha"], "planarconfig": "contig"},
         on_white(grey(p)[..., None], opacity(p)),
     ),
+    "straight alpha and something": lambda p: (
+        np.dstack([p, opacity(p), opacity(p)[::-1, ::-1]]),
+        {"extrasamples": ["unassalpha", "unspecified"], "planarconfig": "contig"},
+        on_white(p, opacity(p)),
+    ),
+    "something and premultiplied alpha": lambda p: (
+        np.dstack([multiplied(p, opacity(p)), opacity(p)[::-1, ::-1], opacity(p)]),
+        {"extrasamples": ["unspecified", "assocalpha"], "planarconfig": "contig"},
+        on_white(p, opacity(p)),
+    ),
     "something beside the colours": lambda p: (np.dstack([p, opacity(p)]), {"extrasamples": ["unspecified"]}, p),
     "palette": lambda p: (
         grey(p),
@@ -328,3 +338,58 @@ def test_formats_of_openslide_are_not_read_by_their_tags_alone(picture, tmp_path
     monkeypatch.setattr(tifffile.TiffFile, "is_bif", True, raising=False)
     with pytest.raises(ImportError, match=r"OpenSlide.*cfcam-gpu\[slides\]"):
         tags.read(str(files.pyramid(tmp_path / "slide.bif", [picture])))
+
+
+@pytest.mark.parametrize("reader", ["tifffile", "openslide"])
+def test_a_level_whose_ratio_is_no_whole_number_misplaces_nothing(reader, tmp_path):
+    from PIL import Image
+
+    if reader == "openslide":
+        pytest.importorskip("openslide")
+    # A level of 4.0035: at the right end it would be eight pixels aside.
+    fine = np.full((4000, 40_000, 3), 255, np.uint8)
+    fine[:, 39_000:39_100] = 10
+    coarse = np.asarray(Image.fromarray(fine).resize((9991, 999), Image.Resampling.BOX))
+    path = files.pyramid(tmp_path / "slide.tif", [fine, coarse], compression="lzw")
+    info = replace(tags.read(str(path)), reader=reader)
+    assert info.levels[1].downsample == pytest.approx(4.0035, rel=1e-4)
+    with closing(SlideReader(info)) as slide:
+        for scale in (Fraction(4), Fraction(9, 2), Fraction(5)):
+            first = int(39_000 / scale) - 20
+            dark = np.flatnonzero(slide.read(Region(first, 10, 100, 1, scale))[0, :, 0] < 128) + first
+            assert abs(dark[0] - 39_000 / scale) <= 1
+            assert abs(dark[-1] + 1 - 39_100 / scale) <= 1
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("steps", [(1, 2, 4), (1, 4)])
+def test_whole_numbers_are_means(scale, steps, picture, tmp_path):
+    path = files.pyramid(tmp_path / "slide.tif", files.levels(picture[:600, :840], steps), compression="lzw")
+    with closing(SlideReader(tags.read(str(path)))) as slide:
+        found = slide.read(Region(0, 0, 840 // scale, 600 // scale, Fraction(scale)))
+    expected = picture[:600, :840].astype(float)[: 600 // scale * scale, : 840 // scale * scale]
+    expected = expected.reshape(600 // scale, scale, 840 // scale, scale, 3).mean(axis=(1, 3))
+    assert np.abs(found - expected).max() <= 1.01  # a level's means are rounded, too
+
+
+def test_a_thumbnail_is_not_made_of_the_finest_level(picture, tmp_path, monkeypatch):
+    # 32 is a whole number of none but the first.
+    path = files.pyramid(tmp_path / "slide.tif", files.levels(picture, (1, 3, 9)), compression="lzw")
+    with closing(SlideReader(tags.read(str(path)))) as slide:
+        read = []
+        monkeypatch.setattr(slide.source, "region", lambda *of: read.append(of) or np.zeros((*of[:2:-1], 3), np.uint8))
+        slide.read(Region(0, 0, 20, 20, Fraction(32)))
+        assert {level for level, *_ in read} == {2}
+
+
+def test_what_lies_outside_is_not_read(picture, tmp_path, monkeypatch):
+    path = files.pyramid(tmp_path / "slide.tif", [picture], compression="lzw")
+    with closing(SlideReader(tags.read(str(path)))) as slide:
+        inner, read = slide.source.region, []
+        monkeypatch.setattr(slide.source, "region", lambda *of: read.append(of[3] * of[4]) or inner(*of))
+        for scale in (Fraction(100), Fraction(201, 2)):
+            found = slide.read(Region(-100, -100, 1000, 1000, scale))
+            assert (found[100:106, 100:108] < 250).all()
+            found[100:107, 100:109] = 255
+            assert (found == 255).all()
+        assert sum(read) < 3e6

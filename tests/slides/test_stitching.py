@@ -21,19 +21,23 @@ def field(width, height):
     return (2 + np.sin(x / 40) + np.cos(y / 55) * np.sin(x / 90)).astype(np.float32)
 
 
-def stitched(plan, maps, size=None):
-    """The whole map of what `maps` gives of each tile's place."""
+def blended(plan, maps, probability=lambda x, y: 0.5):
+    """The whole map of what `maps` gives of each tile's place, and that of its probability: (2, h, w)."""
     stitching = Stitching(plan, 1)
-    whole = np.full((1, stitching.height, stitching.width), np.inf, np.float32)
+    whole = np.full((1, 2, stitching.height, stitching.width), np.inf, np.float32)
     for index in range(len(plan)):
         for first, values in stitching.finished(index):
-            whole[:, first : first + values.shape[1]] = values
+            whole[:, :, first : first + values.shape[2]] = values
         x, y = plan.corners[index]
-        stitching.add(index, maps(x, y)[None])
+        stitching.add(index, maps(x, y)[None], np.array([probability(x, y)], np.float32))
         assert len(stitching.weight) <= plan.tile / CELL + 2
     for first, values in stitching.finished(len(plan)):
-        whole[:, first : first + values.shape[1]] = values
+        whole[:, :, first : first + values.shape[2]] = values
     return whole[0]
+
+
+def stitched(plan, maps):
+    return blended(plan, maps)[0]
 
 
 def means(values):
@@ -76,6 +80,13 @@ def test_there_is_no_step_where_a_tile_begins():
     found = stitched(plan(1120, 224, tile, stride), lambda x, y: np.full((tile, tile), (x // stride) % 2, np.float32))
     assert np.abs(np.diff(found, axis=1)).max() < 0.12  # a step would be 1
     assert found[:, 14:-14].std() > 0.3
+
+
+def test_a_probability_is_that_of_a_map_which_says_the_same_all_over_the_tile():
+    tiles = plan(517, 301, 100, 37)
+    found = blended(tiles, lambda x, y: np.full((224, 224), (x + 2 * y) / 1000), lambda x, y: (x + 2 * y) / 1000)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    assert np.ptp(found[1]) > 0.5
 
 
 def test_where_no_tile_is_there_is_no_map():

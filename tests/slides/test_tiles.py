@@ -35,6 +35,10 @@ def test_the_scale_that_can_not_be():
         working_scale(slide(mpp=(1.0, 1.0)), 0.5)
     with pytest.raises(ValueError, match=r"mpp: expected none, as the slide's file does not say .* got 0.5"):
         working_scale(slide(mpp=None), 0.5)
+    with pytest.raises(ValueError, match=r"mpp: expected at most 3\.906, .*1,000 pixels of 0\.25 .* got 1e\+06"):
+        working_scale(slide(), 1e6)
+    assert working_scale(slide(), 3.9) == Fraction(3.9 / 0.25).limit_denominator(64)
+    assert working_scale(slide(10, 10), 0.25) == 1
     with pytest.raises(UnreadableError, match=r"0.25 x 0.5 micrometres"):
         working_scale(slide(mpp=(0.25, 0.5)), 0.5)
 

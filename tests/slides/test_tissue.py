@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from cfcam_gpu.scans.errors import UnreadableError
 from cfcam_gpu.slides import tissue
 from cfcam_gpu.slides.info import inspect
 from cfcam_gpu.slides.workers import TileReaders
@@ -106,3 +107,34 @@ def test_the_same_by_every_reader_and_layout(tmp_path, monkeypatch):
         assert (each.mask != found[0].mask).mean() < 0.001  # where means are rounded twice
         assert np.abs(each.thumbnail.astype(int) - found[0].thumbnail).max() <= 1
     assert overlap(found[0].mask, inside[::2, ::2]) > 0.95
+
+
+def fluorescent(color, background, noise=0):
+    """Round signals of a colour on a dark ground."""
+    rng = np.random.default_rng(0)
+    whole = np.clip(rng.normal(background, noise, (600, 800, 1)), 0, 255) * np.ones(3)
+    down, across = np.mgrid[:600, :800]
+    whole[np.hypot(down % 200 - 100, across % 200 - 100) < 60] = color
+    return whole.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("color", "background", "noise"),
+    [((5, 190, 20), 5, 3), ((220, 220, 220), 30, 6), ((0, 0, 200), 0, 0), ((250, 60, 0), 12, 2)],
+)
+def test_a_dark_ground_is_refused(color, background, noise, tmp_path):
+    assert tissue.is_dark(fluorescent(color, background, noise))
+    info = inspect(files.pyramid(tmp_path / "s.tif", [fluorescent(color, background, noise)], compression="lzw"))
+    with TileReaders(info, 1) as readers, pytest.raises(UnreadableError, match="dark ground"):
+        tissue.find(readers)
+
+
+def test_dark_tissue_and_black_where_nothing_was_scanned_are_no_dark_ground():
+    brown = np.broadcast_to(np.uint8([90, 50, 24]), (300, 400, 3))
+    assert not tissue.is_dark(brown)
+    assert not tissue.is_dark((files.picture(300, 400) * 0.4).astype(np.uint8))
+    assert not tissue.is_dark(np.zeros((64, 64, 3), np.uint8))
+    for stained in (island(files.tissue())[0], files.picture(700, 900), np.tile(brown, (3, 3, 1))):
+        whole = stained.copy()
+        whole[:, 100:] = 0
+        assert not tissue.is_dark(whole)

@@ -182,3 +182,25 @@ os.kill(os.getpid(), 9)
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_busy_process_ends_with_who_began_it(slide, tmp_path):
+    (tmp_path / "tifffile.py").write_text("import time\ntime.sleep(60)\n")
+    script = f"""
+import os, sys, time
+sys.path.insert(0, {str(tmp_path)!r})
+from cfcam_gpu.slides.process import Process
+process = Process(60.0)
+process.send("inspect", path={slide.path!r})
+time.sleep(2)
+print(process._child.pid, process._child.poll(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=path, check=False)
+    pid, ended = ran.stdout.split()
+    assert ended == "None"
+    until = time.monotonic() + 10
+    while alive(int(pid)):
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -26,6 +26,8 @@ FRAMES = 1_000_000
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"
 _DIRECTORY = "1.2.840.10008.1.3.10"
+#: What the names of kinds of objects that are images have in them.
+_IMAGES = ("Image Storage", "Segmentation Storage", "Parametric Map Storage", "RT Dose Storage")
 _UID = re.compile(r"[0-9.]{1,64}")
 _PIXELS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 _INSTALL = "pip install 'cfcam-gpu[medical]'"
@@ -217,6 +219,8 @@ def _check_is_image(found: Any) -> None:
         raise damaged("it has no elements")
     if "Rows" not in found:
         name = UID(kind).name if _UID.fullmatch(kind) else "an unknown kind of object"
+        if not kind or any(word in name for word in _IMAGES):
+            raise damaged(f"{name} without its rows and columns; is it cut off?")
         raise UnreadableError(f"DICOM without an image: {name}")
 
 

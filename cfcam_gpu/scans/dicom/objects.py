@@ -144,13 +144,6 @@ def parametric_map(work: Work) -> Dataset:
         highdicom.sr.TextContentItem(name=name, value=value, relationship_type=None) for name, value in _words(about)
     )
     mapping.add_new("QuantityDefinitionSequence", "SQ", [*mapping.QuantityDefinitionSequence, *words])
-    derived = _derived(work, "map")
-    if not placing.in_patient(work.source):
-        # A Parametric Map must have a frame of reference: one of its own, which says that it shares its space with
-        # nothing.
-        image, grid = work.stand_in.copy(), patient.own_space(work.source, work.grid)
-        patient.put(image, grid, patient.uid("frame of reference", work.source.uid))
-        derived |= {"source_images": [image], **_planes(grid)}
     written = highdicom.pm.ParametricMap(
         pixel_array=work.values,
         contains_recognizable_visual_features=False,
@@ -160,7 +153,7 @@ def parametric_map(work: Work) -> Dataset:
         content_description=work.asked.said(f"{about.title} of {about.what}"),
         contributing_equipment=work.equipment,
         derivation=codes.DCM.VisualExplanation,
-        **derived,
+        **_derived(work, "map", space=True),
     )
     if patient.spacing(work.source, work.grid) is None:
         # Nothing may be measured in it.
@@ -200,7 +193,7 @@ def segmentation(work: Work) -> Dataset:
         content_description=work.asked.said(f"{about.title} of {about.what} above {threshold:g}"),
         contributing_equipment=work.equipment,
         omit_empty_frames=bool(above.any()),
-        **_derived(work, "segment"),
+        **_derived(work, "segment", space=work.grid.shape[0] > 1),
     )
     _refer(written, work, codes.DCM.SegmentationImageDerivation)
     return written
@@ -261,10 +254,18 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
-def _derived(work: Work, kind: str) -> dict[str, Any]:
-    """What highdicom derives an image from, and where it lies."""
+def _derived(work: Work, kind: str, *, space: bool) -> dict[str, Any]:
+    """What highdicom derives an image from, and where it lies; with `space` it lies somewhere in any case."""
     result = {"source_images": [work.stand_in], **work.heading(kind), **work.device}
-    return result | _planes(work.grid) if placing.in_patient(work.source) else result
+    if placing.in_patient(work.source):
+        return result | _planes(work.grid)
+    if not space:
+        return result
+    # A Parametric Map must have a frame of reference, and so must planes that lie behind each other: one of their own,
+    # which says that it shares its space with nothing else.
+    image, grid = work.stand_in.copy(), patient.own_space(work.source, work.grid)
+    patient.put(image, grid, patient.uid("frame of reference", work.source.uid))
+    return result | {"source_images": [image], **_planes(grid)}
 
 
 def _planes(grid: Grid) -> dict[str, Any]:

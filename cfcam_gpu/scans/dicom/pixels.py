@@ -6,10 +6,12 @@ import math
 import struct
 from typing import Any, BinaryIO, NamedTuple, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UnreadableError
 from .files import Instance, damaged
+from .values import is_uid
 
 #: Transfer syntaxes by what their frames begin with.
 _JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
@@ -66,6 +68,8 @@ def stored(instance: Instance, frame: int) -> Stored:
             _check_codestream(instance, frame, options)
         else:
             _check_length(instance, frame, options)
+        if not syntax.is_encapsulated and options["bits_allocated"] == options["samples_per_pixel"] == 1:
+            return Stored(_bits(instance, frame), str(options["photometric_interpretation"]), 1)
         instance.file.seek(instance.at)
         values, properties = decoder.as_array(cast(BinaryIO, instance.file), index=frame, **options)
     except UnreadableError:
@@ -78,7 +82,9 @@ def stored(instance: Instance, frame: int) -> Stored:
 
 
 def _called(syntax: Any) -> str:
-    """A transfer syntax, for people."""
+    """A transfer syntax, for people; what is no UID may be anything."""
+    if not is_uid(syntax):
+        return "a transfer syntax that is none"
     return f"{syntax.name} ({syntax})" if syntax.name != syntax else f"the transfer syntax {syntax}"
 
 
@@ -93,6 +99,16 @@ def _check_length(instance: Instance, frame: int, options: dict[str, Any]) -> No
     if needed > there or instance.length is None:
         raise damaged(f"its pixels end after {there:,} bytes, and the frame ends at {needed:,}")
     instance.allow(needed)
+
+
+def _bits(instance: Instance, frame: int) -> NDArray[np.uint8]:
+    """A frame of one bit a pixel: it may begin and end within a byte, of which pydicom's decoder may miss the last."""
+    count = instance.rows * instance.columns
+    first, last = frame * count, (frame + 1) * count
+    instance.file.seek(instance.at + first // 8)
+    data = np.frombuffer(instance.file.read(math.ceil(last / 8) - first // 8), np.uint8)
+    bits = np.unpackbits(data, bitorder="little")[first % 8 :][:count]
+    return bits.reshape(instance.rows, instance.columns)
 
 
 def _check_codestream(instance: Instance, frame: int, options: dict[str, Any]) -> None:

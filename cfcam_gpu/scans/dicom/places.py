@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: DICOM's x and y have the opposite signs of a Grid's.
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
+#: Millimetres between pixels or slices, and from the origin, beyond which a file says what can't be.
+_LEAST, _MOST = 1e-9, 1e6
 
 
 class Plane(NamedTuple):
@@ -54,6 +56,8 @@ def plane(header: Any, frame: int) -> Plane | None:
     spacing = pixel_spacing(header, frame)
     if position is None or orientation is None or spacing is None:
         return None
+    if np.abs(position).max() > _MOST:
+        return None
     right, down = orientation[:3], orientation[3:]
     if not np.allclose([right @ right, down @ down, right @ down], [1, 1, 0], atol=1e-2):
         return None
@@ -69,7 +73,7 @@ def pixel_spacing(header: Any, frame: int) -> NDArray[np.float64] | None:
     """Millimetres from row to row, and from column to column; None where the file doesn't say it."""
     measures = group(header, frame, "PixelMeasuresSequence") or header
     spacing = numbers(measures.get("PixelSpacing"), 2)
-    return None if spacing is None or (spacing <= 0).any() else spacing
+    return None if spacing is None or (spacing < _LEAST).any() or (spacing > _MOST).any() else spacing
 
 
 def thickness(header: Any, frame: int) -> float:
@@ -77,7 +81,7 @@ def thickness(header: Any, frame: int) -> float:
     measures = group(header, frame, "PixelMeasuresSequence") or header
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         found = numbers(measures.get(name), 1)
-        if found is not None and found[0] != 0:  # of some nuclear images it is negative
+        if found is not None and _LEAST < abs(found[0]) < _MOST:  # of some nuclear images it is negative
             return abs(float(found[0]))
     return 1.0
 

@@ -106,14 +106,14 @@ def place(grid: Grid) -> Place:
     import highdicom
 
     affine = TO_LPS @ grid.affine
-    thickness, height, width = grid.spacing
+    _, height, width = grid.spacing
     along_rows, along_columns = affine[:3, 2] / width, affine[:3, 1] / height
     if abs(along_rows @ along_columns) > _SKEW:
         raise ValueError("grid: rows and columns are not at right angles, which DICOM has no place for; save as NIfTI")
     origins = [affine[:3, 3] + d * affine[:3, 0] for d in range(grid.shape[0])]
     patient = highdicom.CoordinateSystemNames.PATIENT
     return Place(
-        highdicom.PixelMeasuresSequence(pixel_spacing=(height, width), slice_thickness=thickness),
+        highdicom.PixelMeasuresSequence(pixel_spacing=(height, width), slice_thickness=grid.thickness),
         highdicom.PlaneOrientationSequence(patient, image_orientation=[*along_rows.tolist(), *along_columns.tolist()]),
         [highdicom.PlanePositionSequence(patient, image_position=origin.tolist()) for origin in origins],
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from ..errors import UnreadableError
+from ..errors import UnreadableError, check_regular
 from . import places, tables, windows
 from .files import Instance, refusing
 from .pixels import Stored, stored
@@ -77,8 +77,13 @@ def opened(file: str | os.PathLike[str] | IO[bytes]) -> AbstractContextManager[I
     ------
     OSError
         If it can't be opened.
+    UnreadableError
+        If it is no regular file.
     """
-    return open(file, "rb") if isinstance(file, (str, os.PathLike)) else nullcontext(file)
+    if not isinstance(file, (str, os.PathLike)):
+        return nullcontext(file)
+    check_regular(file)
+    return open(file, "rb")
 
 
 def source(instance: Instance, frame: int) -> Source:
@@ -121,7 +126,7 @@ def _rgb(found: Stored, instance: Instance, frame: int, window: tuple[float, flo
         return np.repeat(grey[..., None], 3, axis=-1)
     if found.photometric != "RGB" or values.ndim != 3 or values.shape[-1] != 3:
         raise UnreadableError(f"DICOM whose colours are {found.photometric[:16]}, which is not read")
-    if found.bits <= 8:
+    if found.bits == 8:
         return values.astype(np.uint8)
     white = (1 << found.bits) - 1
     colours: NDArray[np.uint8] = ((np.minimum(values, white).astype(np.uint64) * 255 + white // 2) // white).astype(

@@ -100,7 +100,7 @@ def _measurements(work: Work, made: list[Dataset]) -> list[Measurement]:
     if sides is None:
         name, size, unit = codes.SCT.Area, float(voxels), Code("{pixels}", "UCUM", "pixels")
     elif deep:
-        name, size, unit = codes.SCT.Volume, voxels * float(np.prod(sides)), codes.UCUM.CubicMillimeter
+        name, size, unit = codes.SCT.Volume, voxels * work.grid.voxel, codes.UCUM.CubicMillimeter
     else:
         name, size, unit = codes.SCT.Area, voxels * sides[1] * sides[2], codes.UCUM.SquareMillimeter
     # The library of highdicom's report takes no Parametric Map; what was measured is pointed to by the measurement.

@@ -138,10 +138,11 @@ def _window(one: _Slice) -> tuple[float, float] | None:
 
 def _check_alike(first: Instance, other: Instance) -> None:
     """Refuse slices that are of another series, or of another size."""
-    for name, what in (("SeriesInstanceUID", "series"), ("PhotometricInterpretation", "photometric interpretation")):
-        said = [str(one.header.get(name, "")) for one in (first, other)]
-        if said[0] != said[1]:
-            raise UnreadableError(f"files of several {what}, which are no volume: {' and '.join(said)}")
+    series = [str(one.header.get("SeriesInstanceUID", "")) for one in (first, other)]
+    if series[0] != series[1]:
+        raise UnreadableError(f"files of several series, which are no volume: {' and '.join(series)}")
+    if first.header.get("PhotometricInterpretation") != other.header.get("PhotometricInterpretation"):
+        raise UnreadableError("slices of several photometric interpretations, which are no volume")
     sizes = [f"{one.columns} x {one.rows}" for one in (first, other)]
     if sizes[0] != sizes[1]:
         raise UnreadableError(f"slices of several sizes, which are no volume: {' and '.join(sizes)} pixels")

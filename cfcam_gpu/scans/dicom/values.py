@@ -24,6 +24,7 @@ def said(header: Dataset, keyword: str) -> Any:
 def allowed(header: Dataset, keyword: str) -> Any:
     """A value as DICOM allows it, else None."""
     from pydicom.config import RAISE
+    from pydicom.datadict import dictionary_VM
     from pydicom.valuerep import PersonName, validate_value
 
     value = said(header, keyword)
@@ -31,6 +32,8 @@ def allowed(header: Dataset, keyword: str) -> Any:
         return None
     kind = header[keyword].VR
     several = isinstance(value, Sequence) and not isinstance(value, str)
+    if several and dictionary_VM(keyword) == "1":
+        return None
     try:
         for one in value if several else [value]:
             validate_value(kind, str(one), RAISE)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UnreadableError
 from . import tables
 from .groups import group
 
 #: Of the values, where nothing says which are to be seen.
 PERCENTILES = (1, 99)
+#: The least and the largest number that float32 holds in full.
+_LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def meant(values: NDArray[Any], header: Any, frame: int) -> NDArray[Any]:
@@ -22,6 +25,11 @@ def meant(values: NDArray[Any], header: Any, frame: int) -> NDArray[Any]:
     values : (H, W) array
     header : pydicom.Dataset
     frame : int
+
+    Raises
+    ------
+    UnreadableError
+        If its slope and intercept take them beyond what float32 holds.
     """
     item = group(header, frame, "PixelValueTransformationSequence") or header
     if header.get("ModalityLUTSequence"):
@@ -33,11 +41,17 @@ def meant(values: NDArray[Any], header: Any, frame: int) -> NDArray[Any]:
     slope, intercept = _number(item, "RescaleSlope"), _number(item, "RescaleIntercept")
     if header.get("Modality") == "RTDOSE":
         slope = _number(header, "DoseGridScaling")
+    factor, offset = 1.0 if slope is None else slope, intercept or 0.0
+    # The largest whole number, or 1, as floating-point values may be infinite themselves.
+    most = 2.0 ** (8 * values.dtype.itemsize) if values.dtype.kind in "iu" else 1.0
+    if not abs(factor) * most + abs(offset) < _MOST:
+        raise UnreadableError("DICOM whose Rescale Slope and Intercept make values that are not finite")
     result: NDArray[Any] = values.astype(kind)
-    if slope not in (None, 1.0):
-        result *= kind(slope)
-    if intercept:
-        result += kind(intercept)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if factor != 1:
+            result *= kind(factor)
+        if offset:
+            result += kind(offset)
     return result
 
 
@@ -101,8 +115,9 @@ def scaled(values: NDArray[Any], centre: float, width: float) -> NDArray[Any]:
     """Values from centre - width / 2 to centre + width / 2 as 0 to 1, and those beyond as 0 and 1."""
     if width <= 0:
         return (values > centre).astype(np.float32)
-    kind = values.dtype.type
-    result: NDArray[Any] = np.clip((values - kind(centre)) / kind(width) + kind(0.5), 0, 1)
+    kind = values.dtype.type if abs(centre) < _MOST and _LEAST < width < _MOST else np.float64
+    with np.errstate(over="ignore", invalid="ignore"):
+        result: NDArray[Any] = np.clip((values - kind(centre)) / kind(width) + kind(0.5), 0, 1)
     return result
 
 

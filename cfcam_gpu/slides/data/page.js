@@ -32,14 +32,15 @@
 
   // In the viewer, lengths are shares of the slide's width.
   const one = 1 / slide.width;
-  const maps = classes.map(() => null);
+  const maps = classes.map((of) => of.maps.map(() => null));
   const tiles = classes.map(() => []);
-  let chosen = 0;
+  let chosen = 0, kind = 0;
   const strength = () => at("opacity").valueAsNumber / 100;
   const show = () => {
-    maps.forEach((map, index) => map && map.setOpacity(index === chosen ? strength() : 0));
+    maps.forEach((of, index) => of.forEach((map, number) =>
+      map && map.setOpacity(index === chosen && number === kind ? strength() : 0)));
     tiles.forEach((of, index) => of.forEach((tile) => tile.setOpacity(index === chosen ? 1 : 0)));
-    document.body.dataset.ready = String(maps.filter(Boolean).length);
+    document.body.dataset.ready = String(maps.flat().filter(Boolean).length);
   };
   const add = (url, x, y, width, order, done) =>
     viewer.addTiledImage({
@@ -53,7 +54,9 @@
       of.strongest.forEach((tile) => {
         add(tile.image, tile.x * one, tile.y * one, tile.size * one, 1, (item) => tiles[index].push(item));
       });
-      add(of.map.image, 0, 0, of.map.covers, undefined, (item) => { maps[index] = item; });
+      of.maps.forEach((map, number) => {
+        add(map.image, 0, 0, map.covers, undefined, (item) => { maps[index][number] = item; });
+      });
     });
   });
 
@@ -70,7 +73,7 @@
   const picture = (url, alt) => Object.assign(new Image(), { src: url, alt });
   const list = () => {
     const of = classes[chosen];
-    at("maximum").textContent = of.maximum.toPrecision(2);
+    at("maximum").textContent = of.maps[kind].maximum.toPrecision(2);
     at("none").hidden = of.strongest.length > 0;
     at("strongest").replaceChildren();
     of.strongest.forEach((tile, index) => {
@@ -88,6 +91,8 @@
 
   classes.forEach((of, index) => at("class").add(new Option(of.name, String(index))));
   at("class").addEventListener("change", () => { chosen = Number(at("class").value); list(); show(); });
+  classes[0].maps.forEach((map, number) => at("map").add(new Option(map.name, String(number))));
+  at("map").addEventListener("change", () => { kind = Number(at("map").value); list(); show(); });
   at("opacity").addEventListener("input", show);
   at("in").addEventListener("click", () => viewer.viewport.zoomBy(1.6));
   at("out").addEventListener("click", () => viewer.viewport.zoomBy(1 / 1.6));

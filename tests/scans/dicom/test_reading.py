@@ -274,6 +274,33 @@ def test_colours_of_16_bits_and_of_planes():
     np.testing.assert_array_equal(shown(planes), shown(dataset(colours)))
 
 
+def test_colours_of_fewer_bits_are_as_bright_as_of_8():
+    colours = np.random.default_rng(0).integers(0, 32, (6, 5, 3), np.uint8)
+    assert_near(shown(dataset(colours, BitsStored=5, HighBit=4)), colours * (255 / 31))
+
+
+@pytest.mark.parametrize("side", [(5, 5), (7, 9), (1, 31), (8, 8)])
+def test_frames_of_one_bit_begin_within_bytes(side):
+    values = np.random.default_rng(0).integers(0, 2, (11, *side), np.uint8)
+    data = dataset(values, BitsAllocated=1, BitsStored=1, HighBit=0)
+    packed = np.packbits(values.ravel(), bitorder="little").tobytes()
+    data.PixelData = packed + bytes(len(packed) % 2)
+    file = encoded(data)
+    for frame, wanted in enumerate(values):
+        found = np.asarray(read_dicom(io.BytesIO(file), frame=frame).image)
+        np.testing.assert_array_equal(found[..., 0], 255 * wanted)
+
+
+@pytest.mark.parametrize("window", [(0, 1e-300), (1e300, 1), (-1e300, 5), (0, 1e300), (1e39, 1e39)])
+def test_windows_beyond_float32(window):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = grey(dataset(np.array([[-7, 0, 7]], np.int16)), window=window)
+    centre, width = window
+    wanted = [[round(255 * min(1, max(0, value / width - centre / width + 0.5))) for value in (-7, 0, 7)]]
+    assert_near(found, wanted)
+
+
 def test_overlays_are_not_burnt_in():
     header = pydicom.dcmread(get_testdata_file("examples_overlay.dcm"))
     with_them = grey("examples_overlay.dcm")

@@ -44,7 +44,13 @@ def _changed(**elements):
         (encoded(BARE)[:300], "DICOM"),
         (bytes(128) + b"DICM", "a damaged file of DICOM: it has no elements"),
         (_changed(PixelData=None), "its pixels are missing"),
-        (_changed(Rows=None), "DICOM without an image: CT Image Storage"),
+        (_changed(Rows=None), "damaged file of DICOM: CT Image Storage without its rows and columns; is it cut off"),
+        (
+            encoded(BARE)[: encoded(BARE).index(b"(\0\x10\0US")],
+            "damaged file of DICOM: CT Image Storage without its rows and columns; is it cut off",
+        ),
+        (_changed(RescaleSlope="1e300"), "Rescale Slope and Intercept make values that are not finite"),
+        (_changed(RescaleIntercept="-1e39"), "Rescale Slope and Intercept make values that are not finite"),
         (_changed(Rows=0), "0 pixels|1 frames of 16 x 0"),
         (
             _changed(BitsStored=12, HighBit=15),
@@ -75,6 +81,13 @@ def test_videos_and_missing_decoders_are_named(monkeypatch):
         UnreadableError, match=r"JPEG 2000 .*4\.90\), for which no decoder .*pip install 'cfcam-gpu\[med"
     ):
         read_dicom(get_testdata_file("MR_small_jp2klossless.dcm"))
+
+
+def test_a_transfer_syntax_that_is_none_is_not_repeated():
+    file = encoded(BARE).replace(b"1.2.840.10008.1.2.1\0\x02\0\x12", b"Mustermann^Erika 123\x02\0\x12")
+    with pytest.raises(UnreadableError) as error:
+        read_dicom(io.BytesIO(file))
+    assert "in a transfer syntax that is none, which is not read" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["JPEG2000.dcm", "SC_rgb_jpeg_gdcm.dcm", "MR_small_jpeg_ls_lossless.dcm"])

@@ -125,6 +125,38 @@ def test_a_tilted_volume_keeps_its_places(tmp_path):
     np.testing.assert_allclose(sorted(map(list, found)), sorted(map(list, wanted)), atol=1e-6)
 
 
+def test_a_sheared_voxel_is_no_brick(tmp_path):
+    source = headers.placed(slices=5)
+    tilted = source.grid.affine.copy()
+    tilted[:3, 0] += [0.0, 1.4, 0.0]
+    grid = type(source.grid)(source.grid.shape, tilted)
+    assert grid.spacing[0] > grid.thickness == pytest.approx(2.5)
+    values = np.zeros(grid.shape, np.float32)
+    values[1:4, 10:20, 5:25] = 1.0
+    files = _write(source, tmp_path, values, grid=grid)
+    for file in (files[0], files[2]):
+        [measures] = pydicom.dcmread(file).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        assert measures.SliceThickness == pytest.approx(2.5)
+    [group] = highdicom.sr.srread(files[3]).content.get_image_measurement_groups()
+    [found] = [item for item in group.get_measurements() if item.name.meaning == "Volume"]
+    assert found.value == pytest.approx(3 * 10 * 20 * 2.5 * 0.75 * 1.5)
+
+
+def test_planes_without_a_frame_of_reference_share_one_of_their_own(tmp_path):
+    source = headers.placed(slices=4)
+    for header in source.headers:
+        del header.FrameOfReferenceUID
+    values = np.zeros(source.grid.shape, np.float32)
+    values[1:3, 10:20, 5:25] = 1.0
+    parametric, _, segment, _ = _write(source, tmp_path, values, grid=placing.pixel_grid(source))
+    frames = [pydicom.dcmread(file).FrameOfReferenceUID for file in (parametric, segment)]
+    assert frames[0] == frames[1] != headers.placed().headers[0].FrameOfReferenceUID
+    seen = highdicom.seg.segread(segment).get_volume(combine_segments=True)
+    whole = highdicom.pm.sop.pmread(parametric).get_volume(dtype=np.float32)
+    middles = [one.map_indices_to_reference(np.argwhere(one.array > 0.5)).mean(axis=0) for one in (seen, whole)]
+    np.testing.assert_allclose(*middles, atol=1e-6)
+
+
 def test_without_a_place_the_map_lies_on_the_sources_pixels(tmp_path):
     source = headers.x_ray()
     grid = _inner(source)
@@ -301,14 +333,15 @@ def test_what_dicom_does_not_allow_is_left_out_without_a_word(tmp_path):
     source = headers.placed()
     # highdicom warns of names of one part, and repeats them.
     headers.spoil(source.headers[0], PatientName="Alone", ReferringPhysicianName="Other", PatientAge="old",
-                  PatientBirthDate="born in May", StudyTime="noon", PatientSex="MALE")  # fmt: skip
+                  PatientBirthDate="born in May", StudyTime="noon", PatientSex="MALE", StudyID="\\a",
+                  AccessionNumber=["1", "2"])  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         files = _write(source, tmp_path)
     for file in files:
         read = pydicom.dcmread(file)
         assert read.PatientName == "Alone"
-        assert not any((read.PatientBirthDate, read.StudyTime, read.PatientSex))
+        assert not any((read.PatientBirthDate, read.StudyTime, read.PatientSex, read.StudyID, read.AccessionNumber))
         assert "PatientAge" not in read
 
 

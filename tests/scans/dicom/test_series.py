@@ -88,7 +88,7 @@ def test_places_that_are_rounded_are_even(tmp_path):
         (placed(2, right=(0, 1, 0), down=(0, 0, -1)), "slices of several orientations or pixel spacings"),
         (placed(2, spacing=(0.7, 0.25)), "slices of several orientations or pixel spacings"),
         ({"ImagePositionPatient": None}, "1 of 3 slices don't say where they lie"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "files of several photometric interpretation"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "slices of several photometric interpretations"),
     ],
 )
 def test_what_is_no_volume_is_refused(tmp_path, other, message):
@@ -174,6 +174,10 @@ def test_a_slice_lies_where_its_header_says_and_an_x_ray_nowhere():
     (x, y, z), (rows, columns) = header.ImagePositionPatient, header.PixelSpacing
     np.testing.assert_allclose(in_patient(grid, 0, 2, 3), [x + 3 * columns, y + 2 * rows, z])
     assert read_dicom(get_testdata_file("examples_palette.dcm")).source.grid is None
+    far = {"PixelSpacing": [1e30, 1e30]}, {"PixelSpacing": [1e-30, 1e-30]}, {"ImagePositionPatient": [1e300, 0, 0]}
+    for said in far:
+        spoilt = encoded(dataset(np.zeros((4, 6), np.int16), **placed(0) | said))
+        assert read_dicom(io.BytesIO(spoilt)).source.grid is None
     bent = dataset(np.zeros((4, 6), np.int16), **placed(0) | {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]})
     assert read_dicom(io.BytesIO(encoded(bent))).source.grid is None
 
