@@ -255,8 +255,17 @@ class TestRefused:
         assert len(outcomes) == 2
 
 
-def test_nibabel_is_quiet_where_it_is_asked_to_be(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("nibabel"), "level", logging.NOTSET)
+@pytest.fixture
+def talkative():
+    """nibabel's logger as it is at first, and then again as it was."""
+    logger = logging.getLogger("nibabel")
+    before = logger.level
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.setLevel(before)
+
+
+def test_nibabel_is_quiet_where_it_is_asked_to_be(tmp_path, caplog, talkative):
     path = stored(tmp_path, np.ones((4, 4, 4), np.float32))
     data = bytearray(path.read_bytes())
     data[108:112] = np.float32(360).tobytes()  # which is not divisible by 16
