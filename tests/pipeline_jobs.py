@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from cfcam_gpu import CFCAM
+from cfcam_gpu.photographs import terminal
 from cfcam_gpu.photographs.photos import Preparation
-from cfcam_gpu.pipelines import Photographs, command, run
+from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.results import durable
 
 from .albums import small
@@ -67,7 +68,7 @@ def explain_on_a_slow_disk(source, out, seed, said):
         write(*args, **options)
 
     durable.write = slow
-    with command._stoppable():
+    with terminal.stoppable():
         said.send("began")
         try:
             explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=16, overlays="png")

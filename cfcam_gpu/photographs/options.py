@@ -41,6 +41,27 @@ WeightsOption: TypeAlias = Annotated[
 ]
 #: The same beside :data:`ModelAsExplained`.
 WeightsAsExplained: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="A state dict for the model.")]
+#: Where the help of ``cfcam-gpu explain`` says the rest.
+LayerAsExplained: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Target layer; twice, the finer one first: two levels.",
+        show_default="chosen, and told",
+    ),
+]
+RayOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Explain on Ray: on every GPU, or CPU, of the cluster at --ray-address, or of this machine. All machines "
+        "of it are alike, and see what is explained and the weights by the same names.",
+    ),
+]
+RayAddressOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of a Ray cluster, host:port.", show_default="RAY_ADDRESS, or a new one"),
+]
 EngineOption: TypeAlias = Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")]
 PresetOption: TypeAlias = Annotated[Preset, typer.Option(help="paper is the form of the authors' code.")]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option(help="auto is the GPU where there is one.")]

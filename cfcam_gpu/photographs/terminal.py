@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,35 @@ def stop(error: Exception, err: Console) -> NoReturn:
     """End a command in the middle of its work, with the reason."""
     err.print(f"error: {plain(error)}", style="red")
     raise typer.Exit(1) from None
+
+
+def leave(error: BaseException, err: Console) -> NoReturn:
+    """End a command in the middle of work that the same command continues: an error, or one of :func:`stoppable`."""
+    stopped = isinstance(error, KeyboardInterrupt)
+    err.print("stopped" if stopped else f"error: {plain(error)}", style="red")
+    err.print("what is done is kept, and the same command goes on from there")
+    raise typer.Exit(143 if isinstance(error, Terminated) else 130 if stopped else 1) from None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have SIGTERM end a run as Ctrl-C does, and either of them once: a second one breaks no orderly end."""
+
+    def stop(number: int, frame: object) -> None:
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            return  # the first is on its way through here
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def errors() -> Console:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,10 +33,13 @@ from ..photographs.options import (
     Device,
     DeviceOption,
     EngineOption,
+    LayerAsExplained,
     MethodOption,
     ModelAsExplained,
     Preset,
     PresetOption,
+    RayAddressOption,
+    RayOption,
     Settings,
     SizeOption,
     SmoothOption,
@@ -95,14 +96,7 @@ def run(
     ],
     model: ModelAsExplained = "lite0",
     weights: WeightsAsExplained = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Target layer; twice, the finer one first: two levels.",
-            show_default="chosen, and told",
-        ),
-    ] = None,
+    layer: LayerAsExplained = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -177,18 +171,8 @@ def run(
         typer.Option("--append", help="Explain what is new in SOURCE, too, behind what a finished run left in DIR."),
     ] = False,
     device: DeviceOption = Device.auto,
-    on_ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Explain on Ray: on every GPU, or CPU, of the cluster at --ray-address, or of this machine. All "
-            "machines of it are alike, and see SOURCE and the weights by the same names.",
-        ),
-    ] = False,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Of a Ray cluster, host:port.", show_default="RAY_ADDRESS, or a new one"),
-    ] = None,
+    on_ray: RayOption = False,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Explain a whole data set: maps as one Zarr array, a Parquet manifest. A killed run continues where it was."""
     from . import job
@@ -233,7 +217,7 @@ def run(
     if not ready.trained:
         terminal.warn_of_random_weights(err, exported=asked.settings.file is not None)
     began = False
-    with _stoppable():
+    with terminal.stoppable():
         try:
             with _progress(err) as show:
 
@@ -248,10 +232,7 @@ def run(
             # The folder is looked at before any image is.
             if not began and isinstance(error, Exception):
                 terminal.refuse(error)
-            stopped = isinstance(error, KeyboardInterrupt)
-            err.print("stopped" if stopped else f"error: {terminal.plain(error)}", style="red")
-            err.print("what is done is kept, and the same command goes on from there")
-            raise typer.Exit(143 if isinstance(error, _Terminated) else 130 if stopped else 1) from None
+            terminal.leave(error, err)
     _report(summary, err)
     if written is not None:
         from .store import DICOM
@@ -268,27 +249,6 @@ def default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # On two cores one that reads beside a model's threads costs more than reading between the batches.
     return min(16, cores // 2) if cores > 2 else 0
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Have SIGTERM end a run as Ctrl-C does, and either of them once: a second one breaks no orderly end."""
-
-    def stop(number: int, frame: object) -> None:
-        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
-            return  # the first is on its way through here
-        raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

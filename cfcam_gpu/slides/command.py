@@ -15,18 +15,20 @@ from ..photographs.options import (
     Device,
     DeviceOption,
     EngineOption,
+    LayerAsExplained,
     MethodOption,
     ModelAsExplained,
     Preset,
     PresetOption,
+    RayAddressOption,
+    RayOption,
     Settings,
     SmoothOption,
     WeightsAsExplained,
 )
-from ..pipelines.command import _stoppable, _Terminated, default_workers
+from ..pipelines.command import default_workers
+from .scale import UNIT
 
-#: Micrometres that a pixel at a magnification of 1 is long: at 20 it is half a micrometre.
-_UNIT = 10.0
 #: What a magnification of 20 has, on which most networks of slides are trained.
 _MPP = 0.5
 
@@ -60,14 +62,7 @@ def slide(
     ],
     model: ModelAsExplained = "lite0",
     weights: WeightsAsExplained = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Target layer; twice, the finer one first: two levels.",
-            show_default="chosen, and told",
-        ),
-    ] = None,
+    layer: LayerAsExplained = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,18 +115,8 @@ def slide(
         bool, typer.Option("--restart", help="Drop what a job left in the slides' folders, and begin anew.")
     ] = False,
     device: DeviceOption = Device.auto,
-    on_ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Explain on Ray: on every GPU, or CPU, of the cluster at --ray-address, or of this machine. All "
-            "machines of it are alike, and see the slides and the weights by the same names.",
-        ),
-    ] = False,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Of a Ray cluster, host:port.", show_default="RAY_ADDRESS, or a new one"),
-    ] = None,
+    on_ray: RayOption = False,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Explain whole slides: evidence as one pyramid for each class, a table of tiles, and a page to look at it all."""
     from . import job
@@ -161,7 +146,7 @@ def slide(
     if not ready.trained:
         terminal.warn_of_random_weights(err, exported=ready.job.settings.file is not None)
     bad = 0
-    with _stoppable():
+    with terminal.stoppable():
         try:
             with terminal.progress(err) as bars:
                 tasks: dict[int, TaskID] = {}
@@ -184,9 +169,7 @@ def slide(
                     names = ", ".join(terminal.plain(label) for label in outcome.names)
                     print(f"{name}: {outcome.tiles:,} tiles, {names}: {terminal.plain(outcome.folder)}")
         except KeyboardInterrupt as stop:
-            err.print("stopped", style="red")
-            err.print("what is done is kept, and the same command goes on from there")
-            raise typer.Exit(143 if isinstance(stop, _Terminated) else 130) from None
+            terminal.leave(stop, err)
         except terminal.REFUSALS as error:
             terminal.stop(error, err)
     if bad:
@@ -202,4 +185,4 @@ def _mpp(mpp: float | None, magnification: float | None) -> float:
         raise ValueError("magnification: expected it without --mpp, as it says the same")
     if not magnification > 0:
         raise ValueError(f"magnification: expected a number above 0; got {magnification}")
-    return _UNIT / magnification
+    return UNIT / magnification

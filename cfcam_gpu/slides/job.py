@@ -21,10 +21,9 @@ from ..photographs.photos import Preparation
 from ..pipelines import explainers, ray_session, resuming
 from ..pipelines.batches import BatchExplainer
 from ..pipelines.explainers import Explainer
-from ..pipelines.found import Found
 from ..results import saving
 from .classes import of_classes
-from .work import Asked, Work
+from .work import Asked, Explains, Work
 
 #: What one slide may be to blame for: that it can't be read, or its folder is another job's.
 FAILURES = (OSError, TypeError, ValueError, RuntimeError, MemoryError)
@@ -126,9 +125,9 @@ class Ready:
         One that fails costs no other anything. What is done of it is kept, and the same job goes on from there.
         """
         if self.job.ray is None:
-            explain = self.explainer()
+            explained = self._explains()
             for number, (path, folder) in enumerate(zip(self.job.slides, self.folders)):
-                yield self._guarded(path, folder, lambda: self._alone(number, path, folder, explain, progress))  # noqa: B023  # called at once
+                yield self._guarded(path, folder, lambda: self._alone(number, path, folder, explained, progress))  # noqa: B023  # called at once
         else:
             with ray_session.connected(self.job.ray or None):
                 yield from self._on_ray(progress)
@@ -137,16 +136,18 @@ class Ready:
         """What explains tiles."""
         return BatchExplainer(self.by.explain, prepare=self.by.preparation.normalize, dtype=torch.float32)
 
+    def _explains(self) -> Explains:
+        """Tiles from the host explained, for :class:`cfcam_gpu.slides.work.Work`."""
+        explain = self.explainer()
+        return lambda images, classes: of_classes(explain, images.to(self.by.device), classes)
+
     def _guarded(self, path: Path, folder: Path, work: Callable[[], Outcome]) -> Outcome:
         try:
             return work()
         except FAILURES as error:
             return Outcome(path, folder, reason(error))
 
-    def _alone(self, number: int, path: Path, folder: Path, explain: BatchExplainer, progress: Progress) -> Outcome:
-        def explained(images: torch.Tensor, classes: Sequence[int | None]) -> list[Found]:
-            return of_classes(explain, images.to(self.by.device), classes)
-
+    def _alone(self, number: int, path: Path, folder: Path, explained: Explains, progress: Progress) -> Outcome:
         with Work(path, folder, self.asked, explained) as work:
             progress(number, work.before, work.total)
             batches = work.batches()
@@ -166,11 +167,7 @@ class Ready:
     def _on_ray(self, progress: Progress) -> Iterator[Outcome]:
         from . import ray
 
-        explain = self.explainer()
-
-        def explained(images: torch.Tensor, classes: Sequence[int | None]) -> list[Found]:
-            return of_classes(explain, images.to(self.by.device), classes)
-
+        explained = self._explains()
         with ExitStack() as stack:
             works: dict[int, Work] = {}
             faults: dict[int, str] = {}

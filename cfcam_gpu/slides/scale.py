@@ -9,6 +9,8 @@ from xml.etree.ElementTree import Element
 #: Micrometres beyond which a pixel's size is a printer's or a screen's: 2,540 pixels for an inch; and those below which
 #: it is a mistake, as light tells nothing apart there.
 COARSEST, FINEST = 10.0, 0.01
+#: Micrometres that a pixel at a magnification of 1 is long: at 20 it is half a micrometre.
+UNIT = 10.0
 #: OME's units of length, and what others call them.
 _MICROMETRES = {
     "Ym": 1e30, "Zm": 1e27, "Em": 1e24, "Pm": 1e21, "Tm": 1e18, "Gm": 1e15, "Mm": 1e12, "km": 1e9, "hm": 1e8,

@@ -23,6 +23,7 @@ from .errors import SlideError
 from .finishing import Named, finish
 from .info import SlideInfo, inspect
 from .region import Region
+from .scale import UNIT
 from .state import State
 from .workers import TileReaders
 
@@ -30,8 +31,6 @@ from .workers import TileReaders
 KEPT = 256
 #: Tiles, spread over the tissue, by which the class is chosen where none is asked for.
 SAMPLE = 256
-#: Micrometres that a pixel at a magnification of 1 is long: at 20 it is half a micrometre.
-UNIT = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
