@@ -8,6 +8,7 @@ import gc
 import importlib
 import importlib.util
 import os
+import signal
 import warnings
 from contextlib import suppress
 from functools import cache
@@ -23,6 +24,10 @@ from .needs import lacking
 # torchmetrics imports it where it is installed, with or without its compiled part.
 with suppress(ImportError):
     import_torchvision()
+
+# A shell's background jobs ignore Ctrl-C, and so does all that they start; some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The GPU check may have no Hypothesis.
 with suppress(ImportError):

@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import threading
+from itertools import product
 
 import numpy as np
 import pytest
@@ -142,8 +143,15 @@ def test_the_map_is_the_librarys(site, visit, fields, target, asked):
     assert (found["empty"], found["converged"]) == (False, True)
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("size", [(61, 47), (300, 40), (20, 90), (36, 36), (900, 700)], ids=str)
+@pytest.mark.parametrize(
+    ("interpolation", "size"),
+    [
+        *product(["bilinear", "bicubic", "lanczos"], [(61, 47)]),
+        *product(["bicubic"], [(20, 90), (36, 36), (900, 700)]),
+        ("lanczos", (300, 40)),
+    ],
+    ids=str,
+)
 def test_photographs_are_resized_as_pillow_does(site, visit, interpolation, size):
     files.write(site / "model.onnx", preparation={**files.PREPARATION, "interpolation": interpolation})
     image = noise(1, size)

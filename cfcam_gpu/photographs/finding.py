@@ -13,6 +13,8 @@ from .formats import SUFFIXES, UnreadableError
 #: How what has no suffix is counted, and what is a link to a folder.
 NO_SUFFIX = "without a suffix"
 LINKED_FOLDER = "linked folder"
+#: What DICOM calls the table of contents of a folder (PS3.10, section 8.6): of a CD of scans, for one.
+_CONTENTS = "DICOMDIR"
 #: Kinds of files that :func:`told` names.
 _TOLD = 8
 #: Suffixes that say what a file is: any other may be part of a name, a patient's for one, and isn't told.
@@ -36,8 +38,8 @@ class Search:
     """The photographs in one folder and its subfolders, in alphabetical order, and a count of what is passed over.
 
     A file with a suffix in :data:`SUFFIXES` is a photograph, and one without a suffix whose first bytes are those of a
-    format that is read. What is hidden (its name starts with a dot) is passed over without being counted. Links to
-    folders are not followed.
+    format that is read. What is hidden (its name starts with a dot) is passed over without being counted, and so is a
+    DICOMDIR, which only lists the files. Links to folders are not followed.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ class Search:
     def _within(self, folder: Path) -> Iterator[Path]:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             path = folder / entry.name
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name.upper() == _CONTENTS:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if path.resolve() != self.skip:

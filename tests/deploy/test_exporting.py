@@ -238,6 +238,7 @@ class Segmentation(nn.Module):
         return {"out": nn.functional.interpolate(self.head(self.encoder(x)), x.shape[-2:], mode="bilinear")}
 
 
+@pytest.mark.long
 def test_a_segmentation_explains_the_class_that_is_chosen(tmp_path):
     torch.manual_seed(0)
     model, path = Segmentation().eval(), tmp_path / "model.onnx"

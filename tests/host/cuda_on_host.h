@@ -2,7 +2,8 @@
 //
 // Threads are fibers, which take turns where they wait for each other; with CUDA_ON_HOST_THREADS they are the system's
 // threads, so that a sanitizer sees them. Fibers find a barrier that not all threads reach, threads would wait for ever.
-// Shared memory is filled with ones before each block. Subnormal floats count as zero, as under CuPy's -ftz=true.
+// Shared memory is filled with ones before each block. Subnormal floats count as zero, as under CuPy's -ftz=true;
+// subnormal doubles do, too, which on a GPU they don't.
 #pragma once
 #include <atomic>
 #include <cmath>

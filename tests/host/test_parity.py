@@ -190,7 +190,8 @@ def test_nothing_hangs_or_writes_beyond_its_memory_where_numbers_are_not_finite(
     explain(activations[None], gradients[None, None], CONFIGS[config])
 
 
-LEVELS = st.floats(0, 100) | st.sampled_from([0.0, 50.0, 100.0])
+# Above 0 far from the smallest doubles: the emulator takes subnormal ones for zero, which no GPU does.
+LEVELS = st.floats(1e-200, 100) | st.sampled_from([0.0, 50.0, 100.0])
 
 
 @st.composite

@@ -64,7 +64,7 @@ def assert_nothing_half(out, whole):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-@pytest.mark.parametrize(("shards", "kills"), [(16, 5), pytest.param(63, 20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("shards", "kills"), [(16, 3), pytest.param(63, 20, marks=pytest.mark.long)])
 def test_sigkill_at_random_moments(tmp_path, shards, kills):
     images = 32 * shards - 16  # the last shard is not full
     source = photographs(tmp_path / "source", images)

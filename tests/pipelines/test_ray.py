@@ -196,7 +196,7 @@ def test_a_worker_that_is_killed_is_replaced_with_the_same_result(cluster, folde
             assert row == {name: values[b] for name, values in wanted.items() if name != "map"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("ray")
 def test_a_run_that_goes_on_on_ray_is_the_run_without(cluster, answering, folder, tmp_path):
     source = Photographs(folder, answering.model.preparation)

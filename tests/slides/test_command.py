@@ -111,9 +111,9 @@ def test_without_the_extra_it_says_what_to_install(source, tmp_path, monkeypatch
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
 )
 def test_a_signal_ends_it_in_order(tmp_path, number, status):
-    source = phantom(tmp_path / "phantom.tif", width=6720, height=4480, mpp=0.25)
+    source = phantom(tmp_path / "phantom.tif", width=2240, height=2240, mpp=0.25)
     command = [sys.executable, "-m", "cfcam_gpu", "slide", source, "--out", tmp_path / "out", "--mpp", "0.25"]
-    command += ["--model", "tests.slides.jobs:green", "--class", "1", "--overlap", "0.6"]
+    command += ["--model", "tests.slides.jobs:green", "--class", "1", "--overlap", "0.6", "--tile", "96"]
     # As a terminal does, to its readers, too.
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while not (tmp_path / "out" / "phantom" / "parts" / "state.safetensors").exists():

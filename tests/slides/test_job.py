@@ -13,7 +13,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from cfcam_gpu.slides import job, strongest, work, workers
+from cfcam_gpu.slides import job, process, strongest, work, workers
 from cfcam_gpu.slides.pyramid import Raster
 from cfcam_gpu.slides.tiles import Plan
 
@@ -339,8 +339,10 @@ def test_a_reader_that_dies_is_that_slides_error_and_what_is_done_is_kept(slide,
 
     def killing(number, done, total):
         if done == 24:
-            for reader in psutil.Process().children():
-                reader.kill()
+            # Other tests' processes, such as those of a Ray cluster, are children of this one, too.
+            for child in psutil.Process().children():
+                if process._MODULE in child.cmdline():
+                    child.kill()
 
     (outcome,) = ready.execute(killing)
     assert "was ended by the signal 9" in outcome.error

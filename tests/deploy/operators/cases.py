@@ -17,6 +17,34 @@ SHAPES = {1: SIGNAL, 2: IMAGE, 3: VOLUME}
 CASES: dict[str, dict] = defaultdict(dict)
 #: Variants that stand beside one of their kind in `make test`.
 LONG: set[tuple[str, str]] = set()
+#: What is written out by our own code, or was wrong in a runtime once.
+ESSENTIAL = [
+    ("conv", "strided 2d"),
+    ("conv", "side by side 2d"),
+    ("conv", "depthwise, strided 2d"),
+    ("conv", "dilated and strided 2d"),
+    ("conv", "even, same 2d"),
+    ("conv", "strided 3d"),
+    ("conv", "padded"),
+    ("conv", "padded_in_part"),
+    ("conv_transpose", "strided 2d"),
+    ("avg_pool", "ceil 2d"),
+    ("avg_pool", "divisor 2d"),
+    ("adaptive_avg_pool", "to 3 2d"),
+    ("adaptive_max_pool", "to 3 2d"),
+    ("max_pool", "strided 2d"),
+    ("max_pool", "side_by_side"),
+    ("interpolate", "bilinear 2d to {'scale_factor': 1.7}"),
+    ("pad", "replicate 2d"),
+    ("batch_norm", "affine 2d"),
+    ("layer_norm", "affine"),
+    ("ReLU6", "bounds"),
+    ("Hardswish", "bounds"),
+    ("assignment", "slices"),
+    ("scaled_dot_product_attention", "nothing_allowed"),
+    ("unfold", "of_tensor"),
+    ("grid_sample", "bilinear"),
+]
 
 
 class Of(nn.Module):

@@ -6,15 +6,19 @@ import torch
 from cfcam_gpu.deploy import operators
 
 from . import cases_of_tensors  # noqa: F401
-from .cases import CASES, LONG
+from .cases import CASES, ESSENTIAL, LONG
 from .tracing import Traced, drawn, expected
 
 # What differs by its last digits, over the largest value.
 NEAR = 2e-6
 
 
+#: Each operator's first variant, every third of the others, and what is not long of the essential ones.
+SHORT = {(name, variant) for name, variants in CASES.items() for variant in list(variants)[::3]} | set(ESSENTIAL)
 PARAMETERS = [
-    pytest.param(name, variant, marks=[pytest.mark.long] * ((name, variant) in LONG), id=f"{name}-{variant}")
+    pytest.param(
+        name, variant, marks=[pytest.mark.long] * ((name, variant) not in SHORT - LONG), id=f"{name}-{variant}"
+    )
     for name, variants in CASES.items()
     for variant in variants
 ]

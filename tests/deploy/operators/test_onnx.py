@@ -10,41 +10,13 @@ from torch import nn
 from cfcam_gpu.deploy.onnx_file import OPSET, quiet
 
 from . import cases_of_tensors  # noqa: F401
-from .cases import CASES, LONG
+from .cases import CASES, ESSENTIAL, LONG
 from .tracing import Traced, drawn, expected
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 NEAR = 5e-6
-# What is written out by our own code, or was wrong in a runtime once.
-ESSENTIAL = [
-    ("conv", "strided 2d"),
-    ("conv", "side by side 2d"),
-    ("conv", "depthwise, strided 2d"),
-    ("conv", "dilated and strided 2d"),
-    ("conv", "even, same 2d"),
-    ("conv", "strided 3d"),
-    ("conv", "padded"),
-    ("conv", "padded_in_part"),
-    ("conv_transpose", "strided 2d"),
-    ("avg_pool", "ceil 2d"),
-    ("avg_pool", "divisor 2d"),
-    ("adaptive_avg_pool", "to 3 2d"),
-    ("adaptive_max_pool", "to 3 2d"),
-    ("max_pool", "strided 2d"),
-    ("max_pool", "side_by_side"),
-    ("interpolate", "bilinear 2d to {'scale_factor': 1.7}"),
-    ("pad", "replicate 2d"),
-    ("batch_norm", "affine 2d"),
-    ("layer_norm", "affine"),
-    ("ReLU6", "bounds"),
-    ("Hardswish", "bounds"),
-    ("assignment", "slices"),
-    ("scaled_dot_product_attention", "nothing_allowed"),
-    ("unfold", "of_tensor"),
-    ("grid_sample", "bilinear"),
-]
 NAMES = list(CASES)
 PARTS = [NAMES[i : i + 12] for i in range(0, len(NAMES), 12)]
 
@@ -84,8 +56,9 @@ def _play(which):
 
 
 @pytest.mark.slow
-def test_essential_operators_in_onnx_runtime():
-    _play(ESSENTIAL)
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_essential_operators_in_onnx_runtime(half):
+    _play(ESSENTIAL[half::2])
 
 
 @pytest.mark.long

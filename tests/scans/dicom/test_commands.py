@@ -38,11 +38,15 @@ WINDOW = {"WindowCenter": 500, "WindowWidth": 1000}
 
 @pytest.fixture
 def ward(tmp_path):
-    """A folder of a slice, three frames in one file, one without a suffix, and one cut off, named by a patient."""
+    """A folder of a slice, three frames in one file, one without a suffix, and one cut off, named by a patient.
+
+    It has a DICOMDIR, as CDs have, which is no image and nobody's fault.
+    """
     folder = tmp_path / "ward"
     written(folder / f"{NAME}.dcm", NOISE[0], number=1, **WINDOW, **placed(0))
     written(folder / f"{NAME}_cine.dcm", NOISE[1:], number=2, **WINDOW)
     written(folder / "IM0001", NOISE[1], number=3, **WINDOW)
+    shutil.copy(get_testdata_file("DICOMDIR"), folder)
     (folder / f"{NAME}_cut.dcm").write_bytes(encoded(dataset(NOISE[0], number=4))[:-900])
     return folder
 
