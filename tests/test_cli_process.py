@@ -54,6 +54,7 @@ def test_a_process_of_its_own(album, tmp_path):
     assert [json.loads(line)["class"] for line in lines] == ["class 2"] * 3
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_run_leaves_no_half_file(album, tmp_path):
     out = tmp_path / "out"

@@ -7,7 +7,6 @@ import io
 import shutil
 import subprocess
 import threading
-from itertools import product
 
 import numpy as np
 import pytest
@@ -143,21 +142,15 @@ def test_the_map_is_the_librarys(site, visit, fields, target, asked):
     assert (found["empty"], found["converged"]) == (False, True)
 
 
-@pytest.mark.parametrize(
-    ("interpolation", "size"),
-    [
-        *product(["bilinear", "bicubic", "lanczos"], [(61, 47)]),
-        *product(["bicubic"], [(20, 90), (36, 36), (900, 700)]),
-        ("lanczos", (300, 40)),
-    ],
-    ids=str,
-)
-def test_photographs_are_resized_as_pillow_does(site, visit, interpolation, size):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_photographs_are_resized_as_pillow_does(site, visit, interpolation):
     files.write(site / "model.onnx", preparation={**files.PREPARATION, "interpolation": interpolation})
-    image = noise(1, size)
     wants = photos.Preparation(32, 36, Image.Resampling[interpolation.upper()], TINY.mean, TINY.std)
-    _, _, pixels = explained(visit(), encoded(image))
-    assert torch.equal(pixels, wants.pixels(image))
+    tab = visit()
+    for size in ((61, 47), (300, 40), (20, 90), (36, 36), (900, 700)):
+        image = noise(1, size)
+        _, _, pixels = explained(tab, encoded(image))
+        assert torch.equal(pixels, wants.pixels(image)), size
 
 
 def test_a_photograph_is_dropped_and_chosen(site, visit):

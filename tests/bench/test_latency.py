@@ -158,6 +158,7 @@ def test_a_peer_that_explains_something_else_fails():
     assert not other.passed
 
 
+@pytest.mark.long
 def test_peak_memory_of_a_process_of_its_own():
     peak = memory.in_child(latency.peak_of, "tiny", "forward", 512)
     if peak is None:

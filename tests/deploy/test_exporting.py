@@ -213,7 +213,7 @@ class Dims(nn.Module):
     ("conv", "pool", "shape"),
     [
         pytest.param(nn.Conv3d, nn.AdaptiveAvgPool3d, (2, 12, 16, 20), marks=pytest.mark.long),
-        (nn.Conv1d, nn.AdaptiveAvgPool1d, (2, 160)),
+        pytest.param(nn.Conv1d, nn.AdaptiveAvgPool1d, (2, 160), marks=pytest.mark.long),
     ],
 )
 def test_volumes_and_signals(tmp_path, conv, pool, shape):

@@ -24,7 +24,7 @@ LAYERS = ("2", "4")
 FAST = {
     "faithfulness": "drop,insertion,adcc",
     "localisation": "energy,iou,grid2",
-    "robustness": "gradient-noise,pixel-noise,sensitivity",
+    "robustness": "gradient-noise,pixel-noise",
     "sanity": "classifier",
 }
 #: Of the images in `folder`: red, green, blue and all three, each in another corner.

@@ -6,8 +6,12 @@ import pytest
 
 from bench import architectures
 
-#: Of a kind of their own, and slow.
-SLOW = {"caformer_s18", "coat_lite_tiny", "resmlp_12_224", "sequencer2d_s", "twins_pcpvt_small"}
+#: The first of their kinds, and slow.
+SLOW = {
+    "caformer_s18", "coat_lite_tiny", "resmlp_12_224", "sequencer2d_s", "twins_pcpvt_small", "mambaout_femto",
+    "BeitForImageClassification", "DenseNet121", "pit_ti_distilled_224", "YolosForObjectDetection", "cait_xxs24_224",
+    "TimesformerForVideoClassification",
+}  # fmt: skip
 DOCUMENT = architectures.DOCUMENT.read_text(encoding="utf-8")
 
 

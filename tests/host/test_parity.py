@@ -227,7 +227,9 @@ def test_random_configurations(config, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[pytest.mark.long] * (name != "default")) for name in PRESETS]
+)
 def test_a_trained_network(preset):
     """1280 x 7 x 7 and 672 x 14 x 14 of EfficientNet-Lite0 on photographs."""
     explainer, images = CFCAM(lite0()), photographs()[1][:2] * 2 - 1

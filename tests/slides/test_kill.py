@@ -83,7 +83,7 @@ def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [25, pytest.param(1, marks=pytest.mark.long)])
 def test_death_at_every_step(slide, tmp_path, monkeypatch, every):
     monkeypatch.setattr(work, "KEPT", 8)
     counter = Mortal(STEPS)

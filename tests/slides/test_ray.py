@@ -15,7 +15,7 @@ quietly = pytest.mark.filterwarnings(
 
 
 @quietly
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("cluster")
 def test_several_slides_one_of_them_bad(tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_how_a_worker_died_is_told_in_words_of_the_user(monkeypatch, said, told)
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs to mount a tmpfs"
 )
-@pytest.mark.parametrize("size", ["8k", "160k"])
+@pytest.mark.parametrize("size", ["8k", pytest.param("160k", marks=pytest.mark.long)])
 def test_a_shared_memory_that_is_too_small_ends_the_reading_with_what_to_do(tmp_path, size):
     photographs(tmp_path / "source", 80)
     code = (

@@ -58,9 +58,8 @@ def any_batch(name, unrolled):
     ("name", "unrolled"),
     [
         ("two levels", False),
-        ("paper", False),
         ("elementwise", True),
-        *(pytest.param(name, False, marks=pytest.mark.long) for name in CASES if name not in ("two levels", "paper")),
+        *(pytest.param(name, False, marks=pytest.mark.long) for name in CASES if name != "two levels"),
         *(pytest.param(name, True, marks=pytest.mark.long) for name in ("two levels", "odd percentile")),
     ],
 )
