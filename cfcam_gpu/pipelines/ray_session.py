@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -83,11 +84,20 @@ def connected(address: str | None = None, *, cpus: int | None = None) -> Iterato
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(**options, logging_level="warning")
     if callable(handler):  # Ray has set its own, which would end the process without a word
-        signal.signal(signal.SIGTERM, handler)
+        _handle_terms(handler)
+    meanwhile = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         ray.shutdown()
+        if signal.getsignal(signal.SIGTERM) == meanwhile:  # Ray's, or the one that was there, and nobody's own
+            _handle_terms(handler)
+
+
+def _handle_terms(handler: Any) -> None:
+    """Have SIGTERM handled as before Ray, which leaves it alone in other threads than the main one."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _check_reachable(address: str) -> None:

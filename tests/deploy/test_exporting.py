@@ -118,7 +118,8 @@ def test_configurations(model, tmp_path, config):
     assert off(deploy.load(path)(images(4, seed=5)), CFCAM(model, config=config)(images(4, seed=5))) < BAR
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.long), torch.float16])
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_tensorrt_gets_operators_that_it_has(tmp_path, dtype):
     model, path = network().to(dtype), tmp_path / "model.onnx"
     deploy.export(model, path, images(4).to(dtype), batch=4, runtime="tensorrt")

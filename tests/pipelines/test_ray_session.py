@@ -1,6 +1,7 @@
 """What Ray is started with, without starting it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -59,3 +60,27 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch, scheme)
         ray_session.connected(address),
     ):
         pass
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, print], ids=["default", "own"])
+def test_sigterm_is_handled_as_before_when_ray_has_ended(monkeypatch, before):
+    """Ray sets a handler of its own, and leaves it there."""
+    ray_session.prepare()
+    import ray
+
+    during = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_session, "loopback", lambda: True)
+    monkeypatch.setattr(ray, "init", lambda **options: signal.signal(signal.SIGTERM, repr))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    was = signal.signal(signal.SIGTERM, before)
+    try:
+        with ray_session.connected():
+            during.append(signal.getsignal(signal.SIGTERM))
+        after = signal.getsignal(signal.SIGTERM)
+        with ray_session.connected():
+            signal.signal(signal.SIGTERM, ascii)
+        assert signal.getsignal(signal.SIGTERM) is ascii, "set within, it is somebody's own"
+    finally:
+        signal.signal(signal.SIGTERM, was)
+    assert (*during, after) == (repr if before is signal.SIG_DFL else before, before)

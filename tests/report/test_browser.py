@@ -131,6 +131,7 @@ def test_tables_are_sorted_by_a_tap_the_best_first(visit, made, summary):
 
 
 @pytest.mark.usefixtures("html")
+@pytest.mark.long
 def test_it_is_dark_where_that_is_preferred(visit, made):
     playwright = module("playwright.sync_api", "BROWSER")
     seen = {}

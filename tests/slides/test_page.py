@@ -97,6 +97,7 @@ def test_the_class_changes_the_map_and_the_tiles(visit, tmp_path):
     assert tab.evaluate("[...document.images].every(x => x.naturalWidth === 224)")
 
 
+@pytest.mark.long
 def test_probability_is_shown_in_the_place_of_evidence(visit, tmp_path):
     tab = visit()
     assert tab.locator("#map option").all_inner_texts() == ["evidence", "probability"]
