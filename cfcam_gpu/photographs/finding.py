@@ -77,13 +77,15 @@ class Search:
     def _within(self, folder: Path) -> Iterator[Path]:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             path = folder / entry.name
-            if entry.name.startswith(".") or entry.name.upper() == _CONTENTS:
+            if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if path.resolve() != self.skip:
                     yield from self._within(path)
             elif os.path.isdir(path):  # the entry's own fails of a loop of links
                 self.passed_over[LINKED_FOLDER] += 1
+            elif entry.name.upper() == _CONTENTS:
+                continue
             # A broken link or a pipe is found, too: whoever reads it says what it is.
             elif self.is_one(path, suffix := suffix_of(path)):
                 yield path

@@ -91,6 +91,13 @@ def test_what_is_passed_over_is_counted_and_told(tmp_path):
     assert photos.told(many).endswith("2 .mat, 6 of other suffixes")
 
 
+def test_a_dicomdir_is_passed_over_and_a_folder_of_that_name_is_not(tmp_path):
+    touch(tmp_path, "DICOMDIR", "b/dicomdir", "c/DICOMDIR/a.png")
+    search = photos.Search(tmp_path, tmp_path / "out")
+    assert [path.name for path in search] == ["a.png"]
+    assert not search.passed_over
+
+
 def test_a_suffix_that_may_be_part_of_a_name_is_not_told():
     assert photos.told(Counter({".smith": 3, ".txt": 1})) == "passed over: 1 .txt, 3 of other suffixes"
     assert photos.told(Counter({".smith": 3})) == "passed over: 3 of other suffixes"
