@@ -7,7 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("demo", "metrics", "bench", "pipelines", "report")
+EXTRAS = ("demo", "medical", "metrics", "bench", "pipelines", "report", "slides")
 
 
 def oldest(text):

@@ -33,6 +33,7 @@ def test_inspected_in_a_process_of_its_own(picture, tmp_path):
 
 
 def test_levels_are_not_labels_thumbnails_or_others(picture, tmp_path):
+    pytest.importorskip("cucim")
     path = tmp_path / "slide.tif"
     files.pyramid(path, files.levels(picture, (1, 2)))
     with tifffile.TiffWriter(path, append=True) as file:
