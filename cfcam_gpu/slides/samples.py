@@ -128,8 +128,7 @@ class Samples:
             place, kind = self.alpha
             opaque = self._bytes(extra[..., place : place + 1]).astype(np.uint32)
             # Widened first: times a scalar, NumPy 1 keeps bytes, which wrap.
-            wide = colours.astype(np.uint32)
-            lit = wide * 255 if kind == _ASSOCIATED else wide * opaque
+            lit = colours.astype(np.uint32) * (255 if kind == _ASSOCIATED else opaque)
             colours = np.minimum((lit + 255 * (255 - opaque) + 127) // 255, 255).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)), np.uint8)
 

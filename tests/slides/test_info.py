@@ -12,6 +12,7 @@ from cfcam_gpu.slides import process, tags
 from cfcam_gpu.slides.errors import SlideError
 from cfcam_gpu.slides.info import SlideInfo, inspect
 
+from ..needs import module
 from . import files
 
 pytest.importorskip("imagecodecs")
@@ -33,7 +34,7 @@ def test_inspected_in_a_process_of_its_own(picture, tmp_path):
 
 
 def test_levels_are_not_labels_thumbnails_or_others(picture, tmp_path):
-    pytest.importorskip("cucim")
+    module("cucim", "PEERS")
     path = tmp_path / "slide.tif"
     files.pyramid(path, files.levels(picture, (1, 2)))
     with tifffile.TiffWriter(path, append=True) as file:

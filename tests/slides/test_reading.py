@@ -15,6 +15,7 @@ from cfcam_gpu.slides.errors import SlideError
 from cfcam_gpu.slides.reading import SlideReader
 from cfcam_gpu.slides.region import Region
 
+from ..needs import module
 from . import files
 
 pytest.importorskip("imagecodecs")
@@ -166,7 +167,7 @@ def cut(pixels, region):
 
 def check(path, expected, reader, *, tolerance=0.0):
     if reader == "cucim":
-        pytest.importorskip("cucim")
+        module("cucim", "PEERS")
     info = tags.read(str(path))
     assert info.reader == reader, info.reason
     assert [(level.width, level.height) for level in info.levels] == [pixels.shape[1::-1] for pixels in expected]
@@ -237,7 +238,7 @@ def test_pyramids_of_any_size(size, steps, tmp_path):
 
 
 def test_missing_tiles_are_white(picture, tmp_path):
-    pytest.importorskip("cucim")
+    module("cucim", "PEERS")
     # As scanners leave out what they have not scanned.
     expected = picture[:256, :256].copy()
     expected[:128, 128:] = expected[128:, :128] = 255

@@ -116,8 +116,9 @@ def scaled(values: NDArray[Any], centre: float, width: float) -> NDArray[Any]:
     if width <= 0:
         return (values > centre).astype(np.float32)
     kind = values.dtype.type if abs(centre) < _MOST and _LEAST < width < _MOST else np.float64
+    values = values.astype(kind, copy=False)  # NumPy 1 doesn't widen it for a scalar
     with np.errstate(over="ignore", invalid="ignore"):
-        result: NDArray[Any] = np.clip((values.astype(kind, copy=False) - kind(centre)) / kind(width) + kind(0.5), 0, 1)
+        result: NDArray[Any] = np.clip((values - kind(centre)) / kind(width) + kind(0.5), 0, 1)
     return result
 
 
