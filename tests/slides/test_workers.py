@@ -1,6 +1,7 @@
 """Worker processes: in order, ahead, and none left, however it ends."""
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,12 @@ import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cfcam_gpu.slides import tissue, workers
+from cfcam_gpu.slides import process, tissue, workers
 from cfcam_gpu.slides.errors import SlideError
 from cfcam_gpu.slides.info import inspect
 from cfcam_gpu.slides.region import Region
@@ -101,6 +103,28 @@ def test_left_before_its_end_and_used_again(slide):
         last = regions(60)[-1]
         [pixels] = readers.tiles([last])
         assert (pixels == expected(last)).all()
+
+
+@pytest.mark.parametrize("moment", ["an answer", "a question"])
+def test_ctrl_c_before_it_is_counted_is_not_waited_for(slide, moment, monkeypatch):
+    readers = TileReaders(slide, 1, patience=30)
+    [child], [one] = children(readers), readers._processes
+    get, put = one._answers.get, one._answers.put
+
+    def interrupt(*_, **options):
+        if options:
+            get(**options)
+        raise KeyboardInterrupt
+
+    if moment == "an answer":
+        monkeypatch.setattr(one, "_answers", SimpleNamespace(get=interrupt, put=put))
+    else:
+        monkeypatch.setattr(process, "json", SimpleNamespace(dumps=interrupt, loads=json.loads))
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(readers.tiles(regions(20)))
+    assert time.monotonic() - begun < 20
+    assert child.returncode is not None
 
 
 def test_a_process_that_dies_is_the_slides_error(slide):
