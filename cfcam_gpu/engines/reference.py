@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.spatial import distance
-from sklearn.cluster import DBSCAN
 
 from ..core.cluster_filter import Clusters, Primitives, Weighted, cluster_filter
 from ..core.config import Config
@@ -82,6 +81,8 @@ def squareform(pairs: Any, n: int) -> Any:
 
 def dbscan(near: NDArray[np.bool_], n: int, min_samples: int) -> Any:
     """scikit-learn's DBSCAN on the graph of near pairs, so that what is near is decided once, by the caller."""
+    from sklearn.cluster import DBSCAN  # slow to import, and other engines take all but this from here
+
     graph = distance.squareform(near, checks=False)
     np.fill_diagonal(graph, True)
     columns = np.flatnonzero(graph) % n

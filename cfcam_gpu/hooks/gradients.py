@@ -236,7 +236,11 @@ def _one_by_one(scores: list[torch.Tensor], reached: list[torch.Tensor], keep_gr
     last = len(scores) - 1
     return [
         torch.autograd.grad(
-            score, reached, torch.ones_like(score), retain_graph=keep_graph or t != last, allow_unused=True
+            # Of their sum: given a gradient for each score, torch imports SymPy, a second of the first call.
+            score if score.numel() == 1 else score.sum(),
+            reached,
+            retain_graph=keep_graph or t != last,
+            allow_unused=True,
         )
         for t, score in enumerate(scores)
     ]

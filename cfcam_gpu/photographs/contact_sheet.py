@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,9 +150,8 @@ def _shortened(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont
     text = "".join(c if c.isprintable() else "?" for c in text)
     if pen.textlength(text, font) <= room:
         return text
-    while text and pen.textlength(text + "…", font) > room:
-        text = text[:-1]
-    return text + "…"
+    kept = bisect.bisect(range(1, len(text)), room, key=lambda count: pen.textlength(text[:count] + "…", font))
+    return text[:kept] + "…"
 
 
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:

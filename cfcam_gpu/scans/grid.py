@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 #: What the letters of axis codes are called by: the axis of the world that they lie on, and which way they go.
 _LETTERS = {letter: (axis, sign) for axis, pair in enumerate(("LR", "PA", "IS")) for letter, sign in zip(pair, (-1, 1))}
@@ -118,6 +117,8 @@ class Grid:
         ValueError
             If `axcodes` are none.
         """
+        from scipy.optimize import linear_sum_assignment  # who reads no volume need not wait for it
+
         check_axcodes(axcodes)
         cosines = self.affine[:3, :3] / self.spacing
         axis_of = dict(zip(*(places.tolist() for places in linear_sum_assignment(-np.abs(cosines)))))

@@ -259,6 +259,7 @@ class Service:
             ray_actor_options=self._resources,
             max_ongoing_requests=options.ongoing,
             health_check_period_s=HEALTH,
+            graceful_shutdown_wait_loop_s=POLL,
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )
         return deployment.bind(options)
@@ -339,10 +340,12 @@ def _load(options: Options, resources: dict[str, float], given_up: Callable[[], 
 
     None where it is `given_up` meanwhile.
     """
+    # Not the options: with them the process would import this module, and all that serves.
+    settings, limits, components = options.settings, options.limits, options.components
 
     @ray.remote(**resources, max_calls=1, max_retries=0)  # type: ignore[untyped-decorator]
     def load() -> Served:
-        found = Backend(options.settings, options.limits, options.components)
+        found = Backend(settings, limits, components)
         return Served(found.about, found.limits, found.class_names)
 
     loading = load.remote()

@@ -304,7 +304,7 @@ def test_eight_threads_on_one_model(explain, images):
         own = explain if index % 2 else CFCAM(lite0(), "_avg_pooling.input")
         try:
             start.wait()
-            for turn in range(4):
+            for turn in range(2):
                 found[index, turn] = own(images[:2], wanted[index]).maps
         except Exception as error:
             errors.append(error)
@@ -315,7 +315,7 @@ def test_eight_threads_on_one_model(explain, images):
     for thread in threads:
         thread.join()
     assert not errors
-    assert len(found) == 32
+    assert len(found) == 16
     for (index, _), maps in found.items():
         assert torch.equal(maps, expected[index])
 
@@ -326,7 +326,7 @@ def test_on_mosaics_the_default_finds_the_cell_and_the_paper_does_not(explain, i
     shares = {}
     for name, config in (("default", Config()), ("paper", Config.paper())):
         found = []
-        for members in ([0, 1, 2, 5], [1, 5, 4, 0], [2, 0, 5, 1], [4, 2, 1, 5]):
+        for members in ([0, 1, 2, 5], [1, 5, 4, 0]):
             cells = images[members]
             mosaic = torch.cat([torch.cat([cells[0], cells[1]], 2), torch.cat([cells[2], cells[3]], 2)], 1)
             maps = CFCAM(lite0(), "_avg_pooling.input", config=config)(
@@ -370,3 +370,17 @@ def test_a_copied_explanation_leaves_the_model_behind(images):
     assert all(layer.module is not None for layer in result.layers)
     with pytest.raises(ValueError, match=r"found in another model.*Give its name"):
         CFCAM(lite0(), again.layers)
+
+
+def test_the_first_call_imports_no_library_that_takes_longer_than_it():
+    code = """
+import sys, torch
+of_torch = set(sys.modules)
+import cfcam_gpu
+body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU())
+model = torch.nn.Sequential(body, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+cfcam_gpu.CFCAM(model.eval(), "0.3")(torch.rand(2, 3, 32, 32))
+print({"sympy", "sklearn", "pandas", "scipy.stats", "scipy.optimize"} & (set(sys.modules) - of_torch))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
