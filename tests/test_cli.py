@@ -25,6 +25,7 @@ __all__ = ["album"]
 
 SMALL = "tests.albums:small"
 SAMPLES = ["chelsea", "coffee", "rocket", "china", "flower"]
+WRITTEN = ["x.png", "y.npy", "explanations.jsonl", "contact_sheet.png"]
 
 
 class Spoilt(nn.Module):
@@ -209,7 +210,7 @@ def test_a_photograph_that_spoils_its_batch_fails_alone(album, tmp_path):
     assert [line["map"] for line in lines(tmp_path / "out")] == ["x.npy", "x-2.npy", "y.npy"]
 
 
-@pytest.mark.parametrize("there", ["x.png", "y.npy", "explanations.jsonl", "contact_sheet.png"])
+@pytest.mark.parametrize("there", WRITTEN)
 def test_what_is_there_stays_unless_overwrite(album, tmp_path, monkeypatch, there):
     out = tmp_path / "out"
     out.mkdir()
@@ -222,15 +223,17 @@ def test_what_is_there_stays_unless_overwrite(album, tmp_path, monkeypatch, ther
     assert f"error: {out / there} would be written over" in result.stderr
     assert "--overwrite" in result.stderr
     assert contents(out) == {there: b"mine", "other.png": b"mine too"}
+
+
+def test_overwrite_leaves_the_rest_and_results_are_not_photographs_of_the_next_run(album):
+    out = album / "out"
+    out.mkdir()
+    for name in (*WRITTEN, "other.png"):
+        (out / name).write_text("mine")
     assert explain(album, "--out", out, "--overwrite").exit_code == 0
-    assert contents(out)[there] != b"mine"
-    assert contents(out)["other.png"] == b"mine too"
-
-
-def test_results_are_not_photographs_of_the_next_run(album):
-    assert explain(album, "--out", album / "out").exit_code == 0
-    assert explain(album, "--out", album / "out", "--overwrite").exit_code == 0
-    assert len(lines(album / "out")) == 3
+    assert {name for name, content in contents(out).items() if content == b"mine"} == {"other.png"}
+    assert explain(album, "--out", out, "--overwrite").exit_code == 0
+    assert len(lines(out)) == 3
 
 
 def test_target_layer_and_preset(album, tmp_path):

@@ -12,8 +12,7 @@ from torch import nn
 from cfcam_gpu import cli
 
 from .albums import album, small
-from .test_cli import SMALL, contents, explain, lines
-from .test_cli_process import process
+from .test_cli import contents, explain, lines
 
 __all__ = ["album"]
 
@@ -101,13 +100,3 @@ def test_pages_behind_the_first_are_told(album, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "TABLE", 0)
     done = explain(album, "--out", tmp_path / "out", "--overwrite")
     assert "of 1 more file of several pages the first was explained" in done.stderr
-
-
-def test_pillow_says_nothing_on_the_command_line(album, tmp_path):
-    # What is wrong with the EXIF data of a photograph that can be read is not the user's business.
-    damaged = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"
-    Image.new("RGB", (30, 30)).save(album / "a" / "damaged.jpg", exif=damaged)
-    with process("explain", album / "a", "--model", SMALL, "--out", tmp_path / "out") as running:
-        _, err = running.communicate(timeout=120)
-    assert running.returncode == 0, err
-    assert "Warning" not in err

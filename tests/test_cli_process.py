@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cfcam_gpu.cli import app
@@ -41,6 +42,9 @@ def process(*args, **options):
 
 def test_a_process_of_its_own(album, tmp_path):
     (album / "a" / "broken.png").touch()
+    # What is wrong with the EXIF data of a photograph that can be read is not the user's business.
+    damaged = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"
+    Image.new("RGB", (30, 30)).save(album / "a" / "damaged.jpg", exif=damaged)
     (album / "a" / "x.png").rename(album / "a" / "猫.png")
     with process("explain", album, "--model", "tests.albums:small", "--target", "2", cwd=tmp_path) as running:
         out, err = running.communicate(timeout=120)
@@ -50,8 +54,9 @@ def test_a_process_of_its_own(album, tmp_path):
     assert "look at explanations/contact_sheet.png" in out
     assert "broken.png" not in out
     assert f"failed: {album}/a/broken.png: not an image" in err
+    assert "Warning" not in err
     lines = (tmp_path / "explanations" / "explanations.jsonl").read_text().splitlines()
-    assert [json.loads(line)["class"] for line in lines] == ["class 2"] * 3
+    assert [json.loads(line)["class"] for line in lines] == ["class 2"] * 4
 
 
 @pytest.mark.long

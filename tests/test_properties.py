@@ -56,7 +56,7 @@ def pairs(draw, numbers=NUMBERS):
     return array(), array()
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(pairs(), CONFIGS)
 def test_finite_input_gives_a_finite_map(pair, config):
     activations, gradients = pair

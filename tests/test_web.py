@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -26,12 +27,16 @@ from .pipeline_jobs import TINY
 playwright = module("playwright.sync_api", "BROWSER")
 pytestmark = pytest.mark.slow
 
-#: The pixels and the map that a page's script makes of an encoded photograph.
-_EXPLAINED = """async ([data, target]) => {
+#: The pixels and the map that a page's script makes of encoded photographs with a file.
+_EXPLAINED = """async ([name, photographs, target]) => {
   const { load, explain } = await import("./explain.js");
-  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-  const found = await explain(await load("model.onnx"), new Blob([bytes]), target);
-  return { ...found, map: Array.from(found.map), pixels: Array.from(found.pixels) };
+  const model = await load(name), all = [];
+  for (const data of photographs) {
+    const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+    const found = await explain(model, new Blob([bytes]), target);
+    all.push({ ...found, map: Array.from(found.map), pixels: Array.from(found.pixels) });
+  }
+  return all;
 }"""
 _DROP = """([data, name]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), given = new DataTransfer();
@@ -81,9 +86,9 @@ def browser():
         yield found
 
 
-@pytest.fixture
-def visit(browser, address):
-    """Open the page; every complaint, and whatever it fetches from elsewhere or sends, fails the test."""
+@contextmanager
+def watched(browser, address):
+    """What opens the page; every complaint, and whatever it fetches from elsewhere or sends, is an error at the end."""
     complaints, asked = [], []
     context = browser.new_context()
 
@@ -101,6 +106,22 @@ def visit(browser, address):
     context.close()
 
 
+@pytest.fixture
+def visit(browser, address):
+    with watched(browser, address) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def tab(site, browser, address):
+    """The page, which takes a second or two to load, of a file whose class is an input."""
+    files.write(site / "model.onnx", target="input")
+    with watched(browser, address) as open_page:
+        tab = open_page()
+        playwright.expect(tab.locator("#about")).to_have_text("CF-CAM of small at features.3", timeout=60_000)
+        yield tab
+
+
 def encoded(image, form="PNG", **options):
     file = io.BytesIO()
     image.save(file, format=form, **options)
@@ -111,28 +132,28 @@ def noise(seed=0, size=(60, 40)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
-def explained(tab, data, target=None):
-    found = tab.evaluate(_EXPLAINED, [base64.b64encode(data).decode(), target])
-    size = found["size"]
-    pixels = torch.tensor(found["pixels"], dtype=torch.uint8).reshape(size, size, 3).movedim(-1, 0)
-    return found, torch.tensor(found["map"]).reshape(size, size), pixels
+def explained(tab, name, images, target=None):
+    """Of each image what the page's script finds, its map and its pixels."""
+    for found in tab.evaluate(_EXPLAINED, [name, [base64.b64encode(encoded(one)).decode() for one in images], target]):
+        size = found["size"]
+        pixels = torch.tensor(found["pixels"], dtype=torch.uint8).reshape(size, size, 3).movedim(-1, 0)
+        yield found, torch.tensor(found["map"]).reshape(size, size), pixels
 
 
 @pytest.mark.parametrize(
-    ("fields", "target", "asked"),
+    ("name", "fields", "target", "asked"),
     [
-        ({}, None, None),
-        ({"batch": 3, "class_names": None}, None, None),
-        ({"target": "input"}, 4, 4),
-        ({"target": "input", "classes": 2, "batch": 2}, 1, [[1, 1]]),
+        ("plain", {}, None, None),
+        ("batch", {"batch": 3, "class_names": None}, None, None),
+        ("target", {"target": "input"}, 4, 4),
+        ("targets", {"target": "input", "classes": 2, "batch": 2}, 1, [[1, 1]]),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_map_is_the_librarys(site, visit, fields, target, asked):
-    file = files.write(site / "model.onnx", **fields)
-    tab = visit()
+def test_the_map_is_the_librarys(site, tab, name, fields, target, asked):
+    file = files.write(site / f"{name}.onnx", **fields)
     image = noise()
-    found, map, pixels = explained(tab, encoded(image), target)
+    ((found, map, pixels),) = explained(tab, file.name, [image], target)
     assert torch.equal(pixels, TINY.pixels(image))
     result = deploy.load(file)(TINY.normalize(pixels[None]), asked)
     torch.testing.assert_close(map, result.maps.flatten(0, -3)[0], atol=1e-6, rtol=0)
@@ -143,20 +164,18 @@ def test_the_map_is_the_librarys(site, visit, fields, target, asked):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-def test_photographs_are_resized_as_pillow_does(site, visit, interpolation):
-    files.write(site / "model.onnx", preparation={**files.PREPARATION, "interpolation": interpolation})
+def test_photographs_are_resized_as_pillow_does(site, tab, interpolation):
+    file = files.write(
+        site / f"{interpolation}.onnx", preparation={**files.PREPARATION, "interpolation": interpolation}
+    )
     wants = photos.Preparation(32, 36, Image.Resampling[interpolation.upper()], TINY.mean, TINY.std)
-    tab = visit()
-    for size in ((61, 47), (300, 40), (20, 90), (36, 36), (900, 700)):
-        image = noise(1, size)
-        _, _, pixels = explained(tab, encoded(image))
-        assert torch.equal(pixels, wants.pixels(image)), size
+    images = [noise(1, size) for size in ((61, 47), (300, 40), (20, 90), (36, 36), (450, 350))]
+    for image, (_, _, pixels) in zip(images, explained(tab, file.name, images), strict=True):
+        assert torch.equal(pixels, wants.pixels(image)), image.size
 
 
-def test_a_photograph_is_dropped_and_chosen(site, visit):
-    file = files.write(site / "model.onnx", target="input")
-    tab = visit()
-    playwright.expect(tab.locator("#about")).to_have_text("CF-CAM of small at features.3")
+def test_a_photograph_is_dropped_and_chosen(site, tab):
+    file = files.write(site / "dropped.onnx", target="input")
     image = noise(2)
     tab.evaluate(_DROP, [base64.b64encode(encoded(image)).decode(), "a.png"])
     playwright.expect(tab.locator("#result")).to_be_visible()
@@ -208,8 +227,8 @@ def test_a_trained_networks_maps_are_the_librarys(site, visit):
     )
     library = CFCAM(lite0())(inputs)
     tab = visit()
-    for image, wanted, k in zip(images, library.maps, library.target.tolist()):
-        found, map, _ = explained(tab, encoded(image))
+    in_browser = explained(tab, "model.onnx", images)
+    for (found, map, _), wanted, k in zip(in_browser, library.maps, library.target.tolist(), strict=True):
         assert (map - wanted).abs().max() <= 1e-3
         assert found["name"] == names[k]
     tab.evaluate(_DROP, [base64.b64encode(encoded(images[0], "JPEG", quality=95)).decode(), "cat.jpg"])

@@ -76,21 +76,33 @@ def test_what_is_in_it(wheel):
         assert all(package in extra for package in (cupy, f"cuml-cu{major}", f"cucim-cu{major}"))
 
 
+#: What one process finds and does: torch takes seconds to import.
+_AWAY = """
+import json
+import cfcam_gpu
+from cfcam_gpu import cli, photographs
+from cfcam_gpu.engines import kernels
+
+assert kernels.source("components")
+photograph = str(photographs.samples()[1])
+print(json.dumps([cfcam_gpu.__file__, str(kernels.folder()), photograph]))
+assert not cli.app(["info", "--json"], standalone_mode=False)
+# By the engine that nothing has to be compiled for, which takes most of a minute.
+assert not cli.app(["explain", photograph, "--engine", "reference", "--out", "out"], standalone_mode=False)
+"""
+
+
 def test_it_works_away_from_the_checkout(clean, tmp_path):
-    python = clean / BIN / Path(sys.executable).name
-    where = command(python, "-c", "import cfcam_gpu; print(cfcam_gpu.__file__)", cwd=tmp_path)
-    assert Path(where.strip()).is_relative_to(clean)
-    code = "from cfcam_gpu.engines import kernels; print(kernels.folder()); assert kernels.source('components')"
-    kernels = Path(command(python, "-c", code, cwd=tmp_path).strip())
+    assert command(clean / BIN / "cfcam-gpu", "--version", cwd=tmp_path) == f"cfcam-gpu {__version__}\n"
+    said = command(clean / BIN / Path(sys.executable).name, "-c", _AWAY, cwd=tmp_path)
+    where, told = said.split("\n", 1)
+    package, kernels, photograph = map(Path, json.loads(where))
+    assert package.is_relative_to(clean)
     assert kernels.is_relative_to(clean)
-    script = clean / BIN / "cfcam-gpu"
-    assert json.loads(command(script, "info", "--json", cwd=tmp_path))["versions"]["cfcam_gpu"] == __version__
-    code = "from cfcam_gpu import photographs; print(photographs.samples()[1])"
-    photograph = command(python, "-c", code, cwd=tmp_path).strip()
-    # By the engine that nothing has to be compiled for, which takes most of a minute.
-    explained = command(script, "explain", photograph, "--engine", "reference", "--out", "out", cwd=tmp_path)
-    assert "espresso" in explained
+    found, end = json.JSONDecoder().raw_decode(told)
+    assert found["versions"]["cfcam_gpu"] == __version__
+    assert "espresso" in told[end:]
     (line,) = (tmp_path / "out" / "explanations.jsonl").read_text().splitlines()
     assert json.loads(line)["class"] == "espresso"
-    assert np.load(tmp_path / "out" / "coffee.npy").max() == 1
+    assert np.load(tmp_path / "out" / f"{photograph.stem}.npy").max() == 1
     assert (tmp_path / "out" / "contact_sheet.png").is_file()

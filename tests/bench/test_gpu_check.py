@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import gpu_check, gpu_latency, gpu_tests, models, nvidia_tools, trace
+from bench import gpu_check, gpu_latency, gpu_tests, kernel_calls, models, nvidia_tools, trace
 from bench.entries import NETWORKS
 from bench.parity import compare
 from cfcam_gpu import Config, engines
@@ -46,7 +46,11 @@ def agreement(compared=(TINY,), names=("cpu",), report=nothing):
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """The CPU engine with its result changed by a function."""
+    """The CPU engine with its result changed by a function, on small images and few random activations."""
+    draw = kernel_calls.draw
+    monkeypatch.setattr(kernel_calls, "draw", lambda shape: draw((2, 1, 64, 7, 7)))
+    images = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(gpu_check, "pictures", lambda count, norm: (images, "noise"))
 
     def spoil(change):
         def run(activations, gradients, config):
@@ -86,6 +90,8 @@ def test_an_engine_that_disagrees_fails(spoiled, wrong):
     found = agreement()
     assert not found["passed"]
     assert not found["cpu"]["passed"]
+    assert not found["cpu"]["tiny"]["passed"]
+    assert not found["cpu"]["random"]["passed"]
     json.dumps(found, allow_nan=False)
 
 

@@ -12,7 +12,7 @@ def test_records_of_both_parts(tmp_path, monkeypatch):
     here = ["--workers", "0", "--out", str(tmp_path)]
     few = ["--model", "tests.albums:small", "--images", "4", "--batch-size", "2", "--rounds", "2"]
     assert pipelines.main(["overhead", *few, *here]) == 0
-    assert pipelines.main(["memory", "--images", "1280", "--batch-size", "32", *here]) == 0
+    assert pipelines.main(["memory", "--images", "640", "--batch-size", "32", *here]) == 0
     (path,) = tmp_path.glob("*-pipelines.json")
     record = json.loads(path.read_text())
     assert record["overhead"]["settings"] == {"images": 4, "batch_size": 2, "workers": 0}

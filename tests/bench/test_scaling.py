@@ -10,7 +10,9 @@ from bench import cost_tables, scaling
 
 @pytest.fixture
 def record(tmp_path, monkeypatch):
-    """What a quick run writes, without processes of its own."""
+    """What a quick run writes, of two photographs at most and without processes of its own."""
+    photographs = scaling.models.photographs
+    monkeypatch.setattr(scaling.models, "photographs", lambda count, norm: photographs(min(count, 2), norm))
     monkeypatch.setattr(scaling, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(scaling, "BUDGET_MS", 0.0)
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from bench import slide_tables, slides
 
 def test_records_of_both_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "keep_freed_memory", lambda: None)  # it is for the rest of the process
-    few = ["--side", "1500", "--batch-size", "8", "--out", str(tmp_path)]
+    few = ["--side", "700", "--batch-size", "8", "--out", str(tmp_path)]
     assert slides.main(["throughput", "--model", "tests.albums:small", "--rounds", "2", *few]) == 0
     assert slides.main(["memory", *few]) == 0
     (path,) = tmp_path.glob("*-slides.json")
@@ -33,7 +33,7 @@ def test_a_map_that_is_another_one_counts_for_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "keep_freed_memory", lambda: None)
     right = slides._stitched
     monkeypatch.setattr(slides, "_stitched", lambda *given: right(*given) + 1e-4)
-    options = ["--side", "1500", "--batch-size", "8", "--rounds", "1", "--out", str(tmp_path)]
+    options = ["--side", "700", "--batch-size", "8", "--rounds", "1", "--out", str(tmp_path)]
     with pytest.raises(RuntimeError, match="not the one of the bare explainer"):
         slides.main(["throughput", "--model", "tests.albums:small", *options])
     assert not list(tmp_path.iterdir())

@@ -72,7 +72,7 @@ def test_random_activations_of_odd_shapes(name, shape):
 
 
 @pytest.mark.parametrize("name", ["paper", "default", "every other choice", "two-level"])
-@pytest.mark.parametrize("image", [0, 1])
+@pytest.mark.parametrize("image", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_real_activations_of_the_trained_network(name, image):
     activations, gradients = captured()
     labels = assert_derived(activations[image], gradients[image], CONFIGS[name])

@@ -70,15 +70,23 @@ def test_a_package_of_something_else_is_refused(tmp_path):
         load(tmp_path / "other.pt2")
 
 
+#: Nothing for the C++ compiler but the package: no trial of vectors, no header beforehand, no optimisation.
+QUICK = {
+    "cpp.vec_isa_ok": False,
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+    "aot_inductor.precompile_headers": False,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default:`isinstance:FutureWarning")
 def test_a_package_explains_images(tmp_path):
     given = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     given[1] = -1
     program = torch.export.export(Explained(), (given[:2],))
-    metadata = {"aot_inductor.metadata": said().metadata()}
+    configs = {"aot_inductor.metadata": said().metadata(), **QUICK}
     path = torch._inductor.aoti_compile_and_package(
-        program, package_path=str(tmp_path / "some.pt2"), inductor_configs=metadata
+        program, package_path=str(tmp_path / "some.pt2"), inductor_configs=configs
     )
     explain = load(path)
     assert (explain.device.type, explain.runtime) == ("cpu", f"aoti {torch.__version__}")

@@ -25,18 +25,23 @@ def model():
     return network()
 
 
+def state(model):
+    """All that an export could change of a model and of the process: weights, and the rest."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}, {
+        "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()],
+        "asks": [parameter.requires_grad for parameter in model.parameters()],
+        "gradients": [parameter.grad for parameter in model.parameters()],
+        "enabled": torch.is_grad_enabled(),
+        "fast": torch.backends.mha.get_fastpath_enabled(),
+    }
+
+
 @pytest.fixture(scope="module")
 def any_batch(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("any") / "model.onnx"
+    """A file, what it says of itself, and the states before and after."""
+    path, before = tmp_path_factory.mktemp("any") / "model.onnx", state(model)
     said = deploy.export(model, path, images(4), class_names=[f"c{i}" for i in range(6)], name="small")
-    return path, said
-
-
-@pytest.fixture(scope="module")
-def of_classes(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("classes") / "model.onnx"
-    deploy.export(model, path, images(4), target="input", classes=3, batch=2)
-    return path
+    return path, said, before, state(model)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 13])
@@ -50,23 +55,39 @@ def test_any_batch_is_explained_as_by_the_library(model, any_batch, count):
     assert torch.equal(found.empty, expected.empty)
 
 
-def test_classes_are_named_or_predicted(model, of_classes):
-    given = images(5, seed=3)
+def named_or_predicted(model, given):
+    """Classes (B, 3), of which some are the predicted one, and what the library says where that is named."""
     predicted = CFCAM(model)(given).target
-    classes = torch.stack([torch.full((5,), -1), (predicted + 1) % 6, torch.arange(5)], dim=1)
-    found = deploy.load(of_classes)(given, classes.clamp_min(0))
-    expected = CFCAM(model)(given, classes.clamp_min(0))
+    classes = torch.stack([torch.full_like(predicted, -1), (predicted + 1) % 6, torch.arange(len(given))], dim=1)
+    return classes, CFCAM(model)(given, torch.where(classes < 0, predicted[:, None], classes))
+
+
+def test_the_graph_of_classes_that_are_named_or_predicted(model):
+    classes, expected = named_or_predicted(model, images(2, seed=3))
+    graph = plan.Plan.of(CFCAM(model), images(4), 2, "input", 3, "onnxruntime").graph()
+    maps, _, _, explained, *_ = graph(images(2, seed=3), classes)
+    assert maps.shape == (2, 3, SIZE, SIZE)
+    assert torch.equal(explained, expected.target)
+    assert float(checking.difference(maps, expected.maps, 2).max()) < 1e-6
+
+
+@pytest.mark.long
+def test_classes_are_named_or_predicted(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    deploy.export(model, path, images(4), target="input", classes=3, batch=2)
+    given = images(5, seed=3)
+    classes, expected = named_or_predicted(model, given)
+    found = deploy.load(path)(given, expected.target)
     assert found.maps.shape == (5, 3, SIZE, SIZE)
     assert off(found, expected) < BAR
-    session = onnxruntime.InferenceSession(of_classes)
-    maps, _, _, explained, *_ = session.run(None, {"images": given[:2].numpy(), "target": classes[:2].numpy()})
-    assert explained[:, 0].tolist() == predicted[:2].tolist()
-    by_prediction = CFCAM(model)(given[:2]).maps
-    assert float((torch.from_numpy(maps)[:, 0] - by_prediction).abs().max()) < BAR
+    inputs = {"images": given[:2].numpy(), "target": classes[:2].numpy()}
+    maps, _, _, explained, *_ = onnxruntime.InferenceSession(path).run(None, inputs)
+    assert explained.tolist() == expected.target[:2].tolist()
+    assert float((torch.from_numpy(maps) - expected.maps[:2]).abs().max()) < BAR
 
 
 def test_a_file_tells_what_it_is(model, any_batch):
-    path, said = any_batch
+    path, said, *_ = any_batch
     read = deploy.describe(path)
     assert read == said
     assert (said.images, said.size, said.batch, said.opset) == ((3, SIZE, SIZE), (SIZE, SIZE), None, onnx_file.OPSET)
@@ -83,6 +104,7 @@ def test_a_file_tells_what_it_is(model, any_batch):
     assert said.graph_sha256 == onnx_file.graph_sha256(loaded)
     names = [value.name for value in loaded.graph.output]
     assert names == ["maps", "raw_maps", "logits", "target", "empty", "converged"]
+    assert [node.op_type for node in loaded.graph.node].count("Loop") == 1
     # The notes of torch's exporter have the paths of the files of this machine.
     assert b"site-packages" not in path.read_bytes()
 
@@ -137,18 +159,13 @@ def test_tensorrt_gets_operators_that_it_has(tmp_path, dtype):
     assert off(deploy.load(path)(images(4, seed=5)), expected) < (BAR if dtype == torch.float32 else 2e-2)
 
 
-def test_nothing_of_the_users_changes(model, tmp_path):
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
-    asks = [parameter.requires_grad for parameter in model.parameters()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    deploy.export(model, tmp_path / "model.onnx", images(2), config=Config(), batch=1)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()] == hooks
-    assert [parameter.requires_grad for parameter in model.parameters()] == asks
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert torch.is_grad_enabled()
-    assert torch.backends.mha.get_fastpath_enabled() == fast
+def test_nothing_of_the_users_changes(any_batch):
+    *_, (weights, others), (weights_after, others_after) = any_batch
+    assert weights_after.keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in weights_after.items())
+    assert others_after == others
+    assert others_after["gradients"] == [None] * len(others["asks"])
+    assert others_after["enabled"]
 
 
 def test_an_image_that_is_not_finite_spoils_its_own_map_alone(model, any_batch):
@@ -260,13 +277,14 @@ def test_explainers_are_exported_as_they_are(model):
     assert found.config == Config.paper()
 
 
-def test_a_file_that_is_wrong_is_not_written(model, tmp_path, monkeypatch):
-    from cfcam_gpu.deploy import explanation_graph
-
-    right = explanation_graph.shown
-    monkeypatch.setattr(explanation_graph, "shown", lambda *args, **options: right(*args, **options).square())
+def test_a_file_that_is_wrong_is_not_written(model, any_batch, tmp_path, monkeypatch):
+    wrong = onnx.load(any_batch[0])
+    (last,) = [node for node in wrong.graph.node if "maps" in node.output]
+    last.output[list(last.output).index("maps")] = "right"
+    wrong.graph.node.append(onnx.helper.make_node("Mul", ["right", "right"], ["maps"]))
+    monkeypatch.setattr(onnx_file.OnnxFile, "of", lambda *args, **options: onnx_file.OnnxFile(wrong, "0" * 64))
     with pytest.raises(RuntimeError, match="maps are not the library's"):
-        deploy.export(model, tmp_path / "model.onnx", images(2), config=Config(), batch=2)
+        deploy.export(model, tmp_path / "model.onnx", images(2))
     assert list(tmp_path.iterdir()) == []
 
 

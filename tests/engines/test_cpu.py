@@ -25,7 +25,11 @@ ORIGINAL = cpu._compiled
 RANDOM = [*dict.fromkeys([*CONFIGS.values(), *(config for _, config in COMBINATIONS.values())])]
 
 
-@pytest.fixture(params=["compiled", "numpy", "compiled, two threads"], autouse=True, scope="module")
+@pytest.fixture(
+    params=["compiled", "numpy", pytest.param("compiled, two threads", marks=pytest.mark.long)],
+    autouse=True,
+    scope="module",
+)
 def how(request):
     patch, before = pytest.MonkeyPatch(), torch.get_num_threads()
     torch.set_num_threads(2 if "two" in request.param else 1)
@@ -67,12 +71,25 @@ def assert_the_oracles(activations, gradients, config):
     return found
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
-def test_every_case_with_every_option(name):
+def assert_the_oracles_of(name):
     case, config = COMBINATIONS[name]
     activations, gradients = draw(case)
     other = np.random.default_rng(1).normal(size=gradients.shape).astype(np.float32)
     assert_the_oracles([activations, activations[::-1].copy()], np.array([[gradients, other]] * 2), config)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_every_case_with_every_option(name):
+    assert_the_oracles_of(name)
+
+
+@pytest.mark.parametrize("how", ["compiled, two threads"], indirect=True)
+def test_two_threads_find_the_same(how):
+    for name in [*COMBINATIONS][::4]:
+        assert_the_oracles_of(name)
+    activations, gradients = captured()
+    for config in PRESETS.values():
+        assert_the_oracles(activations[:3], gradients[:3, None], config)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -179,9 +196,16 @@ def problems(draw):
     return values.astype(dtype), rng.normal(size=(1, 2, channels, *size)).astype(dtype), draw(st.sampled_from(RANDOM))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_whatever_comes(problem):
+    assert_the_oracles(*problem)
+
+
+@pytest.mark.long
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(problem=problems())
+def test_whatever_comes_and_more(problem):
     assert_the_oracles(*problem)
 
 

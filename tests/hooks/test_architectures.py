@@ -10,21 +10,23 @@ from bench import architectures
 SLOW = {
     "caformer_s18", "coat_lite_tiny", "resmlp_12_224", "sequencer2d_s", "twins_pcpvt_small", "mambaout_femto",
     "BeitForImageClassification", "DenseNet121", "pit_ti_distilled_224", "YolosForObjectDetection", "cait_xxs24_224",
-    "TimesformerForVideoClassification",
+    "TimesformerForVideoClassification", "swin_t", "swin_v2_t",
 }  # fmt: skip
+#: Quick ones of the library whose kinds of layouts others have.
+BESIDE = {"UNet"}
 DOCUMENT = architectures.DOCUMENT.read_text(encoding="utf-8")
 
 
 def parameters():
-    """The first of each library and of each pair of layouts, but for slow ones; the others are long."""
+    """The first of each kind of layout, but for slow ones, and those beside them; the others are long."""
     rows = {tuple(line.split(" | ")[:3]): line.split(" | ")[5:6] for line in DOCUMENT.splitlines()}
     seen = set()
     for one in architectures.ARCHITECTURES:
         # One that is not in the table yet is a kind by itself.
-        row = rows.get((f"| {one.library}", one.name, architectures.sizes(one)), one.id)
-        news = {one.library, re.sub(r"\d+( x \d+)+", "", str(row))} - seen
-        seen |= news
-        long = not news or one.name in SLOW
+        row = rows.get((f"| {one.library}", one.name, architectures.sizes(one)))
+        kinds = {re.sub(r"\d+( x \d+)*", "", layout) for layout in row[0].split("<br>")} if row else {one.id}
+        long = one.name in SLOW or (kinds <= seen and one.name not in BESIDE)
+        seen |= set() if long else kinds
         yield pytest.param(one, id=f"{one.id} {architectures.sizes(one)}", marks=pytest.mark.long if long else ())
 
 

@@ -64,7 +64,7 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("min_samples", [1, 2, 3, 4])
+@pytest.mark.parametrize("min_samples", [1, 3, *(pytest.param(count, marks=pytest.mark.long) for count in (2, 4))])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_dbscan_of_any_graph(graph, min_samples):
     """scikit-learn's labels, for problems of different sizes side by side."""

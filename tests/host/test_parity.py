@@ -89,12 +89,12 @@ def test_the_most_channels():
 @in_pairs(importance=["activation", "contribution"], combine=["pooled", "positive"], gradient=["cluster_mean", "own"])
 def test_several_targets_and_chunks(importance, combine, gradient):
     rng = np.random.default_rng(0)
-    activations = np.maximum(rng.normal(size=(5, 40, 3, 4)), 0).astype(np.float32)
-    gradients = rng.normal(size=(5, 3, 40, 3, 4)).astype(np.float32)
+    activations = np.maximum(rng.normal(size=(3, 40, 3, 4)), 0).astype(np.float32)
+    gradients = rng.normal(size=(3, 2, 40, 3, 4)).astype(np.float32)
     floor = 0.7 if combine == "positive" else 0.0
     config = Config(importance=importance, combine=combine, gradient=gradient, noise_floor=floor)
     whole = assert_parity(activations, gradients, config)
-    for memory in (1, 400_000):  # an image at a time, and two
+    for memory in (1, 150_000 if importance == "activation" else 400_000):  # an image at a time, and two
         for ours, theirs in zip(explain(activations, gradients, config, memory=memory), whole):
             assert torch.equal(ours, theirs)
 
@@ -216,7 +216,7 @@ def configurations(draw):
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(configurations(), st.integers(0, 2**32 - 1))
 def test_random_configurations(config, seed):
     rng = np.random.default_rng(seed)
@@ -232,8 +232,8 @@ def test_random_configurations(config, seed):
 )
 def test_a_trained_network(preset):
     """1280 x 7 x 7 and 672 x 14 x 14 of EfficientNet-Lite0 on photographs."""
-    explainer, images = CFCAM(lite0()), photographs()[1][:2] * 2 - 1
+    explainer, images = CFCAM(lite0()), photographs()[1][:1] * 2 - 1
     explainer(images)
     for layer in explainer.layers:
-        found = capture(lite0(), layer, images, targets.read(None, 2))
+        found = capture(lite0(), layer, images, targets.read(None, 1))
         assert_parity(found.activations, found.gradients, PRESETS[preset])

@@ -1,5 +1,6 @@
 """``cfcam-gpu bench latency``: what it measures, tells, writes, withholds and refuses."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -21,12 +22,15 @@ MODEL = "tests.networks:two_scales"
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Nothing that lasts as long as the process, and no other processes."""
+    """Nothing that lasts as long as the process, no other processes, and one photograph with its mirror image."""
+    samples = photos.samples()
     monkeypatch.setattr(timing, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(memory, "in_child", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(peers, "PEERS", {})
     monkeypatch.setattr(machine, "taken_now", lambda: 0.0)
     monkeypatch.setattr(measure, "FIRST", 1)
+    monkeypatch.setattr(photos, "samples", lambda: samples[:1])
+    gc.freeze()  # what a test before it has imported, too
 
 
 def bench(out, *more):
@@ -230,32 +234,46 @@ def test_what_fails_in_the_middle_ends_nothing(tmp_path, monkeypatch):
     assert "tires: not measured at batch 1: tired" in done.stderr
 
 
+@pytest.fixture
+def bounded(monkeypatch):
+    """Memory for one image at a time: an error for more."""
+
+    def bound(error):
+        forward = candidates.forward
+
+        def fails(model):
+            call = forward(model)
+
+            def one_at_a_time(images):
+                if len(images) > 1:
+                    raise error
+                return call(images)
+
+            return one_at_a_time
+
+        monkeypatch.setattr(candidates, "forward", fails)
+
+    return bound
+
+
 @pytest.mark.parametrize(
     "error",
     [torch.cuda.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:1] no memory")],
 )
-def test_what_fits_in_memory_is_kept(tmp_path, monkeypatch, error):
-    forward = candidates.forward
-
-    def fails(model):
-        call = forward(model)
-
-        def bounded(images):
-            if len(images) > 1:
-                raise error
-            return call(images)
-
-        return bounded
-
-    monkeypatch.setattr(candidates, "forward", fails)
+def test_what_fits_in_memory_is_kept(tmp_path, bounded, error):
+    bounded(error)
     done = bench(tmp_path)
     assert done.exit_code == 0, done.output
     assert [one["batch"] for one in read(tmp_path)["batches"]] == [1]
     assert "batch 2, and what is larger: not measured: out of memory" in done.stderr
-    done = bench(tmp_path / "more", "--batch-size", "2")
+
+
+def test_where_nothing_fits_nothing_is_written(tmp_path, bounded):
+    bounded(MemoryError())
+    done = bench(tmp_path, "--batch-size", "2")
     assert done.exit_code == 1
     assert "nothing was measured" in done.stderr
-    assert not list((tmp_path / "more").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("busy", [True, False])
@@ -270,14 +288,16 @@ def test_a_busy_machine_is_told(tmp_path, monkeypatch, busy):
 
 def test_memory_is_that_of_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.undo()
-    settings = measure.Settings(model=MODEL)
-    found = memory.in_child(measure.peaks, settings, ("2", "4"), (), "cpu", "forward", [1, 64])
+    settings = measure.Settings(model="tests.albums:small")  # its module imports less than MODEL's
+    found = memory.in_child(measure.peaks, settings, ("1",), (), "cpu", "forward", [1, 64])
     if None in found:
         pytest.skip("this kernel does not reset the peak of resident memory")
     assert found[1] > found[0]
 
 
 def test_noise_stands_in_for_photographs(monkeypatch):
+    monkeypatch.undo()
+
     def absent():
         raise FileNotFoundError
 

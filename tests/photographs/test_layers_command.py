@@ -13,9 +13,9 @@ __all__ = ["vit"]
 
 
 def vit():
-    """With patches of 16 x 16: attention of all those of 4 x 4 takes a minute."""
+    """With patches of 32 x 32: attention of all those of 4 x 4 takes a minute."""
     model = VisionTransformer(registers=1, depth=3)
-    model.patch = nn.Conv2d(3, 24, 16, stride=16)
+    model.patch = nn.Conv2d(3, 24, 32, stride=32)
     return model.eval()
 
 
@@ -27,8 +27,8 @@ def test_a_table_with_the_chosen_marked_and_the_reasons():
     found = run("tests.photographs.test_layers_command:vit")
     assert found.exit_code == 0
     lines = [line.split() for line in found.stdout.splitlines()]
-    assert ["*", "blocks.2.norm1", "198", "x", "24", "tokens,", "14", "x", "14", "and", "2", "more"] in lines
-    assert ["patch", "24", "x", "14", "x", "14", "channels", "first"] in lines
+    assert ["*", "blocks.2.norm1", "51", "x", "24", "tokens,", "7", "x", "7", "and", "2", "more"] in lines
+    assert ["patch", "24", "x", "7", "x", "7", "channels", "first"] in lines
     assert "* blocks.0.norm1: returns an activation of the last one's resolution, shortly before it" in found.stdout
 
 
@@ -37,8 +37,8 @@ def test_as_json():
     assert found["image"] == [3, 224, 224]
     (fine, coarse) = (layer for layer in found["layers"] if layer["chosen"])
     assert (fine["name"], coarse["name"]) == ("blocks.0.norm1", "blocks.2.norm1")
-    assert coarse["shape"] == [198, 24]
-    assert (coarse["grid"], coarse["channels"], coarse["extra_tokens"]) == ([14, 14], 24, 2)
+    assert coarse["shape"] == [51, 24]
+    assert (coarse["grid"], coarse["channels"], coarse["extra_tokens"]) == ([7, 7], 24, 2)
     assert "the head reads the class token alone" in coarse["reason"]
 
 

@@ -1,9 +1,7 @@
-"""Explain, the callable for Ray Data, by itself and on a real cluster of this machine with several workers."""
+"""Explain, the callable for Ray Data, by itself and on a real cluster of this machine."""
 
 import io
-import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +20,7 @@ from cfcam_gpu.pipelines.rows import COLUMNS
 
 from ..pipeline_jobs import contents
 from ..services import SMALL, backend, expected, picture
+from .deadly import Deadly
 
 # What Ray Data deprecates among its own settings.
 quietly = pytest.mark.filterwarnings(
@@ -158,31 +157,19 @@ def test_a_cluster_that_is_gone_is_an_error_that_a_run_reports(answering, folder
         list(explained_on_ray(source, [0, 2], batch_size=2, target=None, options={}))
 
 
-class Deadly(Explain):
-    """Dies of the batch with image 4, once."""
-
-    def __init__(self, marker, **options):
-        super().__init__(**options)
-        self.marker = Path(marker)
-
-    def __call__(self, batch):
-        if 4 in batch["id"] and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(batch)
-
-
 @quietly
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_a_worker_that_is_killed_is_replaced_with_the_same_result(cluster, folder, tmp_path):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_is_killed_is_replaced_with_the_same_result(folder, tmp_path, workers):
     import ray.data
 
     paths = [str(folder / f"{i}.png") for i in range(10)]
     items = [{"id": i, "image": paths[i], "target": TARGETS[i]} for i in range(10)]
     died = tmp_path / "died"
     pool = ray.data.from_items(items, override_num_blocks=5).map_batches(
-        Deadly, fn_constructor_kwargs={"marker": str(died), "model": SMALL.model}, batch_size=2, concurrency=2
+        Deadly, fn_constructor_kwargs={"marker": str(died), "model": SMALL.model}, batch_size=2, concurrency=workers
     )
     pool.context.enable_progress_bars = False
     found = sorted(pool.take_all(), key=lambda row: row["id"])

@@ -1,6 +1,7 @@
 """What headless Chromium draws of the page of ``cfcam-gpu report``."""
 
 import re
+from contextlib import contextmanager
 
 import pytest
 
@@ -17,9 +18,9 @@ def browser():
         yield found
 
 
-@pytest.fixture
-def visit(browser):
-    """Open a page, at a width; whatever it fetches, and every complaint, fails the test."""
+@contextmanager
+def watched(browser):
+    """What opens a page, at a width; whatever it fetches, and every complaint, is an error at the end."""
     contexts, complaints, fetched = [], [], []
 
     def open_page(path, *, width=1280, scheme="light"):
@@ -46,6 +47,26 @@ def visit(browser):
         context.close()
 
 
+@pytest.fixture
+def visit(browser):
+    with watched(browser) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def screen(browser, made, html):
+    """The page on a screen; it takes seconds to draw, so tests leave the plots as they were."""
+    with watched(browser) as open_page:
+        yield open_page(made / "page.html")
+
+
+@pytest.fixture(scope="module")
+def phone(browser, made, html):
+    """The same on a phone."""
+    with watched(browser) as open_page:
+        yield open_page(made / "page.html", width=390)
+
+
 def drawn(plot, selector):
     """How many elements of a plot have an extent on the screen."""
     return plot.locator(selector).evaluate_all(
@@ -53,10 +74,9 @@ def drawn(plot, selector):
     )
 
 
-@pytest.mark.usefixtures("html")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_it(visit, made, width):
-    tab = visit(made / "page.html", width=width)
+@pytest.mark.parametrize(("device", "width"), [("screen", 1280), ("phone", 390)])
+def test_a_browser_draws_it(request, device, width):
+    tab = request.getfixturevalue(device)
     # A phone's innerWidth grows with what overflows.
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     parts = tab.locator(".parts figcaption").all_inner_texts()
@@ -80,11 +100,9 @@ def test_a_browser_draws_it(visit, made, width):
     assert min(sizes) >= 36
 
 
-@pytest.mark.usefixtures("html")
-def test_methods_are_hidden_and_shown_by_a_tap(visit, made):
-    tab = visit(made / "page.html", width=390)
+def test_methods_are_hidden_and_shown_by_a_tap(phone):
     for plot, selector, before, after in zip(
-        tab.locator(".plot").all(), [".js-line", ".point", ".point"], [8, 4, 3], [6, 3, 2]
+        phone.locator(".plot").all(), [".js-line", ".point", ".point"], [8, 4, 3], [6, 3, 2]
     ):
         button = plot.get_by_role("button", name="CF-CAM", exact=True)
         for pressed, count in (("false", after), ("true", before)):
@@ -93,11 +111,11 @@ def test_methods_are_hidden_and_shown_by_a_tap(visit, made):
             assert drawn(plot, f".scatterlayer {selector}") == count
 
 
-@pytest.mark.usefixtures("html")
-def test_the_choices_change_the_plots(visit, made, summary):
-    tab = visit(made / "page.html")
+def test_the_choices_change_the_plots(screen, summary):
     values = {(line["metric"], line["method"]): line["mean"]["mean"] for line in summary["table"]}
-    _, metrics, by_latency = tab.locator(".plot").all()
+    _, metrics, by_latency = screen.locator(".plot").all()
+    choices = screen.locator("select[data-axis]").all()
+    before = [choice.input_value() for choice in choices]
     corners = {}
     for across, up in (("deletion_auc", "average_drop"), ("average_increase", "insertion_auc")):
         metrics.locator("select[data-axis=across]").select_option(across)
@@ -116,17 +134,17 @@ def test_the_choices_change_the_plots(visit, made, summary):
         ["CF-CAM", 1.7, values["average_gain", "cfcam"]],
         ["Grad-CAM by pytorch-grad-cam", 4.5, values["average_gain", "gradcam"]],
     ]
+    for choice, value in zip(choices, before, strict=True):
+        choice.select_option(value)
 
 
-@pytest.mark.usefixtures("html")
-def test_tables_are_sorted_by_a_tap_the_best_first(visit, made, summary):
-    tab = visit(made / "page.html")
+def test_tables_are_sorted_by_a_tap_the_best_first(screen, summary):
     for title, metric, best in (("Average Drop", "average_drop", min), ("Insertion AUC", "insertion_auc", max)):
         means = {line["method"]: line["mean"]["mean"] for line in summary["table"] if line["metric"] == metric}
         wanted = sorted(means.values(), reverse=best is max)
         for order in (wanted, wanted[::-1]):
-            tab.get_by_role("button", name=title).click()
-            rows = tab.locator("table.sortable tbody tr").evaluate_all("all => all.map(x => x.dataset.method)")
+            screen.get_by_role("button", name=title).click()
+            rows = screen.locator("table.sortable tbody tr").evaluate_all("all => all.map(x => x.dataset.method)")
             assert [means[row] for row in rows] == order
 
 

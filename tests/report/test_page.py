@@ -111,7 +111,7 @@ def test_the_latency_table_is_that_of_the_record(html):
 def test_latency_of_another_network_is_set_against_nothing(made, tmp_path):
     (tmp_path / "other-latency.json").write_text(json.dumps(latency("resnet50", {"forward": 1.0, "cfcam": 2.0})))
     summary = next((made / "results").glob("faithfulness-*.json"))
-    done = report(summary, tmp_path, "--gallery", made / "album", "--out", tmp_path / "page.html")
+    done = report(summary, tmp_path, "--gallery", made / "album" / "0", "--out", tmp_path / "page.html")
     assert done.exit_code == 0, done.stderr
     html = (tmp_path / "page.html").read_text()
     assert next(iter(embedded(html).values()))["latencies"] == []
@@ -177,7 +177,7 @@ def test_failures_and_unknown_methods_are_shown(made, summary, tmp_path):
     summary["trained"] = False
     text_of = json.dumps(summary).replace("layercam-fine", "variant-9")
     (tmp_path / "changed.json").write_text(text_of)
-    done = report(tmp_path / "changed.json", "--gallery", made / "album", "--out", tmp_path / "page.html")
+    done = report(tmp_path / "changed.json", "--gallery", made / "album" / "0", "--out", tmp_path / "page.html")
     assert done.exit_code == 0, done.stderr
     html = (tmp_path / "page.html").read_text()
     for said in ("2 of 3 failed", "changed.parquet has the reasons", "No maps of variant-9", "The weights are random"):

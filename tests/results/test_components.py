@@ -20,7 +20,7 @@ from cfcam_gpu.results import components
 
 from ..albums import album
 from ..cases import CONFIGS, draw
-from ..networks import lite0, photographs
+from ..networks import lite0, photographs, two_scales
 
 __all__ = ["album"]
 
@@ -52,7 +52,7 @@ def blobs():
 
 @pytest.fixture(scope="module")
 def images():
-    return photographs()[1] * 2 - 1
+    return photographs()[1][:3] * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_evidence_of_the_channels_is_what_the_map_is_the_sum_of():
     ids=["two levels", "one level", "paper", "elementwise"],
 )
 def test_shares_add_to_one_and_maps_to_the_raw_map(images, layer, config):
-    result = CFCAM(lite0(), layer, config=config)(images[:3])
-    for b, found in enumerate(result.components(images[:3], top=3)):
+    result = CFCAM(lite0(), layer, config=config)(images)
+    for b, found in enumerate(result.components(images, top=3)):
         assert sum(component.share for component in found) == pytest.approx(1.0, abs=1e-12)
         total = sum(component.raw_map for component in found)
         torch.testing.assert_close(total, result.raw_maps[b], rtol=0, atol=1e-6 * float(result.raw_maps[b].max()))
@@ -242,7 +242,7 @@ def test_only_the_explained_images_are_taken(images, explained):
         result.components(images * 0.5)
     with pytest.raises(ValueError, match="prepared in the same way"):
         result.components(torch.full_like(images, torch.nan))
-    with pytest.raises(ValueError, match=r"images: expected those that were explained, \(6, 3, 224, 224\); got \(2,"):
+    with pytest.raises(ValueError, match=r"images: expected those that were explained, \(3, 3, 224, 224\); got \(2,"):
         result.components(images[:2])
     with pytest.raises(TypeError, match=r"images: expected a floating dtype.*got torch.uint8"):
         result.components((images * 127).to(torch.uint8))
@@ -254,10 +254,10 @@ def test_only_the_explained_images_are_taken(images, explained):
 
 def test_autocast_has_to_be_the_same(images):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = CFCAM(lite0())(images[:1])
-        assert len(result.components(images[:1])) == 1
+        result = CFCAM(two_scales().eval())(images)
+        assert len(result.components(images)) == 3
     with pytest.raises(ValueError, match="under the same autocast"):
-        result.components(images[:1])
+        result.components(images)
 
 
 def test_another_model_state_is_noticed():

@@ -92,9 +92,13 @@ import asyncio, io, psutil
 from PIL import Image
 from cfcam_gpu.photographs import photos
 from cfcam_gpu.service.decoding import Decoder
-from tests.services import encoded
 
-images = [encoded(Image.new("RGBA", (side, side))) for side in (2900, 2500, 3000, 2100)]
+def encoded(side):
+    file = io.BytesIO()
+    Image.new("RGBA", (side, side)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+images = [encoded(side) for side in (2900, 2500, 3000, 2100)]
 decoder = Decoder(2, 50_000_000)
 
 async def decode():

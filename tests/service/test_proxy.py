@@ -82,9 +82,16 @@ def lost(proxy):
 
 
 @pytest.fixture
-def listening(proxy, answering):
-    """Starts a proxy."""
+def ending(proxy, answering):
+    """Starts a proxy, to which clients connect while it ends."""
     return partial(_listening, proxy, answering)
+
+
+@pytest.fixture
+def listening(ending, proxy, monkeypatch):
+    """Starts a proxy, to which nobody connects any more when it ends."""
+    monkeypatch.setattr(proxy, "HANDSHAKE", 0.01)
+    return ending
 
 
 @contextmanager
@@ -126,11 +133,11 @@ def ask(url, **options):
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["connections kept", "a connection each"])
-def test_ending_under_load_answers_what_was_asked(proxy, listening, kept, monkeypatch):
+def test_ending_under_load_answers_what_was_asked(proxy, ending, kept, monkeypatch):
     # What a client of a busy machine has not sent yet is waited for.
     monkeypatch.setattr(proxy, "GRACE", 30)
     seen, twice, body = Counter(), threading.Barrier(17), picture()
-    with listening(delay=0.1) as (url, _, drain):
+    with ending(delay=0.1) as (url, _, drain):
 
         def client():
             for turn in count():
@@ -179,31 +186,34 @@ def test_no_connection_begins_and_those_there_are_heard(proxy):
             server.accept()
 
 
-def test_a_connection_that_has_not_asked_yet_is_heard_when_it_ends(listening):
+def test_a_connection_that_has_not_asked_yet_is_heard_when_it_ends(ending):
     with (
-        listening() as (url, _, drain),
+        ending() as (url, _, drain),
         socket.create_connection(address(url)) as late,
         ThreadPoolExecutor(1) as pool,
     ):
-        ending = pool.submit(drain)
+        drained = pool.submit(drain)
         time.sleep(0.3)
         late.sendall(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         answer = late.makefile().read()
-        ending.result()
+        drained.result()
     assert answer.startswith("HTTP/1.1 503 Service Unavailable")
     assert answer.endswith('{"error":"not ready: the service is ending"}')
 
 
 def test_what_takes_too_long_is_cut_off_and_counted(listening, proxy, monkeypatch):
     monkeypatch.setattr(proxy, "DRAIN", 1)
-    with listening(delay=60) as (url, _, drain), ThreadPoolExecutor(1) as pool:
+    monkeypatch.setattr(proxy, "GRACE", 0)
+    with listening(delay=60) as (url, replicas, drain), ThreadPoolExecutor(1) as pool:
         late = pool.submit(ask, url)
-        time.sleep(0.3)
+        while not replicas.asked:
+            time.sleep(0.01)
         assert drain() == 1
         assert (late.result().status_code, late.result().json()) == (503, {"error": "the service has ended"})
 
 
-def test_a_lost_replica_loses_no_answer(listening, lost, caplog):
+def test_a_lost_replica_loses_no_answer(proxy, listening, lost, caplog, monkeypatch):
+    monkeypatch.setattr(proxy, "ATTEMPTS", 3)
     with listening() as (url, replicas, _):
         replicas.told = [lost] * 2
         assert ask(url).status_code == 200
@@ -211,7 +221,7 @@ def test_a_lost_replica_loses_no_answer(listening, lost, caplog):
         replicas.told = [lost] * 9
         answer = ask(url)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        assert 'cfcam_errors_total{kind="replica"} 7.0' in requests.get(f"{url}/metrics", timeout=9).text
+        assert 'cfcam_errors_total{kind="replica"} 5.0' in requests.get(f"{url}/metrics", timeout=9).text
     assert caplog.records == []
 
 

@@ -9,14 +9,14 @@ from cfcam_gpu.slides import job
 
 from .files import levels, pyramid
 
-#: The disc's middle and radius, in pixels of level 0.
-DISC = (850, 420, 60)
+#: The slide's width and height, and the disc's middle and radius, in pixels of level 0.
+SIDES, DISC = (896, 560), (620, 210, 60)
 TISSUE, GREEN = (190, 150, 200), (40, 200, 60)
 #: What is a tenth as green, on spots all over the slide: what a tile without the disc has its own maximum at.
 FAINT = (170, 190, 180)
 
 
-def phantom(path, *, width=1232, height=896, disc=DISC, **options):
+def phantom(path, *, width=SIDES[0], height=SIDES[1], disc=DISC, **options):
     """Write a slide of even tissue with a green disc, and spots of a faint green; without a disc even tissue alone."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = TISSUE

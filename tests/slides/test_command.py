@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=560, height=448, disc=(200, 200, 60))
+    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=448, height=336, disc=(200, 200, 60))
 
 
 def slide(*args):
@@ -39,7 +39,7 @@ def explain(*args):
 def test_a_slide(source, tmp_path):
     result = explain(source, "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"{source}: 12 tiles, class 1: {tmp_path}/phantom\n"
+    assert result.stdout == f"{source}: 6 tiles, class 1: {tmp_path}/phantom\n"
     assert (
         "tests.slides.jobs:green on cpu, cpu engine; 1 slide; tiles of 224 pixels of 0.5 micrometres" in result.stderr
     )
@@ -55,7 +55,7 @@ def test_a_slide(source, tmp_path):
     assert {name for name in contents(tmp_path / "phantom") if "/" not in name} == names
     again = explain(source, "--out", tmp_path)
     assert again.exit_code == 0
-    assert "12 tiles were done before" in again.stderr
+    assert "6 tiles were done before" in again.stderr
 
 
 def test_a_magnification_is_a_scale(source, tmp_path):
@@ -76,7 +76,7 @@ def test_a_bad_slide_is_named_and_the_rest_goes_on(source, tmp_path):
     assert result.exit_code == 1
     assert f"failed: {tmp_path}/bad?[31m.tif: " in result.stderr
     assert "1 of 2 slides failed" in result.stderr
-    assert "12 tiles, class 1" in result.stdout
+    assert "6 tiles, class 1" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_without_the_extra_it_says_what_to_install(source, tmp_path, monkeypatch
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
 )
 def test_a_signal_ends_it_in_order(tmp_path, number, status):
-    source = phantom(tmp_path / "phantom.tif", width=2240, height=2240, mpp=0.25)
+    source = phantom(tmp_path / "phantom.tif", width=900, height=900, mpp=0.25)
     command = [sys.executable, "-m", "cfcam_gpu", "slide", source, "--out", tmp_path / "out", "--mpp", "0.25"]
-    command += ["--model", "tests.slides.jobs:green", "--class", "1", "--overlap", "0.6", "--tile", "96"]
+    command += ["--model", "tests.slides.jobs:green", "--class", "1", "--overlap", "0.6", "--tile", "40"]
     # As a terminal does, to its readers, too.
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while not (tmp_path / "out" / "phantom" / "parts" / "state.safetensors").exists():

@@ -15,7 +15,7 @@ from .jobs import asked, explain, phantom
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif")
+    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=448, height=336, disc=(200, 200, 60))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_file_of_the_maps_has_its_name_in_the_error(tmp_path):
 
 
 def test_a_name_that_is_no_utf_8(tmp_path):
-    path = phantom(tmp_path / "bad\udcff.tif", width=500, height=400, disc=(250, 200, 60))
+    path = phantom(tmp_path / "bad\udcff.tif", width=448, height=336, disc=(200, 200, 60))
     (outcome,) = explain([path], tmp_path / "out")
     assert outcome.error is None
     assert json.loads((outcome.folder / "summary.json").read_text())["slide"]["name"] == "bad\ufffd.tif"
@@ -82,7 +82,7 @@ def test_one_side_that_is_said_does_not_make_pixels_square(tmp_path):
 
 def test_a_slide_far_smaller_than_a_tile_is_refused(slide, tmp_path):
     (outcome,) = explain([slide], tmp_path, mpp=1e5)
-    assert "mpp: expected at most 9.625" in outcome.error
+    assert "mpp: expected at most 3.5" in outcome.error
 
 
 def test_who_reads_a_slide_ends_until_it_is_needed_again(slide, tmp_path):

@@ -128,7 +128,7 @@ REFUSED = {
     "turned": (lambda p: [p], {"extratags": [(274, "H", 1, 6, True)]}, "Orientation"),
     "one strip that must be decoded at once": (
         lambda p: [np.zeros((9500, 9500, 3), np.uint8)],
-        {"tile": None, "rowsperstrip": 100000, "compression": "zlib"},
+        {"tile": None, "rowsperstrip": 100000, "compression": "zstd"},
         "258 MiB",
     ),
 }
@@ -176,8 +176,8 @@ def test_a_parser_that_dies_or_hangs_is_the_slides_error(picture, tmp_path, monk
     with pytest.raises(SlideError, match="signal 11"):
         inspect(path)
     (broken / "tifffile.py").write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr("cfcam_gpu.slides.info.PATIENCE", 1.0)
-    with pytest.raises(SlideError, match="no answer for 1 seconds"):
+    monkeypatch.setattr("cfcam_gpu.slides.info.PATIENCE", 0.1)
+    with pytest.raises(SlideError, match=r"no answer for 0\.1 seconds"):
         inspect(path)
     (broken / "tifffile.py").write_text("raise ImportError('gone')\n")
     monkeypatch.setattr("cfcam_gpu.slides.info.PATIENCE", 60.0)

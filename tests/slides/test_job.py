@@ -1,5 +1,6 @@
 """Slides explained: the evidence lies where it belongs, each slide by itself, and a job goes on where it was."""
 
+import functools
 import json
 import os
 import sys
@@ -19,12 +20,14 @@ from cfcam_gpu.slides.tiles import Plan
 
 from ..pipeline_jobs import contents
 from .files import MPP
-from .jobs import DISC, asked, explain, green, phantom, spoilt
+from .jobs import DISC, SIDES, asked, explain, green, phantom, spoilt
 
 __all__ = ["spoilt"]
 
 #: Pixels of level 0 in a cell of the map at the slide's own scale.
 CELL = 8
+#: What most tests ask for.
+BOTH = {"classes": ("1", "0")}
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +36,28 @@ def slide(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(slide, tmp_path_factory):
+def small(tmp_path_factory):
+    """A slide of six tiles."""
+    return phantom(tmp_path_factory.mktemp("slides") / "small.tif", width=448, height=336, disc=(200, 200, 60))
+
+
+@pytest.fixture(scope="module")
+def explained(slide, tmp_path_factory):
+    """What has become of the slide by options, of which each are tried once."""
+
+    @functools.cache
+    def once(**options):
+        (outcome,) = explain([slide], tmp_path_factory.mktemp("out"), **options)
+        assert outcome.error is None
+        return outcome
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def done(explained):
     """The folder of the slide's results."""
-    (outcome,) = explain([slide], tmp_path_factory.mktemp("out"), classes=["1", "0"])
-    assert outcome.error is None
-    return outcome.folder
+    return explained(**BOTH).folder
 
 
 def maps(folder, index=1, channel=0):
@@ -52,14 +72,21 @@ def peak(values):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"overlap": 0.25}, {"overlap": 0.0}, {"tile": 160}, {"tile": 300, "overlap": 0.6}, {"mpp": 2 * MPP}],
+    [
+        BOTH,
+        {"overlap": 0.0},
+        pytest.param({"overlap": 0.25}, marks=pytest.mark.long),
+        pytest.param({"tile": 160}, marks=pytest.mark.long),
+        {"tile": 160, "overlap": 0.25},
+        {"tile": 300, "overlap": 0.6},
+        {"mpp": 2 * MPP},
+    ],
     ids=str,
 )
-def test_the_peak_is_where_the_target_is(slide, tmp_path, options):
-    (outcome,) = explain([slide], tmp_path, **options)
-    values = maps(outcome.folder)
+def test_the_peak_is_where_the_target_is(explained, options):
+    values = maps(explained(**options).folder)
     scale = CELL * options.get("mpp", MPP) / MPP
-    assert values.shape == (896 / scale, 1232 / scale)
+    assert values.shape == (SIDES[1] / scale, SIDES[0] / scale)
     x, y = peak(values)
     assert np.hypot(x * scale - DISC[0], y * scale - DISC[1]) < DISC[2] / 2
     # What is no part of it, and farther from it than its blur, has no share of the evidence.
@@ -81,9 +108,9 @@ def test_a_tile_of_next_to_nothing_does_not_show_its_own_maximum(done):
 
 def test_the_table_tells_of_each_tile(done):
     table = pq.read_table(done / "tiles.parquet")
-    assert table["tile"].to_pylist() == list(range(10 * 7))
-    assert table["x"].to_pylist() == [112.0 * column for column in range(10)] * 7
-    assert table["y"].to_pylist() == [112.0 * row for row in range(7) for _ in range(10)]
+    assert table["tile"].to_pylist() == list(range(7 * 4))
+    assert table["x"].to_pylist() == [112.0 * column for column in range(7)] * 4
+    assert table["y"].to_pylist() == [112.0 * row for row in range(4) for _ in range(7)]
     assert set(table["size"].to_pylist()) == {224.0}
     sums = np.array(table["probability_0"]) + np.array(table["probability_1"])
     np.testing.assert_allclose(sums, 1, atol=1e-6)
@@ -91,21 +118,15 @@ def test_the_table_tells_of_each_tile(done):
 
 
 def test_an_even_slide_has_an_even_map(tmp_path):
-    (outcome,) = explain([phantom(tmp_path / "even.tif", disc=None)], tmp_path, classes=["0"])
+    (outcome,) = explain([phantom(tmp_path / "even.tif", width=560, height=448, disc=None)], tmp_path, classes=["0"])
     values = maps(outcome.folder, 0)
     assert np.isfinite(values).all()
     assert values.min() > 0.8
     assert np.ptp(values) < 1e-4
 
 
-def test_several_classes_are_those_of_one_each(slide, done, tmp_path):
-    (alone,) = explain([slide], tmp_path, classes=["0"])
-    assert (alone.folder / "map-0.ome.tif").read_bytes() == (done / "map-0.ome.tif").read_bytes()
-    assert alone.names == ["class 0"]
-
-
-def test_the_second_channel_is_the_probability_of_the_tiles_over_a_place(slide, tmp_path):
-    (outcome,) = explain([slide], tmp_path, overlap=0.0)
+def test_the_second_channel_is_the_probability_of_the_tiles_over_a_place(explained):
+    outcome = explained(overlap=0.0)
     rows = pq.read_table(outcome.folder / "tiles.parquet").to_pylist()
     found = maps(outcome.folder, channel=1)
     for row in rows:
@@ -115,24 +136,29 @@ def test_the_second_channel_is_the_probability_of_the_tiles_over_a_place(slide, 
     assert np.ptp([row["probability_1"] for row in rows]) > 0.5
 
 
-def test_several_classes_take_one_forward(slide, tmp_path, monkeypatch):
+def test_several_classes_take_one_forward(small, tmp_path, monkeypatch):
     batches = []
     model = green()
     monkeypatch.setattr(sys.modules["tests.slides.jobs"], "green", lambda: model)
     model.register_forward_hook(lambda module, given, came: batches.append(len(given[0])))
-    ready = job.check(asked([slide], tmp_path, classes=["1", "0"]))
+    ready = job.check(asked([small], tmp_path, **BOTH))
     batches.clear()
     (outcome,) = ready.execute(lambda *told: None)
     assert sum(batches) == outcome.tiles
 
 
-def test_the_class_is_the_one_that_is_predicted_most_often(slide, tmp_path):
-    (outcome,) = explain([slide], tmp_path, classes=[])
+def test_the_class_is_the_one_that_is_predicted_most_often(slide, explained):
+    outcome = explained(classes=())
     assert outcome.names == ["class 0"]
     assert [path.name for path in outcome.folder.glob("map-*")] == ["map-0.ome.tif"]
     # The job that goes on has chosen already.
-    (again,) = explain([slide], tmp_path, classes=[])
+    (again,) = explain([slide], outcome.folder.parent, classes=[])
     assert (again.names, again.before) == (["class 0"], again.tiles)
+
+
+def test_several_classes_are_those_of_one_each(explained, done):
+    alone = explained(classes=())
+    assert (alone.folder / "map-0.ome.tif").read_bytes() == (done / "map-0.ome.tif").read_bytes()
 
 
 def test_pictures_of_the_strongest_tiles(done):
@@ -185,10 +211,17 @@ def test_one_bad_slide_costs_no_other_anything(slide, done, tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"no slide")
     unscaled = phantom(tmp_path / "unscaled.tif", mpp=None)
-    found = explain([bad, unscaled, slide], tmp_path / "out", classes=["1", "0"])
-    assert [outcome.error is None for outcome in found] == [False, False, True]
+    broken = phantom(tmp_path / "broken.tif", compression="jpeg")
+    with tifffile.TiffFile(broken) as file:
+        offset, count = file.pages[0].dataoffsets[17], file.pages[0].databytecounts[17]
+    data = bytearray(broken.read_bytes())
+    data[offset : offset + count] = bytes(count)
+    broken.write_bytes(data)
+    found = explain([bad, unscaled, broken, slide], tmp_path / "out", **BOTH)
+    assert [outcome.error is None for outcome in found] == [False, False, False, True]
     assert "give --slide-mpp" in found[1].error
-    assert contents(found[2].folder) == contents(done)
+    assert "can't be decoded" in found[2].error
+    assert contents(found[3].folder) == contents(done)
 
 
 def test_a_slide_without_its_scale_takes_the_one_that_is_said(tmp_path):
@@ -204,12 +237,12 @@ def test_slides_of_one_name_have_folders_of_their_own(slide, tmp_path):
 
 
 def test_a_tile_that_cannot_be_explained_has_its_error_and_no_other(tmp_path):
-    path = phantom(tmp_path / "slide.tif", disc=(850, 420, 130))
+    path = phantom(tmp_path / "slide.tif", width=560, height=448, disc=(280, 200, 130))
     (outcome,) = explain([path], tmp_path / "out", model="tests.slides.test_job:spoilt", batch_size=5)
     rows = pq.read_table(outcome.folder / "tiles.parquet").to_pylist()
     bad = [row for row in rows if row["error"] is not None]
     assert outcome.failed == len(bad) > 0
-    assert all(np.hypot(row["x"] - 850, row["y"] - 420) < 140 for row in bad)
+    assert all(np.hypot(row["x"] - 280, row["y"] - 200) < 140 for row in bad)
     assert all("finite" in row["error"] and row["evidence_1"] is None and row["predicted"] is None for row in bad)
     assert all(row["evidence_1"] is not None for row in rows if row["error"] is None)
     values = maps(outcome.folder)
@@ -244,8 +277,8 @@ def test_a_slide_that_is_not_there_is_refused(tmp_path):
         job.check(asked([tmp_path], tmp_path))
 
 
-def test_a_scale_that_the_slide_does_not_have_is_the_slides_error(slide, tmp_path):
-    (outcome,) = explain([slide], tmp_path, mpp=0.1)
+def test_a_scale_that_the_slide_does_not_have_is_the_slides_error(small, tmp_path):
+    (outcome,) = explain([small], tmp_path, mpp=0.1)
     assert "mpp: expected at least 0.5" in outcome.error
 
 
@@ -261,13 +294,13 @@ def stopping(after):
     return progress
 
 
-@pytest.mark.parametrize(("after", "kept"), [(0, 0), (8, 0), (24, 16), (70, 70)])
+@pytest.mark.parametrize(("after", "kept"), [pytest.param(0, 0, marks=pytest.mark.long), (8, 0), (24, 16), (28, 28)])
 def test_a_job_that_was_stopped_goes_on_to_the_same_results(slide, done, tmp_path, monkeypatch, after, kept):
     monkeypatch.setattr(work, "KEPT", 16)
     with pytest.raises(Stopped):
-        explain([slide], tmp_path, classes=["1", "0"], progress=stopping(after))
+        explain([slide], tmp_path, **BOTH, progress=stopping(after))
     told = []
-    (outcome,) = explain([slide], tmp_path, classes=["1", "0"], progress=lambda *each: told.append(each))
+    (outcome,) = explain([slide], tmp_path, **BOTH, progress=lambda *each: told.append(each))
     assert outcome.before == told[0][1] == kept
     assert contents(outcome.folder) == contents(done)
     assert not [path for path in outcome.folder.rglob(".*") if path.is_file()]
@@ -276,24 +309,24 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_results(slide, done, tmp_pat
 
 def test_a_job_that_is_done_stays_as_it_is(slide, done):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file() and path.name != "job.lock"}
-    (outcome,) = explain([slide], done.parent, classes=["1", "0"])
-    assert (outcome.before, outcome.tiles, outcome.error) == (70, 70, None)
+    (outcome,) = explain([slide], done.parent, **BOTH)
+    assert (outcome.before, outcome.tiles, outcome.error) == (28, 28, None)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"classes": ["0"]}, "class was"),
         ({"overlap": 0.25}, "overlap was 0.5, is 0.25"),
-        ({"batch_size": 4}, "batch_size was 8, is 4"),
-        ({"kind": "ome-zarr"}, "format was ome-tiff, is ome-zarr"),
+        pytest.param({"classes": ["0"]}, "class was", marks=pytest.mark.long),
+        pytest.param({"batch_size": 4}, "batch_size was 8, is 4", marks=pytest.mark.long),
+        pytest.param({"kind": "ome-zarr"}, "format was ome-tiff, is ome-zarr", marks=pytest.mark.long),
         ({"model": "tests.slides.test_job:other"}, "the model or its weights have changed"),
     ],
 )
 def test_something_else_is_refused_and_costs_nothing(slide, done, options, said):
     before = contents(done)
-    (outcome,) = explain([slide], done.parent, **{"classes": ["1", "0"], **options})
+    (outcome,) = explain([slide], done.parent, **{**BOTH, **options})
     assert said in outcome.error
     assert "--restart" in outcome.error
     assert contents(done) == before
@@ -305,10 +338,11 @@ def other():
     return network
 
 
-def test_another_slide_under_the_same_name_is_refused(slide, tmp_path):
+def test_another_slide_under_the_same_name_is_refused(small, tmp_path):
     path = tmp_path / "slide.tif"
-    path.write_bytes(slide.read_bytes())
-    explain([path], tmp_path / "out")
+    path.write_bytes(small.read_bytes())
+    with pytest.raises(Stopped):
+        explain([path], tmp_path / "out", progress=stopping(0))
     os.utime(path, ns=(1, 1))
     (outcome,) = explain([path], tmp_path / "out")
     assert "slide was ['slide.tif'" in outcome.error
@@ -318,16 +352,16 @@ def test_another_slide_under_the_same_name_is_refused(slide, tmp_path):
 
 def test_restart_leaves_what_an_undisturbed_job_leaves(slide, done, tmp_path):
     explain([slide], tmp_path, classes=["0"], kind="ome-zarr", overlap=0.2)
-    (outcome,) = explain([slide], tmp_path, classes=["1", "0"], restart=True)
+    (outcome,) = explain([slide], tmp_path, **BOTH, restart=True)
     assert contents(outcome.folder) == contents(done)
 
 
-def test_results_of_no_job_are_left_alone(slide, tmp_path):
-    folder = tmp_path / slide.stem
+def test_results_of_no_job_are_left_alone(small, tmp_path):
+    folder = tmp_path / small.stem
     folder.mkdir()
     (folder / "summary.json").write_text("mine")
     for restart in (False, True):
-        (outcome,) = explain([slide], tmp_path, restart=restart)
+        (outcome,) = explain([small], tmp_path, restart=restart)
         assert "has summary.json of no job" in outcome.error
     assert contents(folder) == {"summary.json": b"mine", "job.lock": b""}
 
@@ -335,10 +369,10 @@ def test_results_of_no_job_are_left_alone(slide, tmp_path):
 def test_a_reader_that_dies_is_that_slides_error_and_what_is_done_is_kept(slide, done, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "KEPT", 8)
     monkeypatch.setattr(workers, "REGIONS_AHEAD", 4)
-    ready = job.check(asked([slide], tmp_path, classes=["1", "0"]))
+    ready = job.check(asked([slide], tmp_path, **BOTH))
 
     def killing(number, done, total):
-        if done == 24:
+        if done == 16:
             # Other tests' processes, such as those of a Ray cluster, are children of this one, too.
             for child in psutil.Process().children():
                 if process._MODULE in child.cmdline():
@@ -347,17 +381,5 @@ def test_a_reader_that_dies_is_that_slides_error_and_what_is_done_is_kept(slide,
     (outcome,) = ready.execute(killing)
     assert "was ended by the signal 9" in outcome.error
     (outcome,) = ready.execute(lambda *told: None)
-    assert (outcome.error, outcome.before) == (None, 24)
+    assert (outcome.error, outcome.before) == (None, 16)
     assert contents(outcome.folder) == contents(done)
-
-
-def test_a_tile_that_cannot_be_decoded_is_that_slides_error(slide, tmp_path):
-    path = phantom(tmp_path / "broken.tif", compression="jpeg")
-    with tifffile.TiffFile(path) as file:
-        offset, count = file.pages[0].dataoffsets[40], file.pages[0].databytecounts[40]
-    data = bytearray(path.read_bytes())
-    data[offset : offset + count] = bytes(count)
-    path.write_bytes(data)
-    broken, whole = explain([path, slide], tmp_path / "out")
-    assert broken.error is not None
-    assert whole.error is None

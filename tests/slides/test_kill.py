@@ -11,19 +11,34 @@ from cfcam_gpu.results import durable
 from cfcam_gpu.slides import work
 
 from ..pipeline_jobs import contents
-from ..pipelines.test_kill import Killed, Mortal
+from ..pipelines.test_kill import STEPS, Killed, Mortal
 from .jobs import explain, phantom
 
-STEPS = 10_000
+
+class Noting(Mortal):
+    """Lives long, and notes each step."""
+
+    def __init__(self):
+        super().__init__(10_000)
+        self.noted = []
+
+    def __getattr__(self, name):
+        real = super().__getattr__(name)
+
+        def step(*args, **options):
+            self.noted.append(name)
+            return real(*args, **options)
+
+        return step if name in STEPS else real
 
 
 def small(slide, out, **options):
-    return explain([slide], out, batch_size=4, classes=["1", "0"], **options)
+    return explain([slide], out, batch_size=2, classes=["1", "0"], **options)
 
 
 def killed(slide, out, kind):
     """What a killed process was doing."""
-    work.KEPT = 8
+    work.KEPT = 2
     small(slide, out, kind=kind)
 
 
@@ -35,7 +50,7 @@ def assert_nothing_half(out, whole):
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=784, height=448, disc=(300, 200, 60))
+    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=448, height=336, disc=(200, 150, 60))
 
 
 @pytest.mark.slow
@@ -51,7 +66,10 @@ def slide(tmp_path_factory):
 )
 def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([killed.__module__, "cfcam_gpu.engines.cpu", "zarr", "tifffile", "pyarrow.parquet"])
+    # Imported once, with what the first gradient imports: a process then starts in no time.
+    own = [killed.__module__, "cfcam_gpu.engines.cpu", "cfcam_gpu.engines.compiled"]
+    others = ["zarr", "tifffile", "pyarrow.parquet", "torch.fx.experimental.symbolic_shapes"]
+    context.set_forkserver_preload(own + others)
 
     def start(out):
         process = context.Process(target=killed, args=(slide, out, kind))
@@ -83,16 +101,18 @@ def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("every", [25, pytest.param(1, marks=pytest.mark.long)])
-def test_death_at_every_step(slide, tmp_path, monkeypatch, every):
-    monkeypatch.setattr(work, "KEPT", 8)
-    counter = Mortal(STEPS)
+@pytest.mark.parametrize(("writes", "others"), [(6, 40), pytest.param(1, 1, marks=pytest.mark.long)])
+def test_death_at_every_step(slide, tmp_path, monkeypatch, writes, others):
+    monkeypatch.setattr(work, "KEPT", 2)
+    noting = Noting()
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "os", counter)
+        patch.setattr(durable, "os", noting)
         small(slide, tmp_path / "whole")
-    whole, steps = contents(tmp_path / "whole"), STEPS - counter.left
-    assert steps > 60
-    for step in range(1, steps + 1, every):
+    whole, noted = contents(tmp_path / "whole"), list(enumerate(noting.noted, 1))
+    assert len(noted) > 60
+    # So many each; the last of all that is written is the summary.
+    halves = [step for step, name in noted if name == "write"][::-writes]
+    for step in halves + [step for step, name in noted if name != "write"][::-others]:
         out = tmp_path / str(step)
         mortal = Mortal(step)
         with monkeypatch.context() as patch:

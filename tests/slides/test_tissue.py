@@ -99,7 +99,7 @@ def test_the_same_by_every_reader_and_layout(tmp_path, monkeypatch):
         for reader in {info.reader, "tifffile", "openslide"}:
             if reader == "openslide":
                 pytest.importorskip("openslide")
-            with TileReaders(replace(info, reader=reader), 2) as readers:
+            with TileReaders(replace(info, reader=reader), 1) as readers:
                 found.append(tissue.find(readers))
     for each in found:
         assert each.scale == Fraction(2)
@@ -118,13 +118,19 @@ def fluorescent(color, background, noise=0):
     return whole.astype(np.uint8)
 
 
+FLUORESCENT = [((5, 190, 20), 5, 3), ((220, 220, 220), 30, 6), ((0, 0, 200), 0, 0), ((250, 60, 0), 12, 2)]
+
+
+@pytest.mark.parametrize("signals", FLUORESCENT)
+def test_a_dark_ground(signals):
+    assert tissue.is_dark(fluorescent(*signals))
+
+
 @pytest.mark.parametrize(
-    ("color", "background", "noise"),
-    [((5, 190, 20), 5, 3), ((220, 220, 220), 30, 6), ((0, 0, 200), 0, 0), ((250, 60, 0), 12, 2)],
+    "signals", [FLUORESCENT[0], *(pytest.param(signals, marks=pytest.mark.long) for signals in FLUORESCENT[1:])]
 )
-def test_a_dark_ground_is_refused(color, background, noise, tmp_path):
-    assert tissue.is_dark(fluorescent(color, background, noise))
-    info = inspect(files.pyramid(tmp_path / "s.tif", [fluorescent(color, background, noise)], compression="lzw"))
+def test_a_dark_ground_is_refused(signals, tmp_path):
+    info = inspect(files.pyramid(tmp_path / "s.tif", [fluorescent(*signals)], compression="lzw"))
     with TileReaders(info, 1) as readers, pytest.raises(UnreadableError, match="dark ground"):
         tissue.find(readers)
 

@@ -16,6 +16,13 @@ from cfcam_gpu.sources import loaders
 
 from ..pipeline_jobs import TINY, photographs
 
+#: How a process of its own begins: whatever it imports takes its time.
+SOURCE = """
+import sys; from pathlib import Path
+from cfcam_gpu.photographs.photos import Preparation; from cfcam_gpu.sources.photographs import Photographs
+source = Photographs(Path(sys.argv[1]), Preparation(32, 36, 2, (0.5,) * 3, (0.5,) * 3), workers=2)
+"""
+
 
 def test_batches_and_contents_agree_whoever_reads_them(tmp_path):
     source = photographs(tmp_path / "source", 7)
@@ -103,10 +110,11 @@ def test_a_worker_that_is_killed_is_told(tmp_path):
 @pytest.mark.slow
 def test_workers_end_with_who_began_them(tmp_path):
     photographs(tmp_path / "source", 40)
-    code = (
-        "import multiprocessing, os, signal, sys; from pathlib import Path\n"
-        "from cfcam_gpu.pipelines import Photographs; from tests.pipeline_jobs import TINY\n"
-        "batches = Photographs(Path(sys.argv[1]), TINY, workers=2).batches(1); next(batches)\n"
+    # torch's workers look every five seconds whether they are left alone.
+    code = SOURCE + (
+        "import multiprocessing, os, signal; from torch.utils.data._utils import worker\n"
+        "worker.MP_STATUS_CHECK_INTERVAL = 0.1\n"
+        "batches = source.batches(1); next(batches)\n"
         "print(*(process.pid for process in multiprocessing.active_children()), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -159,11 +167,7 @@ def test_how_a_worker_died_is_told_in_words_of_the_user(monkeypatch, said, told)
 @pytest.mark.parametrize("size", ["8k", pytest.param("160k", marks=pytest.mark.long)])
 def test_a_shared_memory_that_is_too_small_ends_the_reading_with_what_to_do(tmp_path, size):
     photographs(tmp_path / "source", 80)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from cfcam_gpu.pipelines import Photographs; from tests.pipeline_jobs import TINY\n"
-        "list(Photographs(Path(sys.argv[1]), TINY, workers=2).batches(40))"
-    )
+    code = f"{SOURCE}list(source.batches(40))"
     # A mount of its own, that nobody else sees. A batch has 122,880 bytes, and the loader's queues have some, too.
     inside = f"mount -t tmpfs -o size={size} none /dev/shm && exec {sys.executable} -c '{code}' {tmp_path / 'source'}"
     done = subprocess.run(["unshare", "-m", "sh", "-c", inside], capture_output=True, text=True, timeout=60)

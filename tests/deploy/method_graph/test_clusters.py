@@ -62,13 +62,25 @@ def graphs(draw):
     return np.linalg.norm(points[:, None] - points, axis=2) <= draw(st.sampled_from([0.1, 0.5, 1.0]))
 
 
-@FORMS
-@settings(max_examples=300, derandomize=True)
-@given(near=graphs(), min_samples=st.integers(1, 6))
-def test_labels_are_scikit_learns(unrolled, near, min_samples):
+def assert_sklearns(near, min_samples, *, unrolled):
     (labels,), converged = run([near], [min_samples], unrolled=unrolled)
     assert converged.all()
     np.testing.assert_array_equal(labels, sklearns(near, min_samples))
+
+
+@FORMS
+@settings(max_examples=80, derandomize=True)
+@given(near=graphs(), min_samples=st.integers(1, 6))
+def test_labels_are_scikit_learns(unrolled, near, min_samples):
+    assert_sklearns(near, min_samples, unrolled=unrolled)
+
+
+@pytest.mark.long
+@FORMS
+@settings(max_examples=300, derandomize=True)
+@given(near=graphs(), min_samples=st.integers(1, 6))
+def test_labels_of_more_graphs_are_scikit_learns(unrolled, near, min_samples):
+    assert_sklearns(near, min_samples, unrolled=unrolled)
 
 
 @FORMS

@@ -31,7 +31,7 @@ def test_every_case_with_every_option(name):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_real_activations_of_the_trained_network(preset):
-    activations, gradients = (torch.from_numpy(array).float() for array in captured())
+    activations, gradients = (torch.from_numpy(array[:2]).float() for array in captured())
     assert_the_librarys(activations, gradients, PRESETS[preset], rounding=0)
     assert labels(activations, gradients, PRESETS[preset]).unique().numel() >= 3
 
@@ -215,9 +215,16 @@ def problems(draw):
     return *tensors, draw(st.sampled_from([*CONFIGS.values(), *(config for _, config in COMBINATIONS.values())]))
 
 
-@settings(max_examples=150, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(problem=problems())
 def test_whatever_comes(problem):
+    assert_the_librarys(*problem)
+
+
+@pytest.mark.long
+@settings(max_examples=150, derandomize=True)
+@given(problem=problems())
+def test_whatever_comes_and_more(problem):
     assert_the_librarys(*problem)
 
 

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pydicom
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, MRImageStorage
 
@@ -70,6 +71,14 @@ def placed(kind=CTImageStorage, directions=AXIAL, spacing=(0.75, 1.5), slices=1,
     return Source(tuple(headers), None, grid_of(position, right, down, spacing, (slices, 40, 48), step))
 
 
+def without(*keywords):
+    """A slice whose header lacks some elements."""
+    source = placed()
+    for keyword in keywords:
+        delattr(source.headers[0], keyword)
+    return source
+
+
 def x_ray(**values):
     """A source with no place in the patient."""
     return Source((header(DigitalXRayImageStorageForPresentation, **values),), None, None)
@@ -84,3 +93,10 @@ def frame(number=2):
     """One of several frames of a file in colour that knows no place."""
     us = "1.2.840.10008.5.1.4.1.1.3.1"
     return Source((header(us, NumberOfFrames=5, PhotometricInterpretation="RGB"),), number, None)
+
+
+def damage(header, keyword, value):
+    """Give an element the bytes of a value that nobody has looked at."""
+    tag = pydicom.tag.Tag(keyword)
+    kind = pydicom.datadict.dictionary_VR(tag)
+    header[tag] = pydicom.dataelem.RawDataElement(tag, kind, len(value), value, 0, False, True)

@@ -37,17 +37,10 @@ SOURCES = {
     "lossy": lambda: headers.placed(
         LossyImageCompression="01", LossyImageCompressionRatio="10", LossyImageCompressionMethod="ISO_10918_1"
     ),
-    "nothing of the patient": lambda: _without(
+    "nothing of the patient": lambda: headers.without(
         "PatientName", "PatientID", "StudyDate", "PatientSex", "AccessionNumber"
     ),
 }
-
-
-def _without(*keywords):
-    source = headers.placed()
-    for keyword in keywords:
-        delattr(source.headers[0], keyword)
-    return source
 
 
 def _inner(source):
@@ -70,7 +63,11 @@ def _write(source, folder, values=None, asked=ALL, grid=None, about=ABOUT, **opt
     )
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+#: What is in these two is in others, too.
+KINDS = [pytest.param(kind, marks=[pytest.mark.long] * (kind in ("sagittal", "oblique volume"))) for kind in SOURCES]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_checker_finds_an_error(kind, tmp_path):
     for tool in ("dciodvfy", "dcmdump", "dsrdump"):
         if shutil.which(tool) is None:
@@ -81,7 +78,7 @@ def test_no_checker_finds_an_error(kind, tmp_path):
         said = subprocess.run(["dciodvfy", file], capture_output=True, text=True)
         assert said.returncode == 0
         assert "Error" not in said.stdout + said.stderr, said.stderr
-        assert subprocess.run(["dcmdump", "-q", file], capture_output=True).returncode == 0
+    assert subprocess.run(["dcmdump", "-q", *files], capture_output=True).returncode == 0
     assert subprocess.run(["dsrdump", "-q", files[-1]], capture_output=True).returncode == 0
     if shutil.which("dcm2pnm"):
         subprocess.run(["dcm2pnm", "--write-png", files[1], tmp_path / "a.png"], check=True)
@@ -345,15 +342,15 @@ def test_what_dicom_does_not_allow_is_left_out_without_a_word(tmp_path):
         assert "PatientAge" not in read
 
 
+DAMAGED = ("SeriesNumber", "FrameOfReferenceUID", "PatientWeight", "StudyDate", "PatientName")
+
+
 @pytest.mark.parametrize("value", [b"1e400 ", b"nan ", b"x", b"9" * 200, b"\xff\xfe\0!"])
-@pytest.mark.parametrize(
-    "keyword", ["SeriesNumber", "FrameOfReferenceUID", "PatientWeight", "StudyDate", "PatientName"]
-)
-def test_a_damaged_value_costs_nothing_but_itself(keyword, value, tmp_path):
+@pytest.mark.parametrize("keywords", [DAMAGED, *(pytest.param((word,), marks=pytest.mark.long) for word in DAMAGED)])
+def test_damaged_values_cost_nothing_but_themselves(keywords, value, tmp_path):
     source = headers.placed()
-    tag = pydicom.tag.Tag(keyword)
-    kind = pydicom.datadict.dictionary_VR(tag)
-    source.headers[0][tag] = pydicom.dataelem.RawDataElement(tag, kind, len(value), value, 0, False, True)
+    for keyword in keywords:
+        headers.damage(source.headers[0], keyword, value)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for file in _write(source, tmp_path, asked=Asked(report=True)):
