@@ -38,7 +38,7 @@ PIXELS = Limits().pixels
 THREADS = (2, 8)
 #: Seconds between two questions of Ray Serve whether a replica's device is in order; after three of no it is replaced.
 HEALTH = 2.0
-#: Seconds between two looks at what is being loaded.
+#: Seconds between two looks at what is being loaded, and of Ray Serve at what a replica that ends still answers.
 POLL = 0.2
 
 

@@ -103,8 +103,8 @@ class TileReaders:
                 pixels = process.receive()[1]
                 assert pixels is not None
                 yield pixels
-        except KeyboardInterrupt:
-            # It may have come between an answer and its being counted: what is still to come is not known any more.
+        except (KeyboardInterrupt, SystemExit):
+            # By a signal, maybe between an answer and its being counted: what is still to come is not known any more.
             self.close()
             raise
         finally:

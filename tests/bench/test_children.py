@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ..processes import assert_ended
+
 CODE = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +26,6 @@ with ThreadPoolExecutor(3) as pool, children.ending_with_us():
 """
 
 
-def runs(process):
-    try:
-        # A killed process that nobody has waited for yet is a zombie.
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.parametrize("several", [1, 3])
 def test_sigterm_takes_all_that_was_started_along(several, tmp_path):
     marks = [tmp_path / str(i) for i in range(several)]
@@ -44,7 +38,4 @@ def test_sigterm_takes_all_that_was_started_along(several, tmp_path):
         assert len(started) >= several
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
-    until = time.monotonic() + 10  # a signal takes a moment to arrive
-    while any(map(runs, started)) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not any(map(runs, started))
+    assert_ended([child.pid for child in started], 10)

@@ -1,12 +1,12 @@
 """compute-sanitizer and Nsight Compute: scripts in their place."""
 
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from bench import kernel_calls, nvidia_tools
+
+from ..processes import assert_ended
 
 
 def test_absent_tools_are_said(monkeypatch):
@@ -50,12 +50,7 @@ def test_a_sanitizer_that_is_not_done_in_time_has_not_failed(tool):
 def test_what_a_late_tool_started_is_stopped_with_it(tool, tmp_path):
     tool(f"sleep 60 >&- 2>&- & echo $! > {tmp_path / 'child'}; wait")
     nvidia_tools.bandwidth(4.0)
-    state = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
-    until = time.monotonic() + 10  # a signal takes a moment to arrive
-    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < until:
-        time.sleep(0.01)
-    # A killed process that nobody has waited for yet is a zombie.
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert_ended([int((tmp_path / "child").read_text())], 10)
 
 
 def test_one_that_fails_counts_though_another_is_not_done(tool):

@@ -136,10 +136,18 @@ def test_several_targets_from_one_forward(images):
         torch.testing.assert_close(several.maps[:, t], single.maps, atol=1e-4, rtol=0)
 
 
-def test_on_mosaics_the_right_cell_has_most_of_the_energy(images):
+@pytest.mark.parametrize(
+    "mosaics",
+    [
+        ([0, 1, 2, 5], [1, 5, 4, 0]),
+        pytest.param(([0, 1, 2, 5], [1, 5, 4, 0], [2, 0, 5, 1], [4, 2, 1, 5]), marks=pytest.mark.long),
+    ],
+    ids=len,
+)
+def test_on_mosaics_the_right_cell_has_most_of_the_energy(images, mosaics):
     classes = CFCAM(lite0())(images).target.tolist()
     shares = []
-    for members in ([0, 1, 2, 5], [1, 5, 4, 0]):
+    for members in mosaics:
         cells = images[members]
         mosaic = torch.cat([torch.cat([cells[0], cells[1]], 2), torch.cat([cells[2], cells[3]], 2)], 1)
         for t, energy in enumerate(CFCAM(lite0())(mosaic[None], [[classes[member] for member in members]]).maps[0]):

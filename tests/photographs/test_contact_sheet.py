@@ -10,7 +10,6 @@ from cfcam_gpu.photographs import contact_sheet
 def test_a_sheet_stays_of_sane_size(count):
     tile = contact_sheet.thumbnail(np.zeros((384, 384, 3), np.uint8))
     entry = contact_sheet.Entry(tile, tile, "a class of a very long name " * 9, None, "猫\n\x1b[31m" + "x" * 300)
-    others = [entry._replace(label="a class", caption="x.png")] * (count - 1)  # long texts are slow to cut
-    sheet = contact_sheet.draw([entry, *others], title="t" * 200, subtitle="s" * 200, alarm="a" * 200)
+    sheet = contact_sheet.draw([entry] * count, title="t" * 200, subtitle="s" * 200, alarm="a" * 200)
     assert sheet.width <= 2000
     assert sheet.height <= 5200

@@ -27,6 +27,11 @@ def phantom(path, *, width=SIDES[0], height=SIDES[1], disc=DISC, **options):
     return pyramid(path, levels(pixels), **options)
 
 
+def six_tiles(path, **options):
+    """Write a slide of the phantom's kind that has six tiles."""
+    return phantom(path, width=448, height=336, disc=(200, 200, 60), **options)
+
+
 def green():
     """Two classes, anything and green: the second's logit grows with the share of a tile that is green."""
     network = nn.Sequential(

@@ -16,7 +16,7 @@ from cfcam_gpu.cli import app
 
 from ..albums import album
 from ..pipeline_jobs import contents
-from .jobs import phantom
+from .jobs import phantom, six_tiles
 
 __all__ = ["album"]
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=448, height=336, disc=(200, 200, 60))
+    return six_tiles(tmp_path_factory.mktemp("slides") / "phantom.tif")
 
 
 def slide(*args):

@@ -16,7 +16,7 @@ GREEN = "tests.slides.jobs:green"
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slides")
-    return jobs.phantom(folder / "phantom.tif", width=448, height=336, disc=(200, 200, 60))
+    return jobs.six_tiles(folder / "phantom.tif")
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from cfcam_gpu.results import durable
 from cfcam_gpu.slides import job, work
 
 from ..pipeline_jobs import contents
-from .jobs import asked, explain, phantom
+from .jobs import asked, explain, phantom, six_tiles
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=448, height=336, disc=(200, 200, 60))
+    return six_tiles(tmp_path_factory.mktemp("slides") / "phantom.tif")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_file_of_the_maps_has_its_name_in_the_error(tmp_path):
 
 
 def test_a_name_that_is_no_utf_8(tmp_path):
-    path = phantom(tmp_path / "bad\udcff.tif", width=448, height=336, disc=(200, 200, 60))
+    path = six_tiles(tmp_path / "bad\udcff.tif")
     (outcome,) = explain([path], tmp_path / "out")
     assert outcome.error is None
     assert json.loads((outcome.folder / "summary.json").read_text())["slide"]["name"] == "bad\ufffd.tif"

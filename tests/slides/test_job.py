@@ -20,7 +20,7 @@ from cfcam_gpu.slides.tiles import Plan
 
 from ..pipeline_jobs import contents
 from .files import MPP
-from .jobs import DISC, SIDES, asked, explain, green, phantom, spoilt
+from .jobs import DISC, SIDES, asked, explain, green, phantom, six_tiles, spoilt
 
 __all__ = ["spoilt"]
 
@@ -37,8 +37,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A slide of six tiles."""
-    return phantom(tmp_path_factory.mktemp("slides") / "small.tif", width=448, height=336, disc=(200, 200, 60))
+    return six_tiles(tmp_path_factory.mktemp("slides") / "small.tif")
 
 
 @pytest.fixture(scope="module")

@@ -11,25 +11,8 @@ from cfcam_gpu.results import durable
 from cfcam_gpu.slides import work
 
 from ..pipeline_jobs import contents
-from ..pipelines.test_kill import STEPS, Killed, Mortal
-from .jobs import explain, phantom
-
-
-class Noting(Mortal):
-    """Lives long, and notes each step."""
-
-    def __init__(self):
-        super().__init__(10_000)
-        self.noted = []
-
-    def __getattr__(self, name):
-        real = super().__getattr__(name)
-
-        def step(*args, **options):
-            self.noted.append(name)
-            return real(*args, **options)
-
-        return step if name in STEPS else real
+from ..pipelines.test_kill import PRELOADED, Killed, Mortal
+from .jobs import explain, six_tiles
 
 
 def small(slide, out, **options):
@@ -50,7 +33,7 @@ def assert_nothing_half(out, whole):
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    return phantom(tmp_path_factory.mktemp("slides") / "phantom.tif", width=448, height=336, disc=(200, 150, 60))
+    return six_tiles(tmp_path_factory.mktemp("slides") / "phantom.tif")
 
 
 @pytest.mark.slow
@@ -66,10 +49,7 @@ def slide(tmp_path_factory):
 )
 def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
     context = multiprocessing.get_context("forkserver")
-    # Imported once, with what the first gradient imports: a process then starts in no time.
-    own = [killed.__module__, "cfcam_gpu.engines.cpu", "cfcam_gpu.engines.compiled"]
-    others = ["zarr", "tifffile", "pyarrow.parquet", "torch.fx.experimental.symbolic_shapes"]
-    context.set_forkserver_preload(own + others)
+    context.set_forkserver_preload([killed.__module__, "tifffile", *PRELOADED])
 
     def start(out):
         process = context.Process(target=killed, args=(slide, out, kind))
@@ -104,11 +84,11 @@ def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
 @pytest.mark.parametrize(("writes", "others"), [(6, 40), pytest.param(1, 1, marks=pytest.mark.long)])
 def test_death_at_every_step(slide, tmp_path, monkeypatch, writes, others):
     monkeypatch.setattr(work, "KEPT", 2)
-    noting = Noting()
+    counter = Mortal(10_000)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "os", noting)
+        patch.setattr(durable, "os", counter)
         small(slide, tmp_path / "whole")
-    whole, noted = contents(tmp_path / "whole"), list(enumerate(noting.noted, 1))
+    whole, noted = contents(tmp_path / "whole"), list(enumerate(counter.noted, 1))
     assert len(noted) > 60
     # So many each; the last of all that is written is the summary.
     halves = [step for step, name in noted if name == "write"][::-writes]

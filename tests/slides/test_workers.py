@@ -21,6 +21,7 @@ from cfcam_gpu.slides.info import inspect
 from cfcam_gpu.slides.region import Region
 from cfcam_gpu.slides.workers import TileReaders
 
+from ..processes import assert_ended
 from . import files
 
 pytest.importorskip("imagecodecs")
@@ -43,14 +44,6 @@ def padded():
 
 def expected(region):
     return padded()[region.y : region.y + region.height, region.x : region.x + region.width]
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def children(readers):
@@ -105,8 +98,8 @@ def test_left_before_its_end_and_used_again(slide):
         assert (pixels == expected(last)).all()
 
 
-@pytest.mark.parametrize("moment", ["an answer", "a question"])
-def test_ctrl_c_before_it_is_counted_is_not_waited_for(slide, moment, monkeypatch):
+@pytest.mark.parametrize(("moment", "signalled"), [("an answer", KeyboardInterrupt), ("a question", SystemExit)])
+def test_a_signal_before_it_is_counted_is_not_waited_for(slide, moment, signalled, monkeypatch):
     readers = TileReaders(slide, 1, patience=30)
     [child], [one] = children(readers), readers._processes
     get, put = one._answers.get, one._answers.put
@@ -114,14 +107,14 @@ def test_ctrl_c_before_it_is_counted_is_not_waited_for(slide, moment, monkeypatc
     def interrupt(*_, **options):
         if options:
             get(**options)
-        raise KeyboardInterrupt
+        raise signalled
 
     if moment == "an answer":
         monkeypatch.setattr(one, "_answers", SimpleNamespace(get=interrupt, put=put))
     else:
         monkeypatch.setattr(process, "json", SimpleNamespace(dumps=interrupt, loads=json.loads))
     begun = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(signalled):
         list(readers.tiles(regions(20)))
     assert time.monotonic() - begun < 20
     assert child.returncode is not None
@@ -204,10 +197,7 @@ os.kill(os.getpid(), 9)
     *pids, torch = ran.stdout.split()
     assert len(pids) == 2, ran.stderr
     assert torch == "False"
-    until = time.monotonic() + 20
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    assert_ended(map(int, pids))
 
 
 def test_a_busy_process_ends_with_who_began_it(slide, tmp_path):
@@ -228,7 +218,4 @@ os.kill(os.getpid(), 9)
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=path, check=False)
     pid, ended = ran.stdout.split()
     assert ended == "None"
-    until = time.monotonic() + 10
-    while alive(int(pid)):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    assert_ended([int(pid)], 10)

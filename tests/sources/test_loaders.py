@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from cfcam_gpu.pipelines import Photographs
 from cfcam_gpu.sources import loaders
 
 from ..pipeline_jobs import TINY, photographs
+from ..processes import assert_ended
 
 #: How a process of its own begins: whatever it imports takes its time.
 SOURCE = """
@@ -121,19 +121,7 @@ def test_workers_end_with_who_began_them(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "source"], capture_output=True, text=True, timeout=60)
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(workers) == 2
-    for _ in range(200):
-        if not any(map(_runs, workers)):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"{workers} run still")
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert_ended(workers)
 
 
 @pytest.mark.parametrize(
