@@ -29,6 +29,7 @@ from .photographs.options import (
     Device,
     DeviceOption,
     EngineOption,
+    LibragradOption,
     MethodOption,
     OverwriteOption,
     Preset,
@@ -126,6 +127,7 @@ def explain(
     ] = None,
     augment: AugmentOption = None,
     smooth: SmoothOption = 0,
+    libragrad: LibragradOption = None,
     window: WindowOption = None,
     spatial_dims: SpatialDimsOption = 2,
     size: SizeOption = None,
@@ -135,8 +137,9 @@ def explain(
         typer.Option(
             min=1,
             metavar="K",
-            help="Show the K strongest groups of channels, too: where each sees its evidence, and its share of it, in "
-            "NAME.components.png, components.png (of the first 12) and explanations.jsonl.",
+            help="Show the K strongest groups of channels, too: where each sees its evidence, its share of it, and the "
+            "probability without its channels, in NAME.components.png, components.png (of the first 12) and "
+            "explanations.jsonl.",
             show_default="none",
         ),
     ] = None,
@@ -170,6 +173,7 @@ def explain(
             method=method,
             augment=augment,
             smooth=smooth,
+            libragrad=libragrad,
             window=window,
             spatial_dims=spatial_dims,
             size=size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Literal, get_args, get_type_hints
 
@@ -14,6 +14,11 @@ Boundary = Literal["reflect", "zero"]
 Gradient = Literal["cluster_mean", "own"]
 Combine = Literal["pooled", "elementwise", "positive"]
 Weighting = Literal["linear", "softmax"]
+GateBy = Literal["coarse", "own"]
+Extent = Literal["broad", "balanced", "tight"]
+
+#: Saturation by extent: points of the frontier between Average Drop and energy in the object.
+_SATURATION: dict[str, float | None] = {"broad": 0.1, "balanced": 0.25, "tight": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,11 @@ class Config:
     weighting : {"linear", "softmax"}
         Use the pooled weights as they are, or their softmax over the valid channels.
     gate : float or None
-        None is one level. A number is two: the map of the finer layer times c^2 / (c^2 + gate), where c is the coarser
-        layer's Grad-CAM map over its maximum.
+        With a number the map is multiplied by c^2 / (c^2 + gate), where c is what `gate_by` says, over its maximum.
+    gate_by : {"coarse", "own"}
+        ``"coarse"`` makes two levels of it: the finer layer's map is gated by the coarser layer's Grad-CAM map. With
+        ``"own"`` there is one layer, and its map is gated by its own net evidence: gradient times activation, summed
+        over the channels, filtered as the gradients are with zeros beyond the border, and where it is positive.
     contrast : float
         Explain a class against its rivals: the score is its logit minus this share of the log-sum-exp of all others. At
         0 that is the logit, at 1 the class's log-odds. Callables are taken as they are.
@@ -96,6 +104,7 @@ class Config:
     noise_floor: float = 0.0
     weighting: Weighting = "linear"
     gate: float | None = None
+    gate_by: GateBy = "coarse"
     contrast: float = 0.0
     saturation: float | None = None
 
@@ -105,13 +114,27 @@ class Config:
         return cls(dead_threshold=None, weighting="softmax")
 
     @classmethod
-    def two_level(cls) -> Config:
+    def two_level(cls, extent: Extent = "balanced") -> Config:
         """Where from a fine layer, which class from a coarse one.
 
         Channels of the fine layer are ranked by their contribution and clustered by direction, so that a channel's
         scale does not matter; their own gradients are filtered, and what is left of the noise is taken off, cluster by
         cluster. docs/method.md tells what each part is for, bench/NOTES.md how its numbers were chosen.
+
+        Parameters
+        ----------
+        extent : {"broad", "balanced", "tight"}
+            How much of the image the map shows strongly. What a broad map leaves of an image keeps more of the class's
+            probability; a tight one has more of its sum on the object. All three put the positions in the same order.
+            They differ in `saturation` alone: 0.1, 0.25 and None; docs/choosing.md has figures.
+
+        Raises
+        ------
+        ValueError
+            If `extent` is none of these.
         """
+        if not isinstance(extent, str) or extent not in _SATURATION:
+            raise ValueError(f"extent: expected one of {', '.join(_SATURATION)}; got {extent!r}")
         return cls(
             dead_threshold=1e-3,
             importance="contribution",
@@ -125,13 +148,32 @@ class Config:
             noise_floor=1.0,
             gate=0.07,
             contrast=0.75,
-            saturation=0.25,
+            saturation=_SATURATION[extent],
         )
+
+    @classmethod
+    def tokens(cls, extent: Extent = "balanced") -> Config:
+        """What `CFCAM` does with the tokens of a vision transformer, together with LibraGrad's gradients.
+
+        All blocks of such a model have one resolution, and no pooling makes gradients constant over space: the last
+        layer itself says where, and its net evidence says which class. All numbers are those of :meth:`two_level`.
+
+        Parameters
+        ----------
+        extent : {"broad", "balanced", "tight"}
+            As for :meth:`two_level`.
+
+        Raises
+        ------
+        ValueError
+            If `extent` is none of these.
+        """
+        return replace(cls.two_level(extent), gate_by="own")
 
     @property
     def levels(self) -> int:
         """How many target layers this configuration takes: 1 or 2."""
-        return 1 if self.gate is None else 2
+        return 1 if self.gate is None or self.gate_by == "own" else 2
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -159,6 +201,8 @@ class Config:
         for name in ("gate", "saturation"):
             if getattr(self, name) is not None:
                 _check_number(name, 1e-6, 1e6, self, expected="None or a number in [1e-06, 1e+06]")
+        gated = self.gate_by == "coarse" or self.gate is not None
+        _check("gate_by", gated, "'coarse' where gate is None", self)
         _check_number("contrast", 0.0, 1.0, self)
 
     def min_samples_for(self, channels: int) -> int:

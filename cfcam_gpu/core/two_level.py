@@ -1,40 +1,95 @@
-"""Two levels: a fine layer says where, a coarse one says whose."""
+"""The gate: a map keeps what lies where the target has evidence as a whole."""
 
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from .axes import last_axes
+from .config import Config
 from .maps import enlarged
 
 
-def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, constant: float) -> torch.Tensor:
-    """Maps of the fine layer where the coarse layer sees the target, too.
+def gated(
+    raw_maps: torch.Tensor,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Raw maps (B, T, *spatial) of a layer with the gate of a configuration, if it has one.
 
-    A layer halfway up a network localises well and hardly tells classes apart; the last one is the other way round.
-    The fine map is multiplied by c^2 / (c^2 + constant), with c the coarse layer's Grad-CAM map (Selvaraju et al., ICCV
-    2017), upsampled to the fine layer and divided by its maximum: near 0 where the target has no coarse evidence, near
-    1 wherever it has some, so that the fine map alone gives the shape there.
+    Parameters
+    ----------
+    raw_maps : (B, T, *spatial) float32, >= 0
+    activations, gradients : (B, C, *spatial), (B, T, C, *spatial) floating
+        Of the layer.
+    config : Config
+    coarse : tuple of two tensors, optional
+        The same of the coarser of two levels; without it there is no gate between them.
+    """
+    if config.gate is None:
+        return raw_maps
+    if config.gate_by == "own":
+        return gate(raw_maps, activations, gradients, config.gate, sigma=config.sigma)
+    return raw_maps if coarse is None else gate(raw_maps, *coarse, config.gate)
+
+
+def gate(
+    raw_maps: torch.Tensor,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    constant: float,
+    *,
+    sigma: float | None = None,
+) -> torch.Tensor:
+    """Maps where the target has evidence as a whole: times c^2 / (c^2 + constant).
+
+    A layer halfway up a network localises well and hardly tells classes apart; the last one is the other way round. So
+    with two levels c is the coarse layer's Grad-CAM map (Selvaraju et al., ICCV 2017), upsampled to the fine layer. The
+    tokens of a transformer have one resolution, and gradients that differ from position to position: there c is the
+    net evidence of the layer itself, HiResCAM's (Draelos and Carin, arXiv:2011.08891), filtered. Either is divided by
+    its maximum, so that the factor is near 0 where the target has no such evidence, near 1 wherever it has some.
 
     Parameters
     ----------
     raw_maps : (B, T, *spatial) float32, >= 0
         Of the fine layer.
     activations : (B, C, *spatial') floating
-        Of the coarse layer.
+        Of the coarse layer, or the same one.
     gradients : (B, T, C, *spatial') floating
         Of the targets' scores with respect to them.
     constant : float
         c^2 at which half of the fine map passes.
+    sigma : float, optional
+        Of the Gaussian that filters net evidence, in positions. None gates by a Grad-CAM map.
 
     Returns
     -------
     (B, T, *spatial) float32
     """
     dims = activations.ndim - 2
-    weights, activations = gradients.float().mean(dim=last_axes(dims), keepdim=True), activations.float()
+    activations, gradients = activations.float(), gradients.float()
+    weights = gradients.mean(dim=last_axes(dims), keepdim=True) if sigma is None else gradients
     # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
-    sums = [(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
-    coarse = torch.stack(sums, dim=1).relu()
-    squared = enlarged(coarse, raw_maps.shape[2:]).square()
+    sums = torch.stack([(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)], dim=1)
+    if sigma is not None:
+        sums = _filtered(sums, sigma, dims)
+    squared = enlarged(sums.relu(), raw_maps.shape[2:]).square()
     return raw_maps * (squared / (squared + constant))
+
+
+def _filtered(maps: torch.Tensor, sigma: float, dims: int) -> torch.Tensor:
+    """The Gaussian filter of :mod:`cfcam_gpu.core.cluster_filter` over the last `dims` axes, zeros beyond the border.
+
+    Its taps are made on the device, and a convolution would be one in half precision under autocast.
+    """
+    reach = int(4 * sigma + 0.5)
+    if reach == 0:
+        return maps
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype) / sigma) ** 2)
+    taps = taps / taps.sum()
+    for axis in last_axes(dims):
+        rows = functional.pad(maps.movedim(axis, -1), (reach, reach))
+        maps = (rows.unfold(-1, 2 * reach + 1, 1) * taps).sum(dim=-1).movedim(-1, axis)
+    return maps

@@ -137,11 +137,11 @@ def launch(
     *,
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> engines.EngineResult:
-    """Run an engine, and the gate of a two-level configuration.
+    """Run an engine, and the gate of a configuration that has one.
 
     As :func:`compute`, but nothing is checked, and the host waits for the device only where `engine` makes it.
     """
-    return _gated(engine.run(activations, gradients, config), config, coarse)
+    return _gated(engine.run(activations, gradients, config), activations, gradients, config, coarse)
 
 
 def launch_checked(
@@ -155,7 +155,8 @@ def launch_checked(
 ) -> tuple[engines.EngineResult, dict[str, torch.Tensor]]:
     """As :func:`launch`, and of each argument's name (B,) bool: which images are finite in float32."""
     result, finite = engine.run_checked(activations, gradients, config)
-    return _gated(result, config, coarse), _flags(finite[:, 0], finite[:, 1], coarse, sound)
+    flags = _flags(finite[:, 0], finite[:, 1], coarse, sound)
+    return _gated(result, activations, gradients, config, coarse), flags
 
 
 def _flags(
@@ -177,11 +178,13 @@ def _flags(
 
 
 def _gated(
-    result: engines.EngineResult, config: Config, coarse: tuple[torch.Tensor, torch.Tensor] | None
+    result: engines.EngineResult,
+    activations: torch.Tensor,
+    gradients: torch.Tensor,
+    config: Config,
+    coarse: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> engines.EngineResult:
-    if coarse is None or config.gate is None:
-        return result
-    return result._replace(raw_maps=two_level.gate(result.raw_maps, *coarse, config.gate))
+    return result._replace(raw_maps=two_level.gated(result.raw_maps, activations, gradients, config, coarse))
 
 
 def are_finite(tensor: torch.Tensor) -> torch.Tensor:

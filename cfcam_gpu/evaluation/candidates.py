@@ -15,17 +15,21 @@ from ..core.config import Config
 from ..core.maps import over_maximum, upsample
 from ..engines.execution import compute
 from ..explain.cam import CAM
-from ..explain.plan import Layouts
+from ..explain.plan import Layouts, Plan
 from ..hooks import layers
+from ..hooks.attention import attention_blocks
 from ..hooks.capture import capture
 from ..hooks.target_layer import TargetLayer
 from ..methods import gradient
 from ..metrics import Explainer
 
 #: Maps (B, T, H, W) in [0, 1] at a size from activations (B, C, h, w) and gradients (B, T, C, h, w), one of each for
-#: every layer, the finest first.
-Render: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], tuple[int, int]], torch.Tensor]
+#: every layer, the finest first. Of volumes and signals they have as many axes behind the first as these.
+Render: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], tuple[int, ...]], torch.Tensor]
 
+#: What the name of a method has behind it where its gradients are LibraGrad's; and of the default where they are not,
+#: if they are by default.
+LIBRAGRAD, PLAIN = "+libragrad", "+plain"
 
 #: Of each model, by the layers' names: what takes forwards of its own to find serves all candidates and photographs.
 _layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Layouts]] = WeakKeyDictionary()
@@ -44,7 +48,8 @@ class Candidate:
     Parameters
     ----------
     name : str
-        Where `render` is None, a key of :data:`cfcam_gpu.methods.METHODS` that runs the model many times.
+        Where `render` is None, a key of :data:`cfcam_gpu.methods.METHODS` that runs the model many times or takes many
+        layers, with :data:`LIBRAGRAD` behind it where it takes such gradients.
     layers : tuple of str
         Names of target layers, the finest first: names, so that they fit a copy of the model too.
     render : callable or None
@@ -53,6 +58,8 @@ class Candidate:
         How far its gradients are those of the class against its rivals. See :class:`cfcam_gpu.Config`.
     objective : callable or None
         What its gradients are of, where not of a class's logit.
+    libragrad : bool
+        Whether its gradients are LibraGrad's.
     """
 
     name: str
@@ -60,11 +67,12 @@ class Candidate:
     render: Render | None = None
     contrast: float = 0.0
     objective: targets.Objective | None = None
+    libragrad: bool = False
 
     def captured(
-        self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor
+        self, model: nn.Module, images: torch.Tensor, classes: targets.Target
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-        """Activations and gradients at its layers, of images (B, 3, H, W) and classes (B, T)."""
+        """Activations and gradients at its layers, of images (B, 3, H, W) and classes (B, T), or rows of callables."""
         fine, *coarse = _laid_out(model, self.layers, images)
         found = capture(
             model,
@@ -73,66 +81,98 @@ class Candidate:
             replace(targets.read(classes, len(images)), objective=self.objective),
             coarse=coarse[0] if coarse else None,
             contrast=self.contrast,
+            libragrad=self.libragrad,
         )
         if found.coarse is None:
             return (found.activations,), (found.gradients,)
         return (found.activations, found.coarse[0]), (found.gradients, found.coarse[1])
 
     def maps(
-        self, model: nn.Module, images: torch.Tensor, classes: torch.Tensor, size: tuple[int, int]
+        self, model: nn.Module, images: torch.Tensor, classes: targets.Target, size: tuple[int, ...]
     ) -> torch.Tensor:
-        """Maps (B, T, H, W) in [0, 1] at `size`, of images (B, 3, h, w) and classes (B, T)."""
+        """Maps (B, T, H, W) in [0, 1] at `size`, of images (B, 3, h, w) and classes (B, T), or rows of callables."""
         if self.render is not None:
             return self.render(*self.captured(model, images, classes), size)
-        (layer, *_) = _laid_out(model, self.layers, images)
-        return upsample(CAM(model, layer, method=self.name)(images, classes).raw_maps, size)
+        known = _laid_out(model, self.layers, images)
+        explain = CAM(model, known, method=self.name.removesuffix(LIBRAGRAD), libragrad=self.libragrad)
+        return upsample(explain(images, classes).raw_maps, size)
 
     def explainer(self, model: nn.Module) -> Explainer:
         """Maps (B, H, W) at the images' size, of images and classes (B,)."""
-        return lambda images, classes: self.maps(model, images, classes[:, None], (images.shape[-2], images.shape[-1]))[
-            :, 0
-        ]
+        return lambda images, classes: self.maps(model, images, classes[:, None], tuple(images.shape[2:]))[:, 0]
 
 
-def find(model: nn.Module, images: torch.Tensor) -> dict[str, Candidate]:
+def find(model: nn.Module, images: torch.Tensor, target: targets.Target = None) -> dict[str, Candidate]:
     """All candidates by name, at the layers that CF-CAM chooses for a model.
 
-    The methods of :data:`cfcam_gpu.methods.METHODS` work on the last layer. Of a model that has two levels, ``"cfcam"``
-    takes both; ``"layercam-fine"`` is LayerCAM at the finer one, and
-    ``"gradcam*layercam-fine"`` the square root of it times Grad-CAM at the last layer. Where there is one level,
-    ``"cfcam"`` takes that, and the other two are not there.
+    The methods of :data:`cfcam_gpu.methods.METHODS` work on the last layer, those that make one map of many layers on
+    the ones that they choose; where a model has none for such a method, it is not there. Of a model that has two
+    levels, ``"cfcam"`` takes both; ``"layercam-fine"`` is LayerCAM at the finer one, and ``"gradcam*layercam-fine"``
+    the square root of it times Grad-CAM at the last layer. Where there is one level, ``"cfcam"`` takes that, and the
+    other two are not there.
+
+    Where the layers are of tokens, each method that looks at gradients is there twice: as ``"gradcam+libragrad"`` it
+    has LibraGrad's, as ``"gradcam"`` plain ones. ``"cfcam"`` is what :class:`cfcam_gpu.CFCAM` does by default, in its
+    configuration and gradients; with the other gradients it is ``"cfcam+libragrad"`` or ``"cfcam+plain"``.
 
     Parameters
     ----------
     model : torch.nn.Module
     images : (B, 3, H, W) floating tensor
         The first is used, to see the layers.
+    target : None, int, sequence, tensor or callable
+        What is explained of it, of a model whose output is not a logit for each class.
 
     Raises
     ------
     ValueError
         If no layer can be chosen.
     """
-    levels = tuple(layer.name for layer in layers.choose_two(model, images))
+    request = targets.read(target, 1)
+    levels = tuple(layer.name for layer in layers.choose_two(model, images, request))
+    known = _laid_out(model, levels, images)
     last, fine = levels[-1:], levels[:1]
-    two = len(levels) == 2
-    found = [
-        Candidate(
-            name,
-            last,
-            None if method.from_gradients is None else _single(method.from_gradients),
-            objective=method.objective,
-        )
-        for name, method in methods.METHODS.items()
-        if not method.cluster_filter
-    ]
-    if two:
+    found = []
+    for name, method in methods.METHODS.items():
+        if method.layers == "all":
+            chosen = _of_many(method, model, images, request)
+            if chosen:
+                found.append(Candidate(name, chosen))
+        elif not method.cluster_filter:
+            render = None if method.from_gradients is None else _single(method.from_gradients)
+            found.append(Candidate(name, last, render, objective=method.objective))
+    if len(levels) == 2:
         found.append(Candidate("layercam-fine", fine, _single(gradient.layercam)))
         found.append(Candidate("gradcam*layercam-fine", levels, _fused))
     found.append(_cfcam("cfcam-paper", last, Config.paper()))
     found.append(_cfcam("cfcam-one", last, Config()))
-    found.append(_cfcam("cfcam", levels, Config.two_level() if two else Config()))
-    return {candidate.name: candidate for candidate in found}
+    default = Plan.automatic(known)
+    of_default = tuple(layer.name for layer in default.layers)
+    cfcam = replace(_cfcam("cfcam", of_default, default.config), libragrad=default.libragrad)
+    if any(layer.layout is not None and layer.layout.kind == "tokens" for layer in known):
+        found += [replace(one, name=one.name + LIBRAGRAD, libragrad=True) for one in found if _takes_libragrad(one)]
+        other = PLAIN if cfcam.libragrad else LIBRAGRAD
+        found.append(replace(cfcam, name=cfcam.name + other, libragrad=not cfcam.libragrad))
+    return {candidate.name: candidate for candidate in [*found, cfcam]}
+
+
+def _of_many(
+    method: methods.Method, model: nn.Module, images: torch.Tensor, request: targets.Request
+) -> tuple[str, ...]:
+    """The layers that a method of many chooses; none where the model has none for it, or the map of one is not told."""
+    try:
+        chosen = attention_blocks(model, images) if method.choose is None else method.choose(model, images, request)
+        return tuple(layer.name for layer in _laid_out(model, tuple(layer.name for layer in chosen), images))
+    except ValueError:
+        return ()
+
+
+def _takes_libragrad(candidate: Candidate) -> bool:
+    """Whether its gradients can be LibraGrad's; of what runs the model many times it is not asked."""
+    method = methods.METHODS.get(candidate.name)
+    if method is None:
+        return True
+    return method.libragrad and (candidate.render is not None or method.layers == "all")
 
 
 def _single(method: methods.FromGradients) -> Render:
@@ -140,7 +180,7 @@ def _single(method: methods.FromGradients) -> Render:
 
 
 def _fused(
-    activations: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], size: tuple[int, int]
+    activations: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], size: tuple[int, ...]
 ) -> torch.Tensor:
     fine = _shown(gradient.layercam(activations[0], gradients[0]), size)
     coarse = _shown(gradient.gradcam(activations[1], gradients[1]), size)
@@ -149,7 +189,7 @@ def _fused(
 
 def _cfcam(name: str, levels: tuple[str, ...], config: Config) -> Candidate:
     def render(
-        activations: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], size: tuple[int, int]
+        activations: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], size: tuple[int, ...]
     ) -> torch.Tensor:
         coarse = (activations[1], gradients[1]) if len(levels) == 2 else None
         found = compute(activations[0], gradients[0], config, "auto", coarse=coarse)
@@ -158,7 +198,7 @@ def _cfcam(name: str, levels: tuple[str, ...], config: Config) -> Candidate:
     return Candidate(name, levels, render, contrast=config.contrast)
 
 
-def _shown(raw_maps: torch.Tensor, size: tuple[int, int], saturation: float | None = None) -> torch.Tensor:
+def _shown(raw_maps: torch.Tensor, size: tuple[int, ...], saturation: float | None = None) -> torch.Tensor:
     # Not a number is nothing's maximum: such a map would come out as one of zeros, and be measured as one.
     if not bool(torch.isfinite(raw_maps).all()):
         raise ValueError("the map is not finite: NaN or infinity in the image or in activations")

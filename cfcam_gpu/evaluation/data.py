@@ -31,13 +31,13 @@ class Sample(NamedTuple):
     """One image as a model gets it, and what is known of it.
 
     ``image`` (3, S, S) float32, normalised; ``classes`` (T,) int64, each to be explained; ``mask`` (S, S) bool or None;
-    ``size``, H and W at which its maps are measured.
+    ``size``, H and W at which its maps are measured. Of a volume or a signal, each has that one's axes.
     """
 
     image: torch.Tensor
     classes: torch.Tensor
     mask: torch.Tensor | None
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
 
 @dataclass(frozen=True)

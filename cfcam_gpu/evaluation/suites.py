@@ -122,11 +122,15 @@ def _road(case: Case) -> Sequence[torch.Tensor]:
     return (100 * metrics.road(*case.given, seed=case.seed + ROAD_SEEDS * case.place).score,)
 
 
-def _mask_measure(name: str, metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Measure:
+def _single_deletion(case: Case) -> Sequence[torch.Tensor]:
+    return (100 * metrics.single_deletion(*case.given),)
+
+
+def _mask_measure(name: str, metric: Callable[..., torch.Tensor]) -> Measure:
     def run(case: Case) -> Sequence[torch.Tensor]:
         assert case.maps is not None
         assert case.sample.mask is not None
-        return (100 * metric(case.maps, case.sample.mask[None]),)
+        return (100 * metric(case.maps, case.sample.mask[None], spatial_dims=len(case.sample.size)),)
 
     return Measure({name: "high"}, run, lambda album: [one for one in album.photographs if one.mask is not None])
 
@@ -184,6 +188,11 @@ def _cascade(case: Case) -> Sequence[torch.Tensor]:
     return 100 * found.correlation.mean(dim=0), 100 * found.correlation[-1]
 
 
+def _class_sensitivity(case: Case) -> Sequence[torch.Tensor]:
+    found = metrics.class_sensitivity(case.model, case.candidate.explainer(case.model), case.images)
+    return (100 * found.agreement,)
+
+
 #: Suites by name, and their measures by the name that ``--metrics`` takes.
 SUITES: Mapping[str, Mapping[str, Measure]] = MappingProxyType(
     {
@@ -193,6 +202,7 @@ SUITES: Mapping[str, Mapping[str, Measure]] = MappingProxyType(
             "deletion": Measure({"deletion_auc": "low"}, _deletion),
             "adcc": Measure({"adcc": "high", "coherency": "high", "complexity": "low"}, _adcc),
             "road": Measure({"road": "high"}, _road),
+            "single-deletion": Measure({"single_deletion": "high"}, _single_deletion),
         },
         "localisation": {
             "energy": _mask_measure("energy_pointing_game", metrics.energy_pointing_game),
@@ -210,6 +220,7 @@ SUITES: Mapping[str, Mapping[str, Measure]] = MappingProxyType(
         },
         "sanity": {
             "classifier": Measure({"classifier_randomisation_ssim": "low"}, _classifier, needs_maps=False),
+            "class-sensitivity": Measure({"class_agreement": "low"}, _class_sensitivity, needs_maps=False),
             "cascade": Measure(
                 {"cascade_correlation_mean": "low", "cascade_correlation_last": "low"},
                 _cascade,

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import nn
 
 from .. import engines, methods, targets
 from ..core.chunks import DEFAULT_MEMORY, Progress, chunk_size
-from ..engines.execution import are_finite, check_finite
-from ..hooks import layers
-from ..hooks.capture import capture
-from ..hooks.guard import Survey, check_model, warn_of_training
+from ..core.config import Config
+from ..hooks.guard import check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
-from ..methods.forwards import Work
 from ..results.explanation import Explanation
-from ..targets.request import Request
 from .cfcam import CFCAM, check_images
-from .plan import Layouts
+from .looks import Attention, ManyLayers, OneLayer, Options
+from .plan import check_libragrad, explained_by, libragrad_of
 from .views import Augment, Fuse, Views, check_fuse
 
-_log = logging.getLogger(__name__)
+_Part: TypeAlias = "CFCAM | OneLayer | ManyLayers | Attention"
 
 
 class CAM:
@@ -38,19 +34,25 @@ class CAM:
     target_layer : torch.nn.Module, str, TargetLayer, sequence of these, or None
         As for :class:`~cfcam_gpu.CFCAM`. The maps of several layers are fused; two layers of ``"cfcam"`` are its two
         levels, the finer one first. None chooses the last activation with a spatial extent, and for ``"cfcam"`` as
-        :class:`~cfcam_gpu.CFCAM` does.
+        :class:`~cfcam_gpu.CFCAM` does. A method that makes one map of many layers takes those that are given, or for
+        None its own: ``"refinecam"`` the end of each resolution, ``"winsorcam"`` all convolutions, ``"legrad"`` all
+        blocks with attention; of the latter a layer inside of one means its block.
     method : str
         ``cfcam-gpu methods`` lists them with their papers and costs.
     fuse : {"mean", "max"}, optional
         How maps of several layers, each over its maximum and at the images' size, become one. None is the mean; given,
-        it makes the layers of ``"cfcam"`` explained one by one, too.
+        it makes the layers of ``"cfcam"`` explained one by one, too. Not for methods of many layers.
     augment, smooth, noise, seed
-        As for :class:`~cfcam_gpu.CFCAM`. `noise` and `seed` are also those of Smooth Grad-CAM++, and `seed` that of
-        Random-CAM.
+        As for :class:`~cfcam_gpu.CFCAM`. `noise` and `seed` are also those of Smooth Grad-CAM++ and Expected Grad-CAM,
+        and `seed` that of Random-CAM.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
         Of CF-CAM. The other methods are torch's own operators.
     memory : int
         Bytes that the activations of one chunk of forwards may take, in methods that run many.
+    libragrad : bool, optional
+        As for :class:`~cfcam_gpu.CFCAM`; of methods that take first derivatives.
+    config : Config, optional
+        As for :class:`~cfcam_gpu.CFCAM`; of ``"cfcam"`` alone.
 
     Raises
     ------
@@ -80,8 +82,13 @@ class CAM:
         seed: int = 0,
         engine: str = "auto",
         memory: int = DEFAULT_MEMORY,
+        libragrad: bool | None = None,
+        config: Config | None = None,
     ) -> None:
         chosen = methods.find(method)
+        if config is not None and method != "cfcam":
+            raise ValueError(f"config: expected none with {method}, as only cfcam takes one; got {config!r}")
+        self._libragrad = libragrad = check_libragrad(libragrad, method)
         self.method = method
         self.model = check_model(model)
         check_fuse(fuse)
@@ -89,25 +96,41 @@ class CAM:
         chunk_size(memory, 1)
         self._fuse: Fuse = fuse or "mean"
         self._views = Views.read(augment, smooth, noise, seed)
-        target_layers: list[Layer | None] = [cast("Layer | None", target_layer)]
-        if isinstance(target_layer, (list, tuple)):
-            target_layers = list(target_layer)
-        if not target_layers:
+        given = list(target_layer) if isinstance(target_layer, (list, tuple)) else [target_layer]
+        if not given:
             raise ValueError("target_layer: expected a layer, several of them, or None; got none")
-        self._parts: list[CFCAM | _MethodAtLayer]
-        if chosen.cluster_filter:
-            levels = method == "cfcam" and (fuse is None or len(target_layers) == 1)
-            groups = [target_layer] if levels else target_layers
-            self._parts = [CFCAM(self.model, group, config=chosen.config, engine=engine) for group in groups]
+        self._parts: list[_Part] = []
+        if chosen.layers == "all":
+            if fuse is not None:
+                raise ValueError(
+                    f"fuse: {method} makes one map of all its layers by itself; leave fuse out; got {fuse!r}"
+                )
+            together = None if target_layer is None else cast("list[Layer]", given)
+            if chosen.attention:
+                self._parts = [Attention(self.model, together, method)]
+            else:
+                self._parts = [ManyLayers(self.model, together, method, libragrad)]
+        elif chosen.cluster_filter:
+            levels = method == "cfcam" and (fuse is None or len(given) == 1)
+            groups = [target_layer] if levels else given
+            self._parts = [
+                CFCAM(self.model, group, config=config or chosen.config, engine=engine, libragrad=libragrad)
+                for group in groups
+            ]
         else:
-            options = _Options(memory, float(noise), seed)
-            self._parts = [_MethodAtLayer(self.model, layer, method, options) for layer in target_layers]
+            options = Options(memory, float(noise), seed, libragrad)
+            self._parts = [OneLayer(self.model, cast("Layer | None", layer), method, options) for layer in given]
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
         """The target layers: ``name``, ``module``, ``reason``; None before an automatic choice."""
         by_part = [part.layers for part in self._parts]
         return None if None in by_part else tuple(layer for of_part in by_part if of_part for layer in of_part)
+
+    @property
+    def libragrad(self) -> bool | None:
+        """Whether gradients are LibraGrad's; None before an automatic choice where nothing was asked for."""
+        return self._libragrad if self.layers is None else libragrad_of(self._libragrad, self.layers)
 
     @property
     def engine(self) -> str | None:
@@ -145,85 +168,16 @@ class CAM:
         request = targets.read(target, len(images))
         if methods.METHODS[self.method].classes_only and request.scores is not None:
             raise ValueError(f"target: {self.method} compares classes: expected class indices or None; got a callable")
+        return self._explain(images, request, progress)
+
+    def _explain(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
         for part in self._parts:
-            part._prepare(images, request)
+            if isinstance(part, CFCAM):
+                part._prepare(images, request)
+            else:
+                part.prepare(images, request)
         survey = warn_of_training(self.model)
-        looks = [partial(part._look, survey=survey) for part in self._parts]
+        looks = [partial(part._look if isinstance(part, CFCAM) else part.look, survey=survey) for part in self._parts]
         explanation = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
-        return explanation if explanation.method == self.method else replace(explanation, method=self.method)
-
-
-class _Options(NamedTuple):
-    """See :class:`cfcam_gpu.methods.forwards.Work`."""
-
-    memory: int
-    noise: float
-    seed: int
-
-
-class _MethodAtLayer:
-    """A method other than CF-CAM at one layer; None chooses it at the first call."""
-
-    def __init__(self, model: nn.Module, layer: Layer | None, method: str, options: _Options) -> None:
-        self.model, self.method, self.options = model, method, options
-        self.layer = None if layer is None else layers.find(model, layer)
-        self._layouts = Layouts()
-
-    @property
-    def layers(self) -> tuple[TargetLayer, ...] | None:
-        return None if self.layer is None else (self.layer,)
-
-    def _prepare(self, images: torch.Tensor, request: Request) -> None:
-        if self.layer is None:
-            self.layer = layers.choose(self.model, images, request)
-            _log.info("target layer: %s (%s)", self.layer.name, self.layer.reason)
-        (self.layer,) = self._layouts.of(self.model, images, (self.layer,))
-
-    def _look(
-        self,
-        images: torch.Tensor,
-        request: Request,
-        progress: Progress | None = None,
-        *,
-        survey: Survey | None = None,
-    ) -> Explanation:
-        assert self.layer is not None
-        (self.layer,) = known = self._layouts.of(self.model, images, (self.layer,))
-        method = methods.METHODS[self.method]
-        request = replace(request, objective=method.objective)
-        captured = capture(
-            self.model,
-            known[0],
-            images,
-            request,
-            gradients=method.gradients,
-            curvature=method.curvature,
-            survey=survey,
-        )
-        (layer,) = captured.layers
-        if captured.layers != known:
-            self.layer = layer  # which a later call needn't check
-            self._layouts.keep(images, captured.layers)
-        if method.from_gradients is not None:
-            raw_maps = method.from_gradients(captured.activations, captured.gradients)
-        else:
-            assert method.from_model is not None
-            settled = targets.pinned(request, captured.indices)
-            raw_maps = method.from_model(
-                Work(self.model, layer, images, captured, settled, *self.options, progress=progress)
-            )
-        check_finite({**captured.sound, f"map of {self.method}": are_finite(raw_maps)})
-        assert layer.layout is not None
-        return Explanation(
-            raw_maps=raw_maps if request.several else raw_maps[:, 0],
-            target=captured.indices,
-            logits=captured.logits,
-            labels=None,
-            weights=None,
-            eps=None,
-            layers=(layer,),
-            config=None,
-            size=layer.layout.size_of(images.shape),
-            inside=layer.layout.inside,
-            method=self.method,
-        )
+        named = explanation if explanation.method == self.method else replace(explanation, method=self.method)
+        return explained_by(named, self.model, request, self._explain)

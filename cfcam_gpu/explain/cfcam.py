@@ -18,10 +18,11 @@ from ..engines.execution import check_config, compute
 from ..hooks import layers
 from ..hooks.capture import Captured
 from ..hooks.guard import Survey, check_model, warn_of_training
+from ..hooks.laying_out import laid_out
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
 from .cuda_graph import GraphedCFCAM, fused_engine
-from .plan import Layouts, Plan
+from .plan import Layouts, Plan, check_libragrad, explained_by
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -39,10 +40,12 @@ class CFCAM:
         The layer whose activation is explained: a module, its dotted name, ``"name.input"`` for what enters it, or what
         :func:`cfcam_gpu.hooks.find` made of one. Two of them, the finer one first, for a two-level explanation.
         None chooses, at the first call: the last activation with a spatial extent and, before it, one of twice its
-        resolution; `layers` then tells which and why. Tokens and channels-last activations are taken as maps, too.
+        resolution, where the model has several; `layers` then tells which and why. Tokens and channels-last
+        activations are taken as maps, too.
     config : Config, optional
-        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. ``Config.paper()`` is the
-        form of the authors' code.
+        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None; where None finds tokens
+        of one grid, as of most vision transformers, to ``Config.tokens()``. ``Config.paper()`` is the form of the
+        authors' code.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
         ``"auto"`` is ``cpu`` on the host; on a CUDA device ``rapids`` where it is there, else ``fused`` where that
         covers the work, else ``cpu``.
@@ -56,6 +59,10 @@ class CFCAM:
         Standard deviation of that noise, as a share of the image's own range of values.
     seed : int
         Of the noise: the same seed gives the same bytes on one machine.
+    libragrad : bool, optional
+        Gradients that are complete on transformers, by LibraGrad (Mehri et al., CVPR 2025, arXiv:2411.16760):
+        denominators of normalisations, gates of activations and attention's weights count as constants. The forward is
+        the same. None takes them where `config` and `target_layer` are left out too, and the model is one of tokens.
 
     Raises
     ------
@@ -86,7 +93,9 @@ class CFCAM:
         smooth: int = 0,
         noise: float = 0.15,
         seed: int = 0,
+        libragrad: bool | None = None,
     ) -> None:
+        self._libragrad = check_libragrad(libragrad)
         self._views = Views.read(augment, smooth, noise, seed)
         self.model = check_model(model)
         engines.check_name(engine)
@@ -98,7 +107,8 @@ class CFCAM:
             asked = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
             if len(asked) not in (1, 2):
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(asked)}")
-            self._plan = Plan.of(tuple(layers.find(self.model, layer) for layer in asked), self._given_config)
+            found = tuple(layers.find(self.model, layer) for layer in asked)
+            self._plan = Plan.of(found, self._given_config, self._libragrad)
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
@@ -109,6 +119,11 @@ class CFCAM:
     def config(self) -> Config | None:
         """What is computed; None before an automatic choice where none was given."""
         return self._given_config if self._plan is None else self._plan.config
+
+    @property
+    def libragrad(self) -> bool | None:
+        """Whether gradients are LibraGrad's; what was asked for before an automatic choice."""
+        return self._libragrad if self._plan is None else self._plan.libragrad
 
     def __call__(self, images: torch.Tensor, target: targets.Target = None) -> Explanation:
         """Explain a batch.
@@ -138,10 +153,13 @@ class CFCAM:
             If this machine lacks the engine that is named.
         """
         check_images(self.model, images)
-        request = targets.read(target, len(images))
+        return self._explain(images, targets.read(target, len(images)))
+
+    def _explain(self, images: torch.Tensor, request: targets.Request) -> Explanation:
         self._prepare(images, request)
         look = partial(self._look, survey=warn_of_training(self.model))
-        return self._views.explain(self.model, [look], images, request)
+        explanation = self._views.explain(self.model, [look], images, request)
+        return explained_by(explanation, self.model, request, self._explain)
 
     def _prepare(self, images: torch.Tensor, request: targets.Request) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
@@ -241,12 +259,14 @@ class CFCAM:
         return plan
 
     def _choose(self, images: torch.Tensor, request: targets.Request) -> Plan:
-        if self._given_config is None or self._given_config.levels == 2:
-            chosen = layers.choose_two(self.model, images, request)
+        if self._given_config is None:
+            chosen = laid_out(self.model, images, layers.choose_two(self.model, images, request))
+            plan = Plan.automatic(chosen, self._libragrad)
+        elif self._given_config.levels == 2:
+            plan = Plan.of(layers.choose_two(self.model, images, request), self._given_config, self._libragrad)
         else:
-            chosen = (layers.choose(self.model, images, request),)
-        plan = Plan.of(chosen, self._given_config)
-        for layer in chosen:
+            plan = Plan.of((layers.choose(self.model, images, request),), self._given_config, self._libragrad)
+        for layer in plan.layers:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
         return plan
 

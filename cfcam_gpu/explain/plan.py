@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
-from .. import engines
+from .. import engines, methods
 from ..core.config import Config
 from ..hooks.capture import Captured, capture
 from ..hooks.guard import Survey
@@ -43,15 +44,42 @@ class Layouts:
         self._by_size[tuple(images.shape[1:])] = layers
 
 
+def libragrad_of(asked: bool | None, layers: Sequence[TargetLayer]) -> bool:
+    """Whether gradients at these layers are LibraGrad's; of None, the default, nowhere."""
+    return bool(asked)
+
+
+def check_libragrad(asked: bool | None, method: str = "cfcam") -> bool | None:
+    """What an explainer's `libragrad` is for a method: False for one that can't take such gradients.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such value, or True for such a method.
+    """
+    if asked is not None and not isinstance(asked, bool):
+        raise TypeError(f"libragrad: expected True, False or None; got {asked!r}")
+    chosen = methods.find(method)
+    if chosen.libragrad:
+        return asked
+    if asked:
+        takes = "second derivatives, which LibraGrad has none of" if chosen.curvature else "no gradients"
+        if chosen.attention:
+            takes = "gradients of attention's weights, which are constants for LibraGrad"
+        raise ValueError(f"libragrad: expected None or False, as {method} takes {takes}; got True")
+    return False
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Target layers, the finest first, and a configuration for as many."""
+    """Target layers, the finest first, a configuration for as many, and whether gradients are LibraGrad's."""
 
     layers: tuple[TargetLayer, ...]
     config: Config
+    libragrad: bool = False
 
     @classmethod
-    def of(cls, layers: tuple[TargetLayer, ...], given_config: Config | None) -> Plan:
+    def of(cls, layers: tuple[TargetLayer, ...], given_config: Config | None, libragrad: bool | None = None) -> Plan:
         """The layers with the configuration that was given, or the default for as many.
 
         Raises
@@ -66,7 +94,19 @@ class Plan:
                 f"config: a configuration of {config.levels} level{'s' * (config.levels > 1)} needs as many target "
                 f"layers; got {names}"
             )
-        return cls(layers, config)
+        return cls(layers, config, bool(libragrad))
+
+    @classmethod
+    def automatic(cls, layers: tuple[TargetLayer, ...], libragrad: bool | None = None) -> Plan:
+        """The default for layers that were chosen, with their layouts.
+
+        Of tokens that have one grid throughout the model the last layer is taken alone, with LibraGrad's gradients:
+        docs/method.md has what that gains.
+        """
+        grids = {layer.layout.grid if layer.layout and layer.layout.kind == "tokens" else None for layer in layers}
+        if len(grids) == 1 and None not in grids:
+            return cls(layers[-1:], Config.tokens(), libragrad is not False)
+        return cls.of(layers, None, libragrad)
 
     def with_layers(self, layers: tuple[TargetLayer, ...]) -> Plan:
         """The same plan with what is known of its layers now."""
@@ -78,7 +118,14 @@ class Plan:
         """What an engine needs. See :func:`cfcam_gpu.hooks.capture.capture`."""
         coarse = self.layers[1] if len(self.layers) == 2 else None
         return capture(
-            model, self.layers[0], images, request, coarse=coarse, contrast=self.config.contrast, survey=survey
+            model,
+            self.layers[0],
+            images,
+            request,
+            coarse=coarse,
+            contrast=self.config.contrast,
+            libragrad=self.libragrad,
+            survey=survey,
         )
 
     def explanation(
@@ -107,3 +154,14 @@ class Plan:
             inside=layout.inside,
             origin=Origin(model, request.scores, partial(self.capture, model)),
         )
+
+
+def explained_by(
+    explanation: Explanation,
+    model: nn.Module,
+    request: Request,
+    explain: Callable[[torch.Tensor, Request], Explanation],
+) -> Explanation:
+    """The same explanation, which knows how to have other images explained as it was."""
+    origin = explanation.origin or Origin(model, request.scores, None)
+    return replace(explanation, origin=origin._replace(explain=explain))

@@ -181,6 +181,7 @@ class Views:
             assert total is not None
             by_look.append((explanation, total))
         assert settled is not None
+        origin = by_look[0][0].origin
         return replace(
             by_look[0][0],
             raw_maps=_fused([maps for _, maps in by_look], images.ndim - 2, fuse),
@@ -191,6 +192,7 @@ class Views:
             eps=None,
             layers=tuple(layer for explanation, _ in by_look for layer in explanation.layers),
             size=size,
+            origin=None if origin is None else origin._replace(capture=None),
             inside=None,
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..targets.outputs import tensors_in
+from ..targets.outputs import first_tensor, tensors_in
 from ..targets.per_image import ListsOf
 from ..targets.request import Request, are_sound, class_indices, logits_for, resolve
 from . import own_thread
@@ -31,6 +32,7 @@ from .gradients import (
 )
 from .guard import Shared, Survey, guarded, noted
 from .laying_out import laid_out
+from .libragrad import LibraGrad
 from .target_layer import TargetLayer
 
 #: Fused attention has no second derivatives; torch knows one choice for the whole process.
@@ -60,6 +62,8 @@ class Captured:
         :func:`cfcam_gpu.targets.request.are_sound`.
     coarse : tuple of two tensors, or None
         Activations (B, C', ...) and gradients (B, T, C', ...) of the coarse layer, where one was asked for.
+    others : tuple of tuples of two tensors
+        The same of all other layers that were asked for.
     curvatures : (B, T, C, ...) tensor, or None
         Second derivatives of each score times the activations, where they were asked for.
     layers : tuple of TargetLayer
@@ -72,6 +76,7 @@ class Captured:
     indices: torch.Tensor | None
     sound: Mapping[str, torch.Tensor] = field(default_factory=dict)
     coarse: tuple[torch.Tensor, torch.Tensor] | None = None
+    others: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     curvatures: torch.Tensor | None = None
     layers: tuple[TargetLayer, ...] = ()
 
@@ -98,9 +103,11 @@ def capture(
     request: Request,
     *,
     coarse: TargetLayer | None = None,
+    others: Sequence[TargetLayer] = (),
     contrast: float = 0.0,
     gradients: bool = True,
     curvature: bool = False,
+    libragrad: bool = False,
     survey: Survey | None = None,
 ) -> Captured:
     """One forward of `images`; autograd sees only what comes after `layer`.
@@ -118,12 +125,17 @@ def capture(
     request : Request
     coarse : TargetLayer, optional
         A second layer, which runs after the first.
+    others : sequence of TargetLayer
+        Any number of further layers, which with the first may come in any order and lie on branches side by side;
+        autograd sees what comes after the earliest of them. Not with `coarse`.
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
     gradients : bool
         False runs no backward, records no graph and looks at no score. Without a target it needs no logits.
     curvature : bool
         Multiply the second derivatives of each score by the activations, too: one more backward and one through it.
+    libragrad : bool
+        Take the backward paths of :mod:`cfcam_gpu.hooks.libragrad`. Not with `curvature`.
     survey : Survey, optional
         Of the model, where a caller has one already.
 
@@ -139,10 +151,12 @@ def capture(
         :mod:`cfcam_gpu.hooks.laying_out`), or the scores don't depend on it, or only by its class token. The last two
         only with `gradients`.
     """
-    layers = laid_out(model, images, [layer] if coarse is None else [layer, coarse])
+    assert not (coarse and others)
+    layers = laid_out(model, images, [layer, *others] if coarse is None else [layer, coarse])
+    levels = 1 if coarse is None else 2
 
     def take() -> Captured:
-        return _capture(model, layers, images, request, contrast, gradients, curvature, survey)
+        return _capture(model, layers, levels, images, request, contrast, gradients, curvature, libragrad, survey)
 
     try:
         if model not in _write_in_place:
@@ -168,20 +182,43 @@ def _saved_as_they_were() -> AbstractContextManager[None]:
     )
 
 
+def _cut_where_no_other_did(hook: ActivationHook, value: Any) -> Any:
+    """What a layer's hook makes of a value: a leaf, unless autograd has seen it come from another layer's."""
+    activation = first_tensor(value)
+    hook.cuts = activation is not None and not activation.requires_grad
+    return hook.replace(value)
+
+
+def _begun(libra: LibraGrad, hook: ActivationHook, change: Callable[[Any], Any], value: Any) -> Any:
+    """What a layer's hook makes of a value; what comes after a leaf records the backward paths of LibraGrad."""
+    changed = change(value)
+    if hook.cuts:
+        libra.begin(hook.reached())
+    return changed
+
+
 def _capture(
     model: nn.Module,
     layers: Sequence[TargetLayer],
+    levels: int,
     images: torch.Tensor,
     request: Request,
     contrast: float,
     gradients: bool,
     curvature: bool,
+    libragrad: bool,
     survey: Survey | None,
 ) -> Captured:
     hooks = [ActivationHook(each, len(images), cuts=gradients and i == 0) for i, each in enumerate(layers)]
     with guarded(model, survey) as survey:
-        handles = (hook.layer.hook(hook.replace) for hook in hooks)
-        with own_thread.hooked(handles), noted(model, images), _plain_attention() if curvature else nullcontext():
+        in_any_order = gradients and len(layers) > levels
+        changes = [partial(_cut_where_no_other_did, hook) if in_any_order else hook.replace for hook in hooks]
+        libra = LibraGrad() if libragrad and gradients else None
+        if libra is not None:
+            changes = [partial(_begun, libra, hook, change) for hook, change in zip(hooks, changes)]
+        handles = (hook.layer.hook(change) for hook, change in zip(hooks, changes))
+        attention = _plain_attention() if curvature else nullcontext()
+        with own_thread.hooked(handles), noted(model, images), attention, libra.forward() if libra else nullcontext():
             # An inference tensor can't become a leaf, nor be kept for a backward.
             output = model(images.clone() if images.is_inference() else images)
         reached = [hook.reached() for hook in hooks]
@@ -193,7 +230,7 @@ def _capture(
         by_target: list[tuple[torch.Tensor, ...]] = []
         curvatures: list[torch.Tensor] = []
         if gradients:
-            if len(layers) == 2 and not layers[1].checked and not depends(reached[1], reached[0]):
+            if levels == 2 and not layers[1].checked and not depends(reached[1], reached[0]):
                 raise cut(layers, model, images) or ValueError(
                     "target_layer: expected the finer layer first, and the coarser one behind it; "
                     f"{layers[1].name} does not depend on {layers[0].name}"
@@ -201,6 +238,8 @@ def _capture(
             of_output = tensors_in(output)
             if of_output and not any(tensor.requires_grad for tensor in of_output):
                 raise independent(layers[0], model, images)
+            if libra is not None:
+                libra.check(of_output, model)
             with torch.enable_grad():
                 indices, scores = resolve(
                     request, logits, output, contrast=contrast, per_image=per_image, spatial_dims=images.ndim - 2
@@ -209,7 +248,8 @@ def _capture(
                 if curvature:
                     by_score = derivatives_of(partial(curvatures_of, reached[0]), scores, reached[:1])
                     curvatures = [of_score[0] for of_score in all_depend(by_score, layers, model, images)]
-                found = derivatives_of(partial(gradients_of, survey, reached), scores, reached)
+                with libra.again() if libra else nullcontext():
+                    found = derivatives_of(partial(gradients_of, survey, reached), scores, reached)
                 by_target = all_depend(found, layers, model, images)
         elif blind and (logits is None or logits.ndim != 2):
             indices = None
@@ -235,7 +275,8 @@ def _capture(
         logits=None if logits is None else logits.detach().to(images.device),
         indices=indices,
         sound={name: flag.to(images.device) for name, flag in sound.items()},
-        coarse=(activations[1], by_layer[1]) if len(layers) == 2 else None,
+        coarse=(activations[1], by_layer[1]) if levels == 2 else None,
+        others=tuple(zip(activations[levels:], by_layer[levels:])),
         curvatures=hooks[0].stacked(curvatures, images.device) if curvatures else None,
         layers=tuple(hook.layer for hook in hooks),
     )

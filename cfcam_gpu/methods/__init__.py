@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
+from torch import nn
 
 from ..core.config import Config
-from ..targets.request import Objective
-from . import class_scores, forwards, gradient
+from ..hooks import many_layers
+from ..hooks.target_layer import TargetLayer
+from ..targets.request import Objective, Request
+from . import class_scores, forwards, gradient, several
 
 __all__ = ["METHODS", "Method", "find"]
 
@@ -19,13 +22,19 @@ __all__ = ["METHODS", "Method", "find"]
 FromGradients: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Raw maps (B, T, ...) from the model, the images and what was captured of them.
 FromModel: TypeAlias = Callable[[forwards.Work], torch.Tensor]
+#: Raw maps (B, T, *grid) from what was captured of many layers, and the grid.
+FromLayers: TypeAlias = Callable[[Sequence[several.AtLayer], Sequence[int]], torch.Tensor]
+#: The layers that a method takes where none is named.
+Choose: TypeAlias = Callable[[nn.Module, torch.Tensor, Request | None], tuple[TargetLayer, ...]]
 
 _BACKWARD = "one backward"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A CAM method. Exactly one of `from_gradients`, `from_model` and `cluster_filter` is set.
+    """A CAM method.
+
+    Exactly one of `from_gradients`, `from_model`, `from_layers`, `attention` and `cluster_filter` is set.
 
     Parameters
     ----------
@@ -38,6 +47,11 @@ class Method:
     from_gradients : callable, optional
         Such a method can be given gradients that are not the model's own, to measure how it bears noise in them.
     from_model : callable, optional
+    from_layers : callable, optional
+        Such a method makes one map of many layers, which `choose` finds where none are named.
+    attention : bool
+        It is LeGrad, whose map comes from the attention of all blocks of a vision transformer.
+    choose : callable, optional
     objective : callable, optional
         What is differentiated in the place of a class's logit.
     classes_only : bool
@@ -57,12 +71,25 @@ class Method:
     cost: str = _BACKWARD
     from_gradients: FromGradients | None = None
     from_model: FromModel | None = None
+    from_layers: FromLayers | None = None
+    attention: bool = False
+    choose: Choose | None = None
     objective: Objective | None = None
     classes_only: bool = False
     gradients: bool = True
     curvature: bool = False
     cluster_filter: bool = False
     config: Config | None = None
+
+    @property
+    def layers(self) -> Literal["one", "all"]:
+        """Whether it makes a map of one layer, or one of many at once; CF-CAM's two levels count as one."""
+        return "all" if self.attention or self.from_layers is not None else "one"
+
+    @property
+    def libragrad(self) -> bool:
+        """Whether it can take LibraGrad's gradients: there are no second ones, and none of attention's weights."""
+        return self.gradients and not self.curvature and not self.attention
 
 
 _CFCAM = "arXiv:2504.00060"
@@ -122,6 +149,40 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             paper="arXiv:1908.01224",
             cost=f"{forwards.SAMPLES + 1} backwards, {forwards.SAMPLES} forwards",
             from_model=forwards.smoothgradcam_plusplus,
+        ),
+        "expectedgradcam": Method(
+            title="Expected Grad-CAM",
+            paper="arXiv:2406.01274, by its abstract",
+            cost=f"{forwards.SAMPLES + 1} backwards, {forwards.SAMPLES} forwards",
+            from_model=forwards.expectedgradcam,
+        ),
+        "reciprocam": Method(
+            title="Recipro-CAM",
+            paper="arXiv:2209.14074",
+            cost="a forward from the layer on for each position",
+            from_model=forwards.reciprocam,
+            objective=class_scores.probability,
+            gradients=False,
+        ),
+        "refinecam": Method(
+            title="RefineCAM",
+            paper="arXiv:2605.14641",
+            cost="one backward to the first of its layers",
+            from_layers=several.refinecam,
+            choose=many_layers.stage_ends,
+        ),
+        "winsorcam": Method(
+            title="Winsor-CAM",
+            paper="arXiv:2507.10846",
+            cost="one backward through the whole network",
+            from_layers=several.winsorcam,
+            choose=many_layers.convolutions,
+        ),
+        "legrad": Method(
+            title="LeGrad",
+            paper="arXiv:2404.03214",
+            cost="a backward through each block, and the head on the tokens of each",
+            attention=True,
         ),
         "randomcam": Method(
             title="Random-CAM",

@@ -44,3 +44,19 @@ def residual_softmax(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
     """
     logits, column = logits.float(), classes[:, None]
     return (logits + logits.log_softmax(dim=1)).gather(1, column)[:, 0]
+
+
+def probability(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """The probability p_c of a class: the softmax of the logits.
+
+    Raises
+    ------
+    ValueError
+        If there is no other class: it would be 1, whatever the logit.
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(
+            "target: this method compares probabilities, and of this model's single class that is 1 for any logit; "
+            "give a callable, such as lambda logits: logits[0].sigmoid()"
+        )
+    return logits.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]

@@ -26,7 +26,7 @@ from .gradient import plusplus_weights, weighted
 from .noise import noisy_copies
 from .substituted_activations import first_copy_only, substituted
 
-#: Noisy copies of each image that Smooth Grad-CAM++ looks at.
+#: Noisy copies of each image that Smooth Grad-CAM++ looks at, and images on the way to one that Expected Grad-CAM does.
 SAMPLES = 8
 
 
@@ -47,6 +47,8 @@ class Work:
     noise : float
         Standard deviation of noise on the pixels, as a share of the image's own range of values.
     seed : int
+    libragrad : bool
+        Whether gradients are LibraGrad's: :mod:`cfcam_gpu.hooks.libragrad`.
     progress : callable, optional
         Called with (done, total) channels or samples.
     """
@@ -59,6 +61,7 @@ class Work:
     memory: int
     noise: float
     seed: int
+    libragrad: bool = False
     progress: Progress | None = None
 
 
@@ -187,6 +190,39 @@ class _Head:
             return logits_of(model(copies))
 
 
+def reciprocam(work: Work) -> torch.Tensor:
+    """Recipro-CAM: the probability of the class when of all positions of the layer's activation one alone is left.
+
+    Byun and Lee, "ReciproCAM: Lightweight Gradient-free Class Activation Map for Post-hoc Explanations", CVPR Workshops
+    2024 (arXiv:2209.14074), with the mask that the authors' code has by default: 1 at the position and 0 at all others.
+    Its least value is taken off, as their stretching to [0, 1] does. A callable's score is its own. Class and register
+    tokens stay. As for Ablation-CAM, the layers after the target layer alone work on all masked activations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no logits or a single class, or from the target layer on the head reads the class token alone.
+    """
+    images, activations = work.images, work.captured.activations
+    with guarded(work.model):
+        count, positions = work.captured.gradients.shape[1], activations[0, 0].numel()
+        found = activations.new_empty((len(images), count, positions), dtype=torch.float32)
+        head = _Head(work)
+        _check_patches(work, head)
+        size = chunk_size(work.memory, head.bytes_each)
+        every, done = torch.arange(positions, device=activations.device), 0
+        for b, activation in enumerate(activations.flatten(2)):
+            for here in torch.split(every, size):
+                masked = activation.new_zeros((len(here), *activation.shape))
+                masked[torch.arange(len(here), device=here.device), :, here] = activation[:, here].T
+                logits = head(b, torch.unflatten(masked, 2, activations.shape[2:]))
+                found[b, :, here] = _scores(work, torch.full_like(here, b), logits).T
+                done += len(here)
+                if work.progress is not None:
+                    work.progress(done, len(images) * positions)
+    return torch.unflatten(found - found.amin(dim=-1, keepdim=True), 2, activations.shape[2:])
+
+
 def smoothgradcam_plusplus(work: Work) -> torch.Tensor:
     """Smooth Grad-CAM++: Grad-CAM++ with derivatives that are means over noisy copies of the image.
 
@@ -198,7 +234,7 @@ def smoothgradcam_plusplus(work: Work) -> torch.Tensor:
     shape, device = captured.gradients.shape, work.images.device
     powers = [torch.zeros(shape, dtype=torch.float32, device=device) for _ in range(3)]
     for sample, noisy in enumerate(noisy_copies(work.images, SAMPLES, work.noise, work.seed), start=1):
-        gradients = capture(work.model, work.layer, noisy, work.request).gradients.float()
+        gradients = _gradients(work, noisy)
         for p, power in enumerate(powers, start=1):
             power += gradients**p / SAMPLES
         if work.progress is not None:
@@ -206,6 +242,36 @@ def smoothgradcam_plusplus(work: Work) -> torch.Tensor:
     first, second, third = powers
     ratio = (third / second).masked_fill(second == 0, 0.0)
     return weighted(captured.activations, plusplus_weights(captured.activations, first, ratio))
+
+
+def _gradients(work: Work, images: torch.Tensor) -> torch.Tensor:
+    """Those of other images, (B, T, C, ...) float32."""
+    return capture(work.model, work.layer, images, work.request, libragrad=work.libragrad).gradients.float()
+
+
+def expectedgradcam(work: Work) -> torch.Tensor:
+    """Expected Grad-CAM: Grad-CAM whose gradients are expectations over baselines and over the ways from them.
+
+    Buono et al., "Expected Grad-CAM", 2024 (arXiv:2406.01274), TMLR 2026 as "Not All CAMs Are Complete". Its full text
+    was not at hand and its authors' code is not public; what is here is what its abstract says, with the expectation of
+    Expected Gradients (Erion et al., 2021): w_k is the spatial mean of E[dy/dA_k at x' + a (z - x')], with a uniform in
+    [0, 1] (the middles of as many equal parts as there are samples), z the image smoothed by a Gaussian kernel (noise
+    on its pixels), and baselines x' of the image's own mean colour with such noise of their own. Activations are those
+    of the clean image.
+    """
+    captured, images = work.captured, work.images
+    layout = work.layer.layout
+    assert layout is not None
+    colour = images.mean(dim=layout.axes or tuple(range(2, images.ndim)), keepdim=True)
+    expected = torch.zeros(captured.gradients.shape, dtype=torch.float32, device=images.device)
+    noisy = noisy_copies(images, 2 * SAMPLES, work.noise, work.seed)
+    for sample, (smoothed, other) in enumerate(zip(noisy, noisy), start=1):
+        baseline = colour + (other - images)
+        on_the_way = baseline + (sample - 0.5) / SAMPLES * (smoothed - baseline)
+        expected += _gradients(work, on_the_way) / SAMPLES
+        if work.progress is not None:
+            work.progress(sample, SAMPLES)
+    return weighted(captured.activations, expected.flatten(3).mean(dim=-1))
 
 
 def shapleycam(work: Work) -> torch.Tensor:

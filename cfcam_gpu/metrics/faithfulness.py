@@ -2,6 +2,9 @@
 
 L is a map in [0, 1], Y the softmax probability of its class on the image, O on the image times L. "Times" is meant in
 the model's input space, so that what is covered becomes the value 0 there, for usual normalisations a mid-grey.
+
+Of volumes read (B, C, D, H, W) for images and (B, D, H, W) for maps, of signals (B, C, L) and (B, L); a pixel is then a
+voxel or a sample.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from ..core.chunks import DEFAULT_MEMORY, Progress
+from ..core.similarity import pearson
 from ..targets.request import Target
-from .correlation import pearson
-from .scoring import Explainer, check_fit, check_maps, class_indices, probabilities, ranked
+from .scoring import Explainer, check_fit, check_maps, class_indices, class_scores, ranked
+
+_CONVOLUTION = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 class ConfidenceChange(NamedTuple):
@@ -67,7 +72,7 @@ def confidence_change(
     TypeError, ValueError
         If an argument is refused; the message names it.
     """
-    images, maps = check_fit(images, maps)
+    images, maps = check_fit(model, images, maps)
     classes = class_indices(model, images, target, memory)
     # The image as it is (0) and times its map (1), in turn.
     both = torch.stack([torch.ones_like(maps), maps], dim=1).flatten(0, 1)[:, None]
@@ -76,7 +81,7 @@ def confidence_change(
         image = torch.arange(start, stop, device=images.device) // 2
         return images[image] * both[start:stop].to(images.dtype), classes[image]
 
-    scores = probabilities(model, batch, len(both), memory=memory, progress=progress)
+    scores = class_scores(model, batch, len(both), memory=memory, progress=progress)
     before, after = scores[0::2], scores[1::2]
     drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
     gain = torch.where(before < 1, (after - before).clamp(min=0) / (1 - before), 0.0)
@@ -115,7 +120,7 @@ def insertion(
     TypeError, ValueError
         As :func:`deletion`.
     """
-    images, maps = check_fit(images, maps)
+    images, maps = check_fit(model, images, maps)
     start = _baseline(images, baseline)
     return _curve(model, start, images, images, maps, target, step=step, memory=memory, progress=progress)
 
@@ -145,8 +150,8 @@ def deletion(
     target : None, int, sequence or (B,) tensor
         The classes that the maps explain; None: the predicted ones.
     baseline : {"zero", "blur"}
-        ``"zero"``: 0 in the model's input space. ``"blur"``: a Gaussian of 11 x 11 pixels with sigma 5, as in RISE,
-        normalised and reflecting at the border.
+        ``"zero"``: 0 in the model's input space. ``"blur"``: a Gaussian of 11 pixels along each axis with sigma 5, as
+        in RISE, normalised and reflecting at the border.
     step : int
         Pixels changed between two forwards.
     memory : int
@@ -163,7 +168,7 @@ def deletion(
     TypeError, ValueError
         If an argument is refused; the message names it.
     """
-    images, maps = check_fit(images, maps)
+    images, maps = check_fit(model, images, maps)
     end = _baseline(images, baseline)
     return _curve(model, images, end, images, maps, target, step=step, memory=memory, progress=progress)
 
@@ -190,10 +195,10 @@ def _curve(
     def batch(first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         jobs = torch.arange(first, last, device=images.device)
         image, at = jobs // len(counts), jobs % len(counts)
-        changed = ranks[image] < counts[at, None, None]
+        changed = ranks[image] < counts[at].reshape(-1, *(1 for _ in ranks.shape[1:]))
         return torch.where(changed[:, None], end[image], start[image]), classes[image]
 
-    scores = probabilities(model, batch, len(images) * len(counts), memory=memory, progress=progress)
+    scores = class_scores(model, batch, len(images) * len(counts), memory=memory, progress=progress)
     scores = scores.reshape(len(images), len(counts))
     fractions = counts.double() / pixels
     return Curve(torch.trapezoid(scores, fractions, dim=1), scores, fractions)
@@ -208,21 +213,28 @@ def _baseline(images: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def gaussian_blur(images: torch.Tensor, size: int = 11, sigma: float = 5.0) -> torch.Tensor:
-    """Images (B, C, H, W) smoothed by a normalised Gaussian of `size` pixels, reflecting at the border.
+    """Images (B, C, ...) smoothed along all spatial axes by a normalised Gaussian of `size` pixels.
+
+    It reflects at the border.
 
     Raises
     ------
     ValueError
         If a side of the images is not longer than half the Gaussian: there is nothing to reflect.
     """
-    half = size // 2
-    if min(images.shape[-2:]) <= half:
-        raise ValueError(f"images: a blur of {size} pixels needs at least {half + 1} a side; got {images.shape[-2:]}")
+    half, spatial_dims = size // 2, images.ndim - 2
+    if min(images.shape[2:]) <= half:
+        raise ValueError(
+            f"images: a blur of {size} pixels needs at least {half + 1} a side; got {tuple(images.shape[2:])}. Take "
+            "baseline='zero'"
+        )
     taps = torch.arange(-half, half + 1, dtype=torch.float32, device=images.device)
     taps = torch.exp(-0.5 * (taps / sigma) ** 2)
     taps = (taps / taps.sum()).to(images.dtype)
-    flat = functional.pad(images.flatten(0, 1)[:, None], (half, half, half, half), mode="reflect")
-    flat = functional.conv2d(functional.conv2d(flat, taps[None, None, :, None]), taps[None, None, None, :])
+    flat = functional.pad(images.flatten(0, 1)[:, None], (half, half) * spatial_dims, mode="reflect")
+    for axis in range(spatial_dims):
+        kernel = taps.reshape(1, 1, *(size if axis == other else 1 for other in range(spatial_dims)))
+        flat = _CONVOLUTION[spatial_dims](flat, kernel)
     return flat.reshape(images.shape)
 
 
@@ -271,12 +283,12 @@ def adcc(
     TypeError, ValueError
         If an argument, or what the explainer returns, is refused; the message names it.
     """
-    images, maps = check_fit(images, maps)
+    images, maps = check_fit(model, images, maps)
     classes = class_indices(model, images, target, memory)
     drop = confidence_change(model, images, maps, classes, memory=memory, progress=progress).drop / 100
     masked_maps = check_maps(explainer(images * maps[:, None].to(images.dtype), classes), tuple(maps.shape))
     coherency = (pearson(maps, masked_maps) + 1) / 2
-    complexity = maps.double().mean(dim=(1, 2))
+    complexity = maps.double().flatten(1).mean(dim=1)
     terms = torch.stack([coherency, 1 - complexity, 1 - drop])
     harmonic = torch.where((terms > 0).all(dim=0), 3 / (1 / terms).sum(dim=0), 0.0)
     return ADCC(harmonic, coherency, complexity, drop)

@@ -1,13 +1,17 @@
-"""Whether the map lies on the object, measured against masks, or against the cell of a mosaic with its class."""
+"""Whether the map lies on the object, measured against masks, or against the cell of a mosaic with its class.
+
+Maps alone do not tell a volume's (B, D, H, W) from those of several targets of an image, (B, T, H, W), which each have
+a value of their own: so `spatial_dims` says how many axes behind the first are spatial, 2 where it is not given.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from .scoring import check_images, check_maps
+from .scoring import MAPS, check_images, check_maps
 
 
-def energy_pointing_game(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def energy_pointing_game(maps: torch.Tensor, masks: torch.Tensor, *, spatial_dims: int = 2) -> torch.Tensor:
     """Share of the map's energy inside the mask; higher is better.
 
     Wang et al., "Score-CAM", CVPR Workshops 2020 (arXiv:1910.01279). A map of zeros has nothing inside: 0.
@@ -17,6 +21,8 @@ def energy_pointing_game(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tenso
     maps : (B, H, W) floating tensor in [0, 1]
     masks : (B, H, W) bool tensor
         True on the object.
+    spatial_dims : {1, 2, 3}
+        3 for maps and masks (B, D, H, W) of volumes, 1 for (B, L) of signals.
 
     Returns
     -------
@@ -27,11 +33,11 @@ def energy_pointing_game(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tenso
     TypeError, ValueError
         If an argument is refused, or a mask is empty; the message names the image.
     """
-    maps, masks = _check(maps, masks)
-    return _share((maps * masks).double().sum(dim=(1, 2)), maps.double().sum(dim=(1, 2)))
+    maps, masks = _check(maps, masks, spatial_dims)
+    return _share((maps * masks).double().sum(dim=1), maps.double().sum(dim=1))
 
 
-def pointing_game(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def pointing_game(maps: torch.Tensor, masks: torch.Tensor, *, spatial_dims: int = 2) -> torch.Tensor:
     """Whether the map's maximum is inside the mask; higher is better.
 
     Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018 (arXiv:1608.00507), without its margin
@@ -43,6 +49,8 @@ def pointing_game(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     maps : (B, H, W) floating tensor in [0, 1]
     masks : (B, H, W) bool tensor
         True on the object.
+    spatial_dims : {1, 2, 3}
+        3 for maps and masks (B, D, H, W) of volumes, 1 for (B, L) of signals.
 
     Returns
     -------
@@ -53,12 +61,12 @@ def pointing_game(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     TypeError, ValueError
         If an argument is refused, or a mask is empty; the message names the image.
     """
-    maps, masks = _check(maps, masks)
-    top = maps == maps.amax(dim=(1, 2), keepdim=True)
-    return _share((top & masks).sum(dim=(1, 2)), top.sum(dim=(1, 2)))
+    maps, masks = _check(maps, masks, spatial_dims)
+    top = maps == maps.amax(dim=1, keepdim=True)
+    return _share((top & masks).sum(dim=1), top.sum(dim=1))
 
 
-def best_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def best_iou(maps: torch.Tensor, masks: torch.Tensor, *, spatial_dims: int = 2) -> torch.Tensor:
     """Intersection over union of mask and map, at the threshold of each map that makes it largest; higher is better.
 
     Every threshold is tried: the map's values, each with all pixels that reach it.
@@ -68,6 +76,8 @@ def best_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     maps : (B, H, W) floating tensor in [0, 1]
     masks : (B, H, W) bool tensor
         True on the object.
+    spatial_dims : {1, 2, 3}
+        3 for maps and masks (B, D, H, W) of volumes, 1 for (B, L) of signals.
 
     Returns
     -------
@@ -78,11 +88,11 @@ def best_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     TypeError, ValueError
         If an argument is refused, or a mask is empty; the message names the image.
     """
-    maps, masks = _check(maps, masks)
-    values, order = maps.flatten(1).sort(dim=1, descending=True)
-    inside = masks.flatten(1).gather(1, order).cumsum(dim=1)
+    maps, masks = _check(maps, masks, spatial_dims)
+    values, order = maps.sort(dim=1, descending=True)
+    inside = masks.gather(1, order).cumsum(dim=1)
     chosen = torch.arange(1, values.shape[1] + 1, device=maps.device)
-    iou = inside / (masks.sum(dim=(1, 2))[:, None] + chosen - inside).double()
+    iou = inside / (masks.sum(dim=1, keepdim=True) + chosen - inside).double()
     # A threshold takes all pixels of a value or none: only the last of equal ones counts.
     last = torch.ones_like(values, dtype=torch.bool)
     last[:, :-1] = values[:, :-1] > values[:, 1:]
@@ -150,8 +160,17 @@ def grid_pointing_game(maps: torch.Tensor, n: int) -> torch.Tensor:
     return _share(cells.diagonal(dim1=1, dim2=2), cells.sum(dim=2))
 
 
-def _check(maps: object, masks: object) -> tuple[torch.Tensor, torch.Tensor]:
-    maps = check_maps(maps)
+def _check(maps: object, masks: object, spatial_dims: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps and masks that fit, each (B, pixels)."""
+    if isinstance(spatial_dims, bool) or spatial_dims not in (1, 2, 3):
+        raise ValueError(f"spatial_dims: expected 1, 2 or 3, the spatial axes of a map; got {spatial_dims!r}")
+    if isinstance(maps, torch.Tensor) and maps.ndim != spatial_dims + 1:
+        raise ValueError(
+            f"maps: expected shape {MAPS[spatial_dims]} with spatial_dims={spatial_dims}; got {tuple(maps.shape)}. Of "
+            "volumes (B, D, H, W) give spatial_dims=3, of signals (B, L) spatial_dims=1; of several targets an image "
+            "maps.flatten(0, 1)"
+        )
+    maps = check_maps(maps, spatial_dims=spatial_dims)
     if not isinstance(masks, torch.Tensor) or masks.dtype != torch.bool:
         got = masks.dtype if isinstance(masks, torch.Tensor) else type(masks).__name__
         raise TypeError(f"masks: expected a bool tensor, True on the object; got {got}")
@@ -163,7 +182,7 @@ def _check(maps: object, masks: object) -> tuple[torch.Tensor, torch.Tensor]:
     if bool(empty.any()):
         named = ", ".join(str(b) for b in empty.nonzero().flatten().tolist()[:10])
         raise ValueError(f"masks: expected the object in each; that of image {named} is empty")
-    return maps, masks
+    return maps.flatten(1), masks.flatten(1)
 
 
 def _share(part: torch.Tensor, total: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from ..core.chunks import DEFAULT_MEMORY, Progress
 from ..targets.request import Target
 from .imputation import impute
-from .scoring import check_fit, class_indices, probabilities, ranked
+from .scoring import check_fit, class_indices, class_scores, ranked
 
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
@@ -77,7 +77,9 @@ def road(
     TypeError, ValueError
         If an argument is refused; the message names it.
     """
-    images, maps = check_fit(images, maps)
+    images, maps = check_fit(
+        model, images, maps, images_only="ROAD fills a pixel in from the eight around it, which only images have"
+    )
     if not percentiles or not all(0 < percent < 100 for percent in percentiles):
         raise ValueError(f"percentiles: expected numbers between 0 and 100; got {list(percentiles)}")
     classes = class_indices(model, images, target, memory)
@@ -98,7 +100,7 @@ def road(
         added = torch.stack([_noise(images, seed, job) for job in range(start, stop)])
         return (filled + noise * added * removed[:, None]).to(images.dtype), classes[image]
 
-    scores = probabilities(
+    scores = class_scores(
         model,
         batch,
         len(images) * per_image,

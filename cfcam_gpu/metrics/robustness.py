@@ -1,6 +1,7 @@
 """Whether the map stays when what it was made from changes a little.
 
-Similarity is SSIM of maps in [0, 1] at one size for all methods. Noise is drawn on the device of what it is added to,
+Similarity is SSIM of maps in [0, 1] at one size for all methods; it is one of images, so of volumes and signals there
+is :func:`max_sensitivity`. Noise is drawn on the device of what it is added to,
 so the same seed, batch and device give the same numbers.
 """
 
@@ -17,6 +18,9 @@ from ..methods.noise import noisy_copies
 from .scoring import Explainer, check_images, check_maps
 
 Tensors = TypeVar("Tensors", torch.Tensor, Sequence[torch.Tensor])
+
+#: Why SSIM refuses volumes and signals.
+IMAGES_ONLY = "SSIM's window and constants are an image's"
 
 
 def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -91,6 +95,8 @@ def gradient_noise_ssim(
     RuntimeError
         If torchmetrics is not installed.
     """
+    if len(size) != 2:
+        raise ValueError(f"size: expected (H, W), images only: {IMAGES_ONLY}; got {tuple(size)}")
     noisy = add_gradient_noise(gradients, std=std, seed=seed)
     clean_maps, noisy_maps = (upsample(method(activations, each), size) for each in (gradients, noisy))
     return ssim(clean_maps.flatten(0, 1), noisy_maps.flatten(0, 1)).reshape(clean_maps.shape[:2])
@@ -150,7 +156,7 @@ def pixel_noise_ssim(
     RuntimeError
         If torchmetrics is not installed.
     """
-    images = check_images(images)
+    images = check_images(images, images_only=IMAGES_ONLY)
     _check_amount("std", std)
     (noisy,) = noisy_copies(images, 1, std, seed)
     return ssim(explainer(images, classes), explainer(noisy, classes))
@@ -177,6 +183,7 @@ def max_sensitivity(
     explainer : callable
         ``(images (B, C, H, W), classes (B,)) -> maps (B, H, W)`` in [0, 1].
     images : (B, C, H, W) floating tensor
+        Or volumes (B, C, D, H, W), or signals (B, C, L).
     classes : (B,) int64 tensor
     radius : float
         As a share of each image's own range of values.
@@ -200,20 +207,21 @@ def max_sensitivity(
         raise ValueError(f"samples: expected a whole number, at least 1; got {samples!r}")
     generator = torch.Generator(images.device).manual_seed(seed)
     reach = radius * _range(images)
-    shape = (len(images), *images.shape[-2:])
-    maps = check_maps(explainer(images, classes), shape).double()
+    shape = (len(images), *images.shape[2:])
+    maps = check_maps(explainer(images, classes), shape).double().flatten(1)
     worst = torch.zeros(len(images), dtype=torch.float64, device=images.device)
     for sample in range(samples):
         drawn = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-        moved = check_maps(explainer(images + reach * (2 * drawn - 1), classes), shape).double()
-        worst = torch.maximum(worst, torch.linalg.vector_norm(moved - maps, dim=(1, 2)))
+        moved = check_maps(explainer(images + reach * (2 * drawn - 1), classes), shape).double().flatten(1)
+        worst = torch.maximum(worst, torch.linalg.vector_norm(moved - maps, dim=1))
         if progress is not None:
             progress(sample + 1, samples)
-    return torch.where(worst > 0, worst / torch.linalg.vector_norm(maps, dim=(1, 2)), 0.0)
+    return torch.where(worst > 0, worst / torch.linalg.vector_norm(maps, dim=1), 0.0)
 
 
 def _range(images: torch.Tensor) -> torch.Tensor:
-    return images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
+    own = tuple(range(1, images.ndim))
+    return images.amax(dim=own, keepdim=True) - images.amin(dim=own, keepdim=True)
 
 
 def _check_amount(name: str, value: float) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from ..core.chunks import Progress
+from ..core.similarity import spearman
 from ..hooks.guard import check_model
-from .correlation import spearman
-from .robustness import ssim
+from .robustness import IMAGES_ONLY, ssim
 from .scoring import Explainer, check_images, check_maps
 
 #: An explainer of the model it is given. Layers are best given to it by name: the model is a copy.
@@ -62,6 +62,7 @@ def cascading_randomisation(
     make_explainer : callable
         ``model -> ((images (B, C, H, W), classes (B,)) -> maps (B, H, W))``, maps in [0, 1].
     images : (B, C, H, W) floating tensor
+        Or volumes (B, C, D, H, W), or signals (B, C, L).
     classes : (B,) int64 tensor
         Explained throughout, whatever the randomised model predicts.
     layers : sequence of str, optional
@@ -82,13 +83,13 @@ def cascading_randomisation(
     TypeError, ValueError
         If an argument is refused, a layer is not there or has nothing to initialise, or a map is refused.
     """
-    images = check_images(images)
+    images = check_images(images, model)
     randomised = copy.deepcopy(check_model(model))
     names = _resettable(randomised)[::-1] if layers is None else list(layers)
     if not names:
         raise ValueError("layers: expected at least one; a module with reset_parameters is one by default")
     untouched = {id(parameter): name for name, parameter in randomised.named_parameters()}
-    maps = check_maps(make_explainer(randomised)(images, classes))
+    maps = check_maps(make_explainer(randomised)(images, classes), spatial_dims=images.ndim - 2)
     correlations = []
     for step, name in enumerate(names):
         for module in _reset(randomised, name, seed + step):
@@ -115,7 +116,7 @@ def classifier_randomisation_ssim(
     Parameters
     ----------
     model, make_explainer, images, classes, seed
-        As in :func:`cascading_randomisation`, whose first step this is.
+        As in :func:`cascading_randomisation`, whose first step this is; images only.
     classifier : str, optional
         Its dotted name; by default the last module with ``reset_parameters``.
 
@@ -130,7 +131,7 @@ def classifier_randomisation_ssim(
     RuntimeError
         If torchmetrics is not installed.
     """
-    images = check_images(images)
+    images = check_images(images, model, images_only=IMAGES_ONLY)
     randomised = copy.deepcopy(check_model(model))
     if classifier is None:
         names = _resettable(randomised)

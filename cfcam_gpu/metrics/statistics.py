@@ -44,7 +44,7 @@ def mean_interval(values: torch.Tensor, *, level: float = 0.95, resamples: int =
         If an argument is refused, or a value is NaN or infinite: an image that failed must not make the denominator
         smaller.
     """
-    values = _check("values", values)
+    values = checked("values", values)
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1; got {level!r}")
     if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
@@ -81,14 +81,20 @@ def paired_difference(
     TypeError, ValueError
         If an argument is refused, or a value is NaN or infinite.
     """
-    values, reference = _check("values", values), _check("reference", reference)
+    values, reference = checked("values", values), checked("reference", reference)
     if len(values) != len(reference):
         raise ValueError(f"reference: expected {len(values)} values, one for each of `values`; got {len(reference)}")
     return mean_interval(values - reference, level=level, resamples=resamples, seed=seed)
 
 
-def _check(name: str, values: object) -> torch.Tensor:
-    """`values` on the host in float64, if they are finite numbers (N,)."""
+def checked(name: str, values: object) -> torch.Tensor:
+    """`values` on the host in float64, if they are finite numbers (N,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message has `name`.
+    """
     if not isinstance(values, torch.Tensor):
         raise TypeError(f"{name}: expected a torch tensor (N,); got {type(values).__name__}")
     if values.ndim != 1 or len(values) == 0:

@@ -41,11 +41,26 @@ class Entry(NamedTuple):
     caption: str
 
 
+class Group(NamedTuple):
+    """Some channels: overlay, share of the evidence, how many, and the class's probability without them, if known."""
+
+    overlay: Image.Image
+    share: float
+    channels: int
+    probability_without: float | None
+
+    @property
+    def told(self) -> str:
+        """What is said below its share."""
+        count = f"{self.channels} channel{'s' * (self.channels != 1)}"
+        return count if self.probability_without is None else f"{count}; {self.probability_without:.1%} without"
+
+
 class Row(NamedTuple):
-    """An entry and the groups of channels of its map: overlay, share of the evidence, number of channels."""
+    """An entry and the groups of channels of its map."""
 
     entry: Entry
-    groups: Sequence[tuple[Image.Image, float, int]]
+    groups: Sequence[Group]
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -115,8 +130,8 @@ def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: st
         probability = "" if entry.probability is None else f"{entry.probability:.1%}, "
         tiles = [
             (entry.photograph, entry.label, probability + entry.caption),
-            (entry.overlay, "all evidence", f"{sum(group[1] for group in groups):.0%} of it in {count}"),
-            *((overlay, f"{share:.0%}", f"{n} channel{'s' * (n != 1)}") for overlay, share, n in groups),
+            (entry.overlay, "all evidence", f"{sum(group.share for group in groups):.0%} of it in {count}"),
+            *((group.overlay, f"{group.share:.0%}", group.told) for group in groups),
         ]
         for j, (image, says, more) in enumerate(tiles):
             x, y = SPACE + j * width, HEADER + i * (height + GAP)

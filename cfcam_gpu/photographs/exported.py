@@ -18,8 +18,12 @@ from . import volumes
 from .options import Settings
 from .photos import Preparation
 
+#: The presets that are two levels of another extent than the default's.
+EXTENTS = {"broad": Config.two_level("broad"), "tight": Config.two_level("tight")}
 #: The presets by name; what an explainer of another configuration was exported with has none.
-_PRESETS = {"default": (Config(), Config.two_level()), "paper": (Config.paper(),)}
+_PRESETS = {"default": (Config(), Config.two_level()), "paper": (Config.paper(),)} | {
+    name: (config,) for name, config in EXTENTS.items()
+}
 
 
 def check(settings: Settings, *, fuse: str | None = None, components: int | None = None) -> None:
@@ -46,6 +50,7 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
         "preset": settings.preset if settings.preset != "default" else None,
         "augment": settings.augment,
         "smooth": settings.smooth,
+        "libragrad": settings.libragrad,
         "fuse": fuse,
         "size": settings.size,
         "channels": settings.channels,

@@ -209,7 +209,8 @@ class Run:
             result = self.explain(images, target)
         else:
             result = self.explain(images, target, progress=within)
-        return result, result.components(images, self.job.components) if self.job.components else []
+        components = result.components(images, self.job.components, measured=True) if self.job.components else []
+        return result, components
 
     def _write(
         self, result: Explanation, components: Sequence[Sequence[Component]], batch: Sequence[Photograph]
@@ -292,9 +293,9 @@ class Run:
         """Draw a photograph's components, and say what they are."""
         groups = [component for component in components if component.name != REST]
         drawn = []
-        for component in groups:
-            overlay = self._coloured(component.map, photograph)
-            drawn.append((contact_sheet.thumbnail(overlay), component.share, len(component.channels)))
+        for one in groups:
+            overlay = contact_sheet.thumbnail(self._coloured(one.map, photograph))
+            drawn.append(contact_sheet.Group(overlay, one.share, len(one.channels), one.probability_without))
         row = contact_sheet.Row(entry, drawn)
         if len(self.rows) < contact_sheet.ROWS:
             self.rows.append(row)

@@ -12,6 +12,7 @@ from .. import engines, methods
 from ..core import axes
 from ..deploy.loading import Deployed
 from ..explain.cam import CAM
+from ..explain.plan import check_libragrad
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
 from ..scans.preparation import VolumePreparation
@@ -65,14 +66,14 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
     TypeError, ValueError
         The message says why.
     """
-    methods.find(settings.method)
+    check_libragrad(settings.libragrad, settings.method)
     check_fuse(fuse)
     if settings.file is not None:
         exported.check(settings, fuse=fuse, components=components)
     views = Views.read(list(settings.augment), settings.smooth, 0.0, 0)
     if settings.preset != "default" and settings.method != "cfcam":
         raise ValueError(f"preset: {settings.preset} is a form of the method cfcam; got the method {settings.method}")
-    fused = fuse is not None or (len(settings.layers) > 1 and settings.preset != "default")
+    fused = fuse is not None or (len(settings.layers) > 1 and settings.preset == "paper")
     if components is not None and (settings.method != "cfcam" or views.several or fused):
         raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
 
@@ -134,11 +135,20 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
     """
     check(settings)
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
+    config = exported.EXTENTS.get(settings.preset)
     # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
     trial = method if methods.find(method).cluster_filter else "gradcam"
     loaded = _load(
         settings,
-        lambda module, engine: CAM(module, list(settings.layers) or None, method=trial, fuse=fuse, engine=engine),
+        lambda module, engine: CAM(
+            module,
+            list(settings.layers) or None,
+            method=trial,
+            fuse=fuse,
+            engine=engine,
+            libragrad=settings.libragrad,
+            config=config,
+        ),
     )
     if trial == method and not settings.augment and not settings.smooth:
         return loaded
@@ -150,6 +160,8 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
         augment=list(settings.augment),
         smooth=settings.smooth,
         engine=loaded.engine,
+        libragrad=settings.libragrad,
+        config=config,
     )
     return replace(loaded, explain=explain)
 

@@ -22,6 +22,8 @@ class Preset(StrEnum):
     """Which Config."""
 
     default = "default"
+    broad = "broad"
+    tight = "tight"
     paper = "paper"
 
 
@@ -63,7 +65,13 @@ RayAddressOption: TypeAlias = Annotated[
     typer.Option(metavar="ADDRESS", help="Of a Ray cluster, host:port.", show_default="RAY_ADDRESS, or a new one"),
 ]
 EngineOption: TypeAlias = Annotated[str, typer.Option(help="auto, or one that cfcam-gpu info lists.")]
-PresetOption: TypeAlias = Annotated[Preset, typer.Option(help="paper is the form of the authors' code.")]
+PresetOption: TypeAlias = Annotated[
+    Preset,
+    typer.Option(
+        help="Of two levels, broad shows more of the image strongly, and tight less; paper is the form of the authors' "
+        "code."
+    ),
+]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option(help="auto is the GPU where there is one.")]
 MethodOption: TypeAlias = Annotated[str, typer.Option(help="One that cfcam-gpu methods lists.")]
 AugmentOption: TypeAlias = Annotated[
@@ -77,6 +85,15 @@ AugmentOption: TypeAlias = Annotated[
 ]
 SmoothOption: TypeAlias = Annotated[
     int, typer.Option(min=0, metavar="N", help="Average over N noisy copies of each image, the same in every run.")
+]
+LibragradOption: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--libragrad/--no-libragrad",
+        help="Gradients that are complete on transformers: normalisations, gates and attention's weights count as "
+        "constants.",
+        show_default="no",
+    ),
 ]
 WindowOption: TypeAlias = Annotated[
     str | None,
@@ -115,13 +132,15 @@ class Settings:
     layers : sequence of str
         One, or the finer one and the coarser of CF-CAM, or several to fuse; none chooses.
     engine : str
-    preset : {"default", "paper"}
-        Of the method ``"cfcam"``.
+    preset : {"default", "broad", "tight", "paper"}
+        Of the method ``"cfcam"``; broad and tight are those of :meth:`cfcam_gpu.Config.two_level`.
     device : {"auto", "cpu", "cuda"}
     method : str
         A key of :data:`cfcam_gpu.methods.METHODS`.
     augment : sequence of str
     smooth : int
+        As for :class:`cfcam_gpu.CAM`.
+    libragrad : bool or None
         As for :class:`cfcam_gpu.CAM`.
     window : (float, float) or None
         Centre and width of the values that are shown of DICOM and of volumes; None takes the file's own.
@@ -141,6 +160,7 @@ class Settings:
     method: str = "cfcam"
     augment: tuple[str, ...] = ()
     smooth: int = 0
+    libragrad: bool | None = None
     window: tuple[float, float] | None = None
     spatial_dims: int = 2
     size: tuple[int, int, int] | None = None
@@ -169,6 +189,7 @@ class Settings:
         method: str = "cfcam",
         augment: Sequence[str] | None = None,
         smooth: int = 0,
+        libragrad: bool | None = None,
         window: str | None = None,
         spatial_dims: int = 2,
         size: str | None = None,
@@ -193,6 +214,7 @@ class Settings:
             method=method,
             augment=tuple(augment or ()),
             smooth=smooth,
+            libragrad=libragrad,
             window=None if window is None else window_of(window),
             spatial_dims=spatial_dims,
             size=None if size is None else _size(size),

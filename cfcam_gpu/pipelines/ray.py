@@ -44,8 +44,10 @@ class Explain:
 
     Parameters
     ----------
-    model, weights, layers, preset, engine, device, method, augment, smooth, window, spatial_dims, size, channels
+    model, weights, layers, preset, engine, device, method, augment, smooth
         See :class:`cfcam_gpu.photographs.options.Settings`.
+    libragrad, window, spatial_dims, size, channels
+        The same.
     dtype : {"float16", "float32"}
         Of the maps.
     overlay : bool
@@ -82,6 +84,7 @@ class Explain:
         method: str = "cfcam",
         augment: Sequence[str] = (),
         smooth: int = 0,
+        libragrad: bool | None = None,
         window: tuple[float, float] | None = None,
         spatial_dims: int = 2,
         size: tuple[int, int, int] | None = None,
@@ -103,6 +106,7 @@ class Explain:
                 method=method,
                 augment=tuple(augment),
                 smooth=smooth,
+                libragrad=libragrad,
                 window=window,
                 spatial_dims=spatial_dims,
                 size=size,

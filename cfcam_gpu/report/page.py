@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
+from ..evaluation.ranks import rank
 from ..evaluation.table import Summary
 from ..photographs import models
 from ..results import durable, saving
@@ -193,6 +195,7 @@ def _table(evaluation: Evaluation) -> dict[str, Any]:
         "reference": words.NAMES.get(evaluation.reference, evaluation.reference),
         "failed": any(line.errors for line in evaluation.table),
         "rows_file": evaluation.path.with_suffix(".parquet").name,
+        "ranks": _ranks(evaluation),
         "metrics": [{"words": words.metric(name), "better": better[name], "images": images[name]} for name in metrics],
         "methods": [
             {
@@ -203,6 +206,19 @@ def _table(evaluation: Evaluation) -> dict[str, Any]:
             }
             for name, layers in evaluation.methods.items()
         ],
+    }
+
+
+def _ranks(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Mean ranks in print, the best first; None where there is nothing to rank."""
+    try:
+        found = rank(evaluation.table)
+    except ValueError:
+        return None
+    return {
+        "mean": {name: _number(value, 1) for name, value in found.mean.items()},
+        "concordance": None if isnan(found.concordance) else _number(found.concordance, 2),
+        "left_out": [words.metric(name).name for name in found.left_out],
     }
 
 

@@ -29,7 +29,7 @@ SUITES = {
     "faithfulness": "Does the map show what the model looks at?",
     "localisation": "Does the map lie on the object?",
     "robustness": "Does the map stay when gradients or pixels change a little?",
-    "sanity": "Does the map change when the model forgets what it learned?",
+    "sanity": "Does the map change when the model forgets what it learned, and with the class?",
 }
 
 #: Metrics of ``cfcam-gpu bench``; one that is not here goes by its own name.
@@ -43,6 +43,7 @@ METRICS = {
     "coherency": _percent("Coherency", "correlation with the map of what the map shows"),
     "complexity": _percent("Complexity", "mean of the map"),
     "road": _percent("ROAD", "half of: probability without the weakest pixels, less that without the strongest"),
+    "single_deletion": _percent("Single deletion", "rank correlation with what each of 16 patches alone is worth"),
     "energy_pointing_game": _percent("Energy in mask", "share of the map that lies on the object"),
     "pointing_game": _percent("Pointing game", "maps whose maximum lies on the object"),
     "best_iou": _percent("IoU", "of object and map at the best threshold"),
@@ -52,6 +53,7 @@ METRICS = {
     "pixel_noise_ssim": _percent("SSIM, pixel noise", "likeness of the map under noise in the pixels"),
     "max_sensitivity": Metric("Max-sensitivity", "largest relative change of the map under small changes of pixels"),
     "classifier_randomisation_ssim": _percent("SSIM, new classifier", "likeness to the map of a random classifier"),
+    "class_agreement": _percent("Class agreement", "top of the map that the map of the second likeliest class shares"),
     "cascade_correlation_mean": _percent(
         "Cascade, mean", "correlation with maps of the model made random from the top"
     ),

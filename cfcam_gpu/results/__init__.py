@@ -9,8 +9,9 @@ from .saving import save
 
 if TYPE_CHECKING:
     from .components import Component, decompose
+    from .trust import Trust
 
-__all__ = ["Component", "Explanation", "decompose", "overlay", "save"]
+__all__ = ["Component", "Explanation", "Trust", "decompose", "overlay", "save"]
 
-# These import SciPy and scikit-learn.
-__getattr__, __dir__ = lazily(__name__, {"Component": "components", "decompose": "components"})
+# These import SciPy and scikit-learn, or all methods.
+__getattr__, __dir__ = lazily(__name__, {"Component": "components", "Trust": "trust", "decompose": "components"})

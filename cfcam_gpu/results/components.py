@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from scipy.cluster import hierarchy
 
 from ..core import two_level
-from ..core.axes import INPUTS
 from ..core.cluster_filter import MAX_MAP, channel_evidence
 from ..core.config import Config
 from ..core.maps import upsample
 from ..engines.reference import PRIMITIVES
+from ..hooks.capture import Captured
 from ..targets.request import Request
-from . import overlays
+from . import ablation, overlays
+from .agreement import agree, check_images
 from .record import Record
 
 REST = "rest"
@@ -26,10 +28,6 @@ REST = "rest"
 #: Channels are put into the fewest groups in which they see alike: the cosine similarity of their filtered evidence,
 #: averaged within the groups, reaches that of two patterns 45 degrees apart. bench/components.py has other choices.
 LIKENESS = 0.7
-
-#: How far what is seen again may be from what was explained, as a fraction of the maximum: arithmetic in another order
-#: or TF32 stays well below, another image is far beyond.
-TOLERANCE = 1e-2
 
 Floats = NDArray[np.float64]
 
@@ -54,6 +52,12 @@ class Component:
         At the image's size and on its own scale, 1 where the group is strongest, so that a weak group is seen, too.
     image : (3, H, W) tensor
         The image as the model got it. Volumes and signals have other axes than (H, W), as in the explanation.
+    probability, probability_without : float or None
+        Where measured, of the explained class: the softmax of the logits with all channels, and with these set to zero.
+        None of a callable, and of a model of one logit.
+    score, score_without : float or None
+        Where measured, the same of what was explained: the class's logit less the configuration's contrast, or what
+        the callable returned.
     """
 
     name: str
@@ -63,6 +67,10 @@ class Component:
     raw_map: torch.Tensor
     map: torch.Tensor
     image: torch.Tensor = field(repr=False)
+    probability: float | None = None
+    probability_without: float | None = None
+    score: float | None = None
+    score_without: float | None = None
 
     @cached_property
     def overlay(self) -> torch.Tensor:
@@ -70,11 +78,18 @@ class Component:
         return overlays.overlay(self.map[None], self.image[None])[0]
 
     def describe(self) -> dict[str, Any]:
-        """What is known of it beside its map, as JSON takes it: `name`, `share` and `channels`."""
-        return {"name": self.name, "share": self.share, "channels": self.channels.tolist()}
+        """What is known of it beside its map, as JSON takes it: `name`, `share`, `channels`, and what was measured."""
+        about = {"name": self.name, "share": self.share, "channels": self.channels.tolist()}
+        if self.score is None:
+            return about
+        names = ("probability", "probability_without", "score", "score_without")
+        values = ((name, getattr(self, name)) for name in names)
+        return about | {name: value if value is not None and math.isfinite(value) else None for name, value in values}
 
 
-def decompose(explanation: Record, images: torch.Tensor, top: int = 4) -> list[list[Component]]:
+def decompose(
+    explanation: Record, images: torch.Tensor, top: int = 4, *, measured: bool = False
+) -> list[list[Component]]:
     """The groups of channels that carry an explanation's evidence.
 
     A channel's evidence is what it adds to the raw map (equations in :func:`channel_evidence`); where channels speak
@@ -95,6 +110,10 @@ def decompose(explanation: Record, images: torch.Tensor, top: int = 4) -> list[l
         The images explained, prepared as they were then. They go through the model once more.
     top : int
         How many groups to name, at least 1; there may be fewer.
+    measured : bool
+        Measure each component: set its channels to zero at the layer, run what follows, and keep what the model says of
+        the target then. That is a forward from the layer on of all components of an image at once. A share says how
+        much of the map a component is; this says what it is to the model.
 
     Returns
     -------
@@ -106,15 +125,22 @@ def decompose(explanation: Record, images: torch.Tensor, top: int = 4) -> list[l
     Raises
     ------
     TypeError, ValueError
-        If `top` is no int of at least 1, `images` are not those explained, the model has changed since, or the
-        explanation has several targets an image or was not made by a CFCAM.
+        If `top` is no int of at least 1, `measured` no bool, `images` are not those explained, the model has changed
+        since, or the explanation has several targets an image or was not made by a CFCAM. With `measured`, if the model
+        says of copies of an image something else than of the image.
     """
     if isinstance(top, bool) or not isinstance(top, int):
         raise TypeError(f"top: expected an int; got {type(top).__name__}")
     if top < 1:
         raise ValueError(f"top: expected at least 1; got {top}")
-    parts = evidence(explanation, images)
-    return [_components(explanation, images, b, part, top) for b, part in enumerate(parts)]
+    if not isinstance(measured, bool):
+        raise TypeError(f"measured: expected True or False; got {type(measured).__name__}")
+    captured, parts = _look(explanation, images)
+    found = [_components(explanation, images, b, part, top) for b, part in enumerate(parts)]
+    if not measured:
+        return found
+    said = ablation.without(explanation, captured, images, [[one.channels for one in of_image] for of_image in found])
+    return [_measured(of_image, *of_it) for of_image, of_it in zip(found, said)]
 
 
 def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
@@ -125,6 +151,11 @@ def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
     TypeError, ValueError
         As :func:`decompose`.
     """
+    return _look(explanation, images)[1]
+
+
+def _look(explanation: Record, images: torch.Tensor) -> tuple[Captured, list[Floats]]:
+    """What the model is seen to do with the images again, and :func:`evidence` of it."""
     origin, config, labels_of_all = explanation.origin, explanation.config, explanation.labels
     if config is None or labels_of_all is None:
         kind = (
@@ -134,14 +165,14 @@ def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
             f"components: only one look by CF-CAM knows its channels' labels; this explanation is {kind}. Explain the "
             "images with CFCAM(model, layer)"
         )
-    if origin is None:
+    if origin is None or origin.capture is None:
         raise ValueError("components: this explanation does not know its model; use one that a CFCAM returned")
     if explanation.several:
         raise ValueError(
             f"components: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain "
             "each target in a call of its own: explain(images, target[:, t])"
         )
-    _check_images(explanation, images)
+    check_images(explanation, images)
     request = Request(indices=explanation.target, scores=origin.scores)
     captured = origin.capture(images, request)
     of_channels = [
@@ -151,16 +182,16 @@ def evidence(explanation: Record, images: torch.Tensor) -> list[Floats]:
         )
     ]
     raw_maps = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in of_channels])).clamp(0, MAX_MAP).float()
-    if captured.coarse is not None and config.gate is not None:
-        raw_maps = two_level.gate(raw_maps[:, None].to(images.device), *captured.coarse, config.gate)[:, 0]
-    if not (_agree(raw_maps.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
+    raw_maps = two_level.gated(
+        raw_maps[:, None].to(images.device), captured.activations, captured.gradients, config, captured.coarse
+    )[:, 0]
+    if not (agree(raw_maps.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
         raise ValueError(
             "images: expected those that were explained, prepared in the same way and under the same autocast; the "
             "model sees other evidence in these, or has changed since"
         )
-    return [
-        _apportioned(channels, raw) for channels, raw in zip(of_channels, explanation.raw_maps.cpu().double().numpy())
-    ]
+    raw_maps_before = explanation.raw_maps.cpu().double().numpy()
+    return captured, [_apportioned(channels, raw) for channels, raw in zip(of_channels, raw_maps_before)]
 
 
 def group(parts: Floats, config: Config, *, likeness: float = LIKENESS) -> NDArray[np.int64]:
@@ -245,30 +276,17 @@ def _components(explanation: Record, images: torch.Tensor, b: int, parts: Floats
     return result
 
 
-def _check_images(explanation: Record, images: object) -> None:
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(f"images: expected a torch tensor (B, 3, H, W); got {type(images).__name__}")
-    if not images.is_floating_point():
-        raise TypeError(f"images: expected a floating dtype, prepared as for the explanation; got {images.dtype}")
-    size, shape = explanation.size, tuple(explanation.arranged(images).shape)
-    if len(shape) != len(size) + 2 or (shape[0], *shape[2:]) != (len(explanation), *size):
-        channels = INPUTS[len(size)].split(", ")[1]
-        wanted = ", ".join(map(str, (len(explanation), channels, *size)))
-        raise ValueError(f"images: expected those that were explained, ({wanted}); got {shape}")
-    if images.device != explanation.raw_maps.device:
-        raise ValueError(
-            f"images: expected device '{explanation.raw_maps.device}', as for the explanation; got '{images.device}'"
+def _measured(components: list[Component], scores: torch.Tensor, shares: torch.Tensor | None) -> list[Component]:
+    """Components with what the model said with all channels, the first entry, and without each of them."""
+    score, *scores_without = scores.tolist()
+    share, *shares_without = [None] * len(scores) if shares is None else shares.tolist()
+    return [
+        replace(
+            component, probability=share, probability_without=share_without, score=score, score_without=score_without
         )
+        for component, share_without, score_without in zip(components, shares_without, scores_without, strict=True)
+    ]
 
 
 def _same_logits(again: torch.Tensor | None, before: torch.Tensor | None) -> bool:
-    return again is before if again is None or before is None else _agree(again, before)
-
-
-def _agree(again: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether each image's numbers are those of before, but for arithmetic."""
-    if again.shape != before.shape:
-        return False
-    again, before = again.reshape(len(again), -1).float(), before.reshape(len(before), -1).float()
-    bound = TOLERANCE * before.abs().amax(dim=1, keepdim=True)
-    return bool(((again - before).abs() <= bound).all())
+    return again is before if again is None or before is None else agree(again, before)

@@ -18,6 +18,7 @@ from .record import Record
 
 if TYPE_CHECKING:
     from .components import Component
+    from .trust import Trust
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +51,7 @@ class Explanation(Record):
     size : tuple of int
         H and W of the images: the length of each spatial axis.
     origin : Origin or None
-        For :meth:`components`; holds no activations and no images. Pickles and copies go without.
+        For :meth:`components` and :meth:`trust`; holds no activations and no images. Pickles and copies go without.
     inside : tuple of (float, float) or None
         Where the model pads its images: of each spatial axis, where the image begins and ends in `raw_maps`, as shares
         of their length. `maps` show that part.
@@ -58,15 +59,42 @@ class Explanation(Record):
         A key of :data:`cfcam_gpu.methods.METHODS`; ``"cfcam"`` in any configuration from a :class:`~cfcam_gpu.CFCAM`.
     """
 
-    def components(self, images: torch.Tensor, top: int = 4) -> list[list[Component]]:
+    def components(self, images: torch.Tensor, top: int = 4, *, measured: bool = False) -> list[list[Component]]:
         """Which groups of channels carry the evidence, and where each sees it, strongest first, for each image.
 
-        `images` are those explained; they go through the model once more. See
-        :func:`cfcam_gpu.results.decompose`.
+        `images` are those explained; they go through the model once more. With `measured` each component also has what
+        the model says without its channels. See :func:`cfcam_gpu.results.decompose`.
         """
         from . import components  # SciPy and scikit-learn, which not everyone who holds an explanation has loaded
 
-        return components.decompose(self, images, top)
+        return components.decompose(self, images, top, measured=measured)
+
+    def trust(self, images: torch.Tensor) -> Trust:
+        """Figures of each explanation to judge it by: is it stable, does it tell classes apart, is it complete.
+
+        The images are explained again with the likeliest other class beside the target, then flipped and with noise on
+        them, as many at once as 1 GiB of activations allows, and the model runs once more with the layer's activations
+        zero: about six forwards of the batch in all.
+
+        Parameters
+        ----------
+        images : (B, C, H, W) floating tensor
+            Those explained, prepared as they were then; volumes and signals, too.
+
+        Returns
+        -------
+        Trust
+            Prints as a line of words for each image.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `images` are not those explained, the model has changed since, the explanation has several targets an
+            image, or it was not returned by a CFCAM or CAM that was called in this process.
+        """
+        from . import trust  # it imports all methods
+
+        return trust.examine(self, images)
 
     def save(
         self,

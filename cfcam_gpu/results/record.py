@@ -22,12 +22,15 @@ from . import overlays
 class Origin(NamedTuple):
     """What it takes, beside the result, to look at the same images again: the model and the callables explained.
 
-    ``capture`` reads the activations and gradients of images (B, ...) for a request, as they were read before.
+    ``capture`` reads the activations and gradients of images (B, ...) for a request, as they were read before; None
+    where several looks or layers were made one map of, or attention. ``explain`` explains images as the explainer that
+    was called does; None where there was none, as of a CUDA graph.
     """
 
     model: nn.Module
     scores: tuple[Score | tuple[Score, ...], ...] | None
-    capture: Callable[[torch.Tensor, Request], Captured]
+    capture: Callable[[torch.Tensor, Request], Captured] | None
+    explain: Callable[[torch.Tensor, Request], Record] | None = None
 
 
 @dataclass(frozen=True, eq=False)

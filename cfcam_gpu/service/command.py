@@ -19,6 +19,7 @@ from ..photographs.options import (
     Device,
     DeviceOption,
     EngineOption,
+    LibragradOption,
     MethodOption,
     ModelAsExplained,
     Preset,
@@ -49,6 +50,7 @@ def serve(
     preset: PresetOption = Preset.default,
     augment: AugmentOption = None,
     smooth: SmoothOption = 0,
+    libragrad: LibragradOption = None,
     window: WindowOption = None,
     components: Annotated[
         int | None,
@@ -102,7 +104,17 @@ def serve(
         from .deployment import Options, running
 
         settings = Settings.given(
-            model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth, window=window
+            model,
+            weights,
+            layer,
+            engine,
+            preset,
+            device,
+            method=method,
+            augment=augment,
+            smooth=smooth,
+            libragrad=libragrad,
+            window=window,
         )
         options = Options(
             settings=settings.absolute(),

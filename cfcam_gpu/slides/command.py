@@ -16,6 +16,7 @@ from ..photographs.options import (
     DeviceOption,
     EngineOption,
     LayerAsExplained,
+    LibragradOption,
     MethodOption,
     ModelAsExplained,
     Preset,
@@ -106,6 +107,7 @@ def slide(
     preset: PresetOption = Preset.default,
     augment: AugmentOption = None,
     smooth: SmoothOption = 0,
+    libragrad: LibragradOption = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Tiles in one forward.")] = 32,
     workers: Annotated[
         int | None,
@@ -128,7 +130,16 @@ def slide(
                 slides=slides,
                 out=out,
                 settings=Settings.given(
-                    model, weights, layer, engine, preset, device, method=method, augment=augment, smooth=smooth
+                    model,
+                    weights,
+                    layer,
+                    engine,
+                    preset,
+                    device,
+                    method=method,
+                    augment=augment,
+                    smooth=smooth,
+                    libragrad=libragrad,
                 ),
                 classes=classes or (),
                 mpp=_mpp(mpp, magnification),

@@ -30,6 +30,7 @@ def explain(
     method: str = "cfcam",
     augment: Sequence[str] = (),
     smooth: int = 0,
+    libragrad: bool | None = None,
     mpp: float = 0.5,
     slide_mpp: float | None = None,
     tile: int | None = None,
@@ -59,7 +60,7 @@ def explain(
         is known.
     class_names : sequence of K str, optional
         Of an explainer of your own. Default: ImageNet's where it has 1,000 classes, else ``"class 0"`` and so on.
-    weights, layers, preset, engine, device, method, augment, smooth
+    weights, layers, preset, engine, device, method, augment, smooth, libragrad
         Of a name, as for :class:`cfcam_gpu.pipelines.ray.Explain`; an explainer of your own has them.
     mpp : float
         Micrometres along a pixel of the tiles; 0.5 is a magnification of 20.
@@ -112,6 +113,7 @@ def explain(
         method=method,
         augment=tuple(augment),
         smooth=smooth,
+        libragrad=libragrad,
     )
     paths = [slides] if isinstance(slides, (str, os.PathLike)) else slides
     asked = job.Job(

@@ -119,6 +119,19 @@ def test_levels():
     assert (Config().levels, Config.paper().levels, Config.two_level().levels) == (1, 1, 2)
 
 
+def test_extents_put_positions_in_the_same_order():
+    broad, balanced, tight = (dataclasses.asdict(Config.two_level(extent)) for extent in ("broad", "balanced", "tight"))
+    assert balanced == dataclasses.asdict(Config.two_level())
+    assert [one.pop("saturation") for one in (broad, balanced, tight)] == [0.1, 0.25, None]
+    assert broad == balanced == tight
+
+
+@pytest.mark.parametrize("extent", ["wide", None, ["tight"]])
+def test_another_extent_is_refused(extent):
+    with pytest.raises(ValueError, match=r"extent: expected one of broad, balanced, tight; got "):
+        Config.two_level(extent)
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().sigma = 2.0

@@ -195,7 +195,7 @@ def test_localisation_by_hand(folder, tmp_path):
 
 
 def test_faithfulness_is_that_of_the_metrics(folder, tmp_path):
-    chosen = ("--methods", "layercam-fine", "--metrics", "drop,insertion,deletion,adcc", "--step", 8000)
+    chosen = ("--methods", "layercam-fine", "--metrics", "drop,insertion,deletion,adcc,single-deletion", "--step", 8000)
     done = bench("faithfulness", folder, tmp_path / "out", *chosen)
     assert done.exit_code == 0, done.stderr
     rows, summary = results(tmp_path / "out", "faithfulness")
@@ -210,6 +210,7 @@ def test_faithfulness_is_that_of_the_metrics(folder, tmp_path):
         ("insertion_auc", 100 * metrics.insertion(model, images, maps, classes[:, 0], step=8000).auc),
         ("deletion_auc", 100 * metrics.deletion(model, images, maps, classes[:, 0], step=8000).auc),
         ("complexity", 100 * maps.double().mean(dim=(1, 2))),
+        ("single_deletion", 100 * metrics.single_deletion(model, images, maps, classes[:, 0])),
     ):
         found = list(values(rows, "layercam-fine", metric).values())
         assert found == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-3), metric
@@ -285,10 +286,13 @@ def test_noise_in_the_gradients_reaches_both_levels(folder, tmp_path):
 
 
 def test_sanity_of_a_method_that_ignores_the_class(folder, tmp_path):
-    run = check(folder, "sanity", tmp_path / "out", metrics=["classifier", "cascade"], **few("eigencam"))
+    run = check(
+        folder, "sanity", tmp_path / "out", metrics=["classifier", "class-sensitivity", "cascade"], **few("eigencam")
+    )
     run.execute(lambda count: None)
     found = {name: [row.value for row in run.rows if row.metric == name] for name in {row.metric for row in run.rows}}
     assert found["classifier_randomisation_ssim"] == pytest.approx([100.0] * 2)
+    assert found["class_agreement"] == [100.0] * 2
     assert max(found["cascade_correlation_last"]) < 99
 
 

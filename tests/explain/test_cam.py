@@ -14,8 +14,9 @@ from cfcam_gpu.methods import METHODS
 from ..cams import Densely, Net, batch, made
 from ..small import Network, assert_same, draw
 
-NAMES = list(METHODS)
-RIVALS = [name for name, method in METHODS.items() if not method.cluster_filter]
+#: Those of many layers have tests of their own, tests/explain/test_cam_layers.py.
+NAMES = [name for name, method in METHODS.items() if method.layers == "one"]
+RIVALS = [name for name in NAMES if not METHODS[name].cluster_filter]
 
 
 @pytest.fixture
@@ -35,10 +36,12 @@ def raw(model, layer, images, target, method, **options):
 def test_methods_are_the_fields():
     assert set(RIVALS) == {
         "gradcam", "gradcam++", "smoothgradcam++", "hirescam", "xgradcam", "layercam", "eigencam", "eigengradcam",
-        "scorecam", "ablationcam", "finercam", "shapleycam", "randomcam",
+        "scorecam", "ablationcam", "finercam", "shapleycam", "randomcam", "reciprocam", "expectedgradcam",
     }  # fmt: skip
+    assert {name for name, method in METHODS.items() if method.layers == "all"} == {"refinecam", "winsorcam", "legrad"}
     for method in METHODS.values():
-        assert sum([method.cluster_filter, method.from_gradients is not None, method.from_model is not None]) == 1
+        ways = [method.from_gradients, method.from_model, method.from_layers]
+        assert sum([method.cluster_filter, method.attention, *(way is not None for way in ways)]) == 1
         assert method.title
         assert method.paper
         assert method.cost
@@ -78,6 +81,8 @@ def test_targets_may_be_predicted_or_callable(name, net, images):
         return
     if name == "shapleycam":  # of a class it explains this
         scores = [lambda logits, k=int(k): logits[k] + logits.log_softmax(0)[k] for k in predicted]
+    if name == "reciprocam":
+        scores = [lambda logits, k=int(k): logits.softmax(0)[k] for k in predicted]
     found = explain(images, scores)
     torch.testing.assert_close(found.raw_maps, expected.raw_maps)
     assert found.target is None

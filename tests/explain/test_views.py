@@ -13,7 +13,7 @@ from cfcam_gpu.methods.noise import noisy_copies
 
 from ..small import Network, draw
 
-NAMES = list(METHODS)
+NAMES = [name for name, method in METHODS.items() if method.layers == "one"]
 SEVERAL = {"augment": ["flip", "rotate90"], "smooth": 2, "seed": 3}
 
 

@@ -77,6 +77,52 @@ def test_ablationcam_is_its_papers_equation(make, images):
         np.testing.assert_allclose(found[b], derived, rtol=1e-3, atol=1e-5)
 
 
+@torch.no_grad()
+def test_reciprocam_is_its_papers_equation_and_runs_the_head_alone_for_each_position(net, images):
+    seen = []
+    net.act2.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    for memory in (10**6, 1):
+        found = raw(net, "act2", images, [[1, 3], [3, 0]], "reciprocam", memory=memory)
+        for b, classes in enumerate([[1, 3], [3, 0]]):
+            activation = net.act2(net.second(net.act(net.first(images[b : b + 1]))))
+            for t, target in enumerate(classes):
+                scores = np.zeros((4, 3))
+                for i in range(4):
+                    for j in range(3):
+                        alone = torch.zeros_like(activation)
+                        alone[..., i, j] = activation[..., i, j]
+                        exponentials = [math.exp(logit) for logit in net.tail(alone)[0].tolist()]
+                        scores[i, j] = exponentials[target] / sum(exponentials)
+                np.testing.assert_allclose(found[b, t], scores - scores.min(), rtol=1e-3, atol=1e-6)
+    assert max(seen) <= len(images), "what comes before the layer works on an image once for all positions"
+
+
+def test_reciprocam_of_a_single_class_is_refused_and_its_callable_taken(images):
+    net = made(Net(classes=1))
+    with pytest.raises(ValueError, match=r"target: .*single class .* is 1 for any logit; give a callable"):
+        raw(net, "act2", images, 0, "reciprocam")
+    assert (raw(net, "act2", images, lambda logits: logits[0].sigmoid(), "reciprocam").amax(dim=(1, 2)) > 0).all()
+
+
+def test_expected_gradcam_is_gradcam_of_gradients_on_the_ways_from_its_baselines(net, images):
+    found = raw(net, "act2", images, [1, 3], "expectedgradcam", noise=0.2, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    total = torch.zeros(2, 8, 4, 3, dtype=torch.float64)
+    for sample in range(8):
+        kernel, baseline = (torch.randn(images.shape, generator=generator) for _ in range(2))
+        for b, target in enumerate([1, 3]):
+            spread = 0.2 * (images[b].max() - images[b].min())
+            begin = torch.stack([torch.full((8, 6), float(colour.mean())) for colour in images[b]])
+            begin = begin + spread * baseline[b]
+            point = begin + (2 * sample + 1) / 16 * (images[b] + spread * kernel[b] - begin)
+            features = net.act2(net.second(net.act(net.first(point[None])))).detach().requires_grad_()
+            net.tail(features)[0, target].backward()
+            total[b] += features.grad[0] / 8
+    for b in range(2):
+        derived = Derivation(features_of(net, images)[b].double(), total[b]).gradcam()
+        np.testing.assert_allclose(found[b], derived, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["act2", "act2.input"])
 @torch.no_grad()
 def test_an_activation_is_replaced_for_the_thread_that_asked_alone(net, images, name):

@@ -9,8 +9,8 @@ from scipy import ndimage
 from torch import nn
 
 from cfcam_gpu import CAM
+from cfcam_gpu.core.similarity import pearson
 from cfcam_gpu.metrics import adcc, confidence_change, deletion, insertion
-from cfcam_gpu.metrics.correlation import pearson
 from cfcam_gpu.metrics.faithfulness import gaussian_blur
 
 

@@ -9,8 +9,8 @@ from scipy import stats
 from torch import nn
 
 from cfcam_gpu import CAM
+from cfcam_gpu.core.similarity import spearman
 from cfcam_gpu.metrics import cascading_randomisation, classifier_randomisation_ssim, ssim
-from cfcam_gpu.metrics.correlation import spearman
 
 
 class Net(nn.Module):

@@ -33,6 +33,7 @@ GIVEN = {
     "method": "gradcam",
     "augment": ("flip", "rotate90"),
     "smooth": 3,
+    "libragrad": True,
     "window": (40.0, 400.0),
 }
 #: The same of volumes, which a service has none of.
@@ -67,7 +68,9 @@ def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path)
     assert settings_of(command, [], monkeypatch) == Settings()
     expected = GIVEN | (OF_VOLUMES if command != "serve" else {})
     given = [
-        f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        "--libragrad"
+        if value is True
+        else f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in expected.items()
         if name not in SEVERAL.values()
     ]
@@ -87,6 +90,7 @@ SHARED = {
     "method": options.MethodOption,
     "augment": options.AugmentOption,
     "smooth": options.SmoothOption,
+    "libragrad": options.LibragradOption,
 }
 
 

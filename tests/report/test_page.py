@@ -10,12 +10,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from cfcam_gpu import CFCAM, Explanation
 from cfcam_gpu.evaluation.table import Summary
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.photographs import models, photos
-from cfcam_gpu.report import page, results
+from cfcam_gpu.report import page, results, words
 
 from ..networks import two_scales
 from ..reports import METHODS, MODEL, hostile, html, latency, made, report, run, summary
@@ -61,7 +62,13 @@ def test_the_tables_are_those_of_the_files(html, summary):
         for metric in metrics:
             mean = lines[metric]["mean"]
             assert f"{mean['mean']:.1f} [{mean['low']:.1f}, {mean['high']:.1f}]" in text(row)
-    assert "n = 3" in text(html).replace("\N{NO-BREAK SPACE}", " ")
+    told = text(html).replace("\N{NO-BREAK SPACE}", " ").replace("&nbsp;", " ")
+    assert "n = 3" in told
+    better = {line["metric"]: 1 if line["better"] == "low" else -1 for line in summary["table"]}
+    of = {(line["metric"], line["method"]): better[line["metric"]] * line["mean"]["mean"] for line in summary["table"]}
+    ranks = np.array([stats.rankdata([of[metric, method] for method in METHODS]) for metric in metrics]).mean(axis=0)
+    printed = [f"{words.NAMES[METHODS[i]]} {ranks[i]:.1f}" for i in np.argsort(ranks, kind="stable")]
+    assert f"Mean rank over these metrics, 1 the best: {', '.join(printed)}. Kendall's W of the metrics is " in told
 
 
 def test_a_cell_by_hand():

@@ -327,6 +327,8 @@ def test_the_command_line_draws_and_tells_components(album, tmp_path):
         assert line == old
         assert file == f"{name}.components.png"
         assert found[-1]["name"] == "rest"
+        assert all(part["probability"] == pytest.approx(line["probability"], rel=1e-4) for part in found)
+        assert all(0 <= part["probability_without"] <= 1 for part in found)
         assert sum(part["share"] for part in found) == pytest.approx(0.0 if line["empty"] else 1.0)
         assert sorted(chain(*(part["channels"] for part in found))) == list(range(8))
         groups = len(found) - 1

@@ -125,7 +125,7 @@ class MethodGraph:
         activations, gradients : (N, C, *spatial) floating
             N may be symbolic, all else are ints.
         coarse : tuple of two (N, C', *spatial') floating tensors, optional
-            The same of the coarse layer, where the configuration has a gate.
+            The same of the coarse layer, where the configuration has two levels.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class MethodGraph:
         Raises
         ------
         ValueError
-            If the configuration has a gate, and no coarse layer is given.
+            If the configuration has two levels, and no coarse layer is given.
         """
         size = tuple(activations.shape[2:])
         activations, gradients = activations.float(), gradients.float()
@@ -147,9 +147,11 @@ class MethodGraph:
         maps, converged = self._one_level(of_images, of_targets, size)
         maps = maps.reshape(-1, *size)
         if self.config.gate is not None:
+            if self.config.gate_by == "own":
+                coarse = activations, gradients
             if coarse is None:
-                raise ValueError("coarse: expected two tensors, as the configuration has a gate; got None")
-            maps = gate(maps, coarse[0].float(), coarse[1].float(), self.config.gate)
+                raise ValueError("coarse: expected two tensors, as the configuration has two levels; got None")
+            maps = gate(maps, coarse[0].float(), coarse[1].float(), self.config)
         return maps, converged
 
     def _one_level(

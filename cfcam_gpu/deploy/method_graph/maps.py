@@ -1,12 +1,15 @@
-"""The gate between two layers, and maps at another size."""
+"""The gate of a map, and maps at another size."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from ...core.axes import last_axes
+from ...core.config import Config
 from ...core.maps import Inside
-from .filters import interpolated
+from .filters import interpolated, smooth
 
 
 def over_maximum(maps: torch.Tensor, dims: int) -> torch.Tensor:
@@ -24,19 +27,27 @@ def enlarged(maps: torch.Tensor, size: tuple[int, ...], inside: Inside | None = 
     return over_maximum(interpolated(scaled, size, inside), len(size))
 
 
-def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, constant: float) -> torch.Tensor:
-    """As :func:`cfcam_gpu.core.two_level.gate`, of maps (N, *spatial); NaN where the coarse layer is not finite.
+def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> torch.Tensor:
+    """As :func:`cfcam_gpu.core.two_level.gate`, of maps (N, *spatial); NaN where what gates is not finite.
 
     Parameters
     ----------
     raw_maps : (N, *spatial) float32
     activations, gradients : (N, C, *spatial') float32
-    constant : float
+        Of the coarse layer, or of the layer itself where the configuration is gated by its own evidence.
+    config : Config
+        With a gate.
     """
-    weights = gradients.mean(last_axes(gradients.ndim - 2), keepdim=True)
-    sums = (weights * activations).sum(1)
-    squared = enlarged(sums.relu(), tuple(raw_maps.shape[1:])).square()
-    gated = raw_maps * (squared / (squared + constant))
+    assert config.gate is not None
+    if config.gate_by == "coarse":
+        gradients = gradients.mean(last_axes(gradients.ndim - 2), keepdim=True)
+    sums = (gradients * activations).sum(1)
+    net = sums
+    if config.gate_by == "own":
+        size = tuple(sums.shape[1:])
+        net = smooth(sums.flatten(1)[:, None], size, replace(config, boundary="zero")).reshape(-1, *size)
+    squared = enlarged(net.relu(), tuple(raw_maps.shape[1:])).square()
+    gated = raw_maps * (squared / (squared + config.gate))
     # A ReLU or a maximum may lose a NaN, a sum does not.
     return where_finite(gated, sums)
 

@@ -19,9 +19,8 @@ from cfcam_gpu.engines import cpu
 def expected(activations, gradients, config, coarse=None):
     """Raw maps (N, *spatial) and labels (N, C) of the library, of two (N, C, *spatial)."""
     found = cpu.run(activations, gradients[:, None], config)
-    maps = found.raw_maps
-    if config.gate is not None and coarse is not None:
-        maps = two_level.gate(maps, coarse[0], coarse[1][:, None], config.gate)
+    by = None if coarse is None else (coarse[0], coarse[1][:, None])
+    maps = two_level.gated(found.raw_maps, activations, gradients[:, None], config, by)
     return maps[:, 0], found.labels[:, 0]
 
 

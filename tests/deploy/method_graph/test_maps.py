@@ -77,7 +77,7 @@ def test_the_gate_is_the_librarys(dims):
     coarse = relu(1, 6, 40, *(3 for _ in range(dims)))
     coarse[1][0] = -1.0  # nothing speaks for it
     wanted = two_level.gate(raw[:, None], coarse[0], coarse[1][:, None], 0.07)[:, 0]
-    found = gate(raw, *coarse, 0.07)
+    found = gate(raw, *coarse, Config.two_level())
     assert is_empty(found).tolist() == [True, False, False, False, False, True]
     largest = raw.flatten(1).amax(1).clamp(min=1e-38).reshape(-1, *[1] * dims)
     torch.testing.assert_close(found / largest, wanted / largest, rtol=0, atol=1e-6)

@@ -1,8 +1,11 @@
-"""Correlations of maps, pair by pair."""
+"""How alike maps are, pair by pair: correlations, and how far the top positions are the same."""
 
 from __future__ import annotations
 
 import torch
+
+#: The share of a map's positions that are its top ones, as in CASE's test of class sensitivity.
+TOP = 0.05
 
 
 def pearson(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -28,3 +31,28 @@ def _ranks(maps: torch.Tensor) -> torch.Tensor:
     below = torch.searchsorted(ordered, values, right=False)
     not_above = torch.searchsorted(ordered, values, right=True)
     return (below + not_above).double() / 2
+
+
+def agreement(first: torch.Tensor, second: torch.Tensor, top: float = TOP) -> torch.Tensor:
+    """The share of the top positions of two maps that they have in common, (B,) float64 in [0, 1].
+
+    Of equal values those that come first in reading order are taken. Positions without evidence are never top ones; two
+    maps of zeros are the same in full.
+
+    Parameters
+    ----------
+    first, second : (B, ...) tensors, >= 0
+    top : float
+        In (0, 1): the share of a map's positions, rounded down and at least one, that are its top ones.
+    """
+    first, second = _top(first, top), _top(second, top)
+    most = torch.maximum(first.sum(dim=1), second.sum(dim=1))
+    return torch.where(most > 0, (first & second).sum(dim=1).double() / most, 1.0)
+
+
+def _top(maps: torch.Tensor, share: float) -> torch.Tensor:
+    """(B, N) bool: the top positions."""
+    values = maps.flatten(1)
+    count = max(1, int(share * values.shape[1]))
+    best = values.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(values, dtype=torch.bool).scatter(1, best, True) & (values > 0)

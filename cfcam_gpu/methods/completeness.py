@@ -1,0 +1,55 @@
+"""What a layer's activations are to a score, and how much of it gradients times activations account for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..hooks.capture import Captured
+from ..hooks.guard import guarded
+from ..targets.outputs import logits_of
+from ..targets.request import Request, pinned, resolve
+from .substituted_activations import substituted
+
+
+class Completeness(NamedTuple):
+    """Of each image, (B,) float64 in units of the score.
+
+    ``gap``: |evidence - change| / |change|, 0 where both are the same and infinite where `change` alone is 0; lower is
+    better. ``evidence``: the sum of gradient times activation over the layer's channels and positions. ``change``: the
+    score less what is left of it with all these activations zero.
+    """
+
+    gap: torch.Tensor
+    evidence: torch.Tensor
+    change: torch.Tensor
+
+
+def completeness(
+    model: nn.Module, images: torch.Tensor, captured: Captured, request: Request, *, contrast: float = 0.0
+) -> Completeness:
+    """The completeness of gradient times activation at the layer of a capture, by one more forward.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : (B, ...) tensor
+    captured : Captured
+        Of these images, with gradients. Of several targets an image the first is meant.
+    request : Request
+        What it was captured for: classes, no callables.
+    contrast : float
+        See :func:`cfcam_gpu.targets.resolve`.
+    """
+    activations, gradients = captured.activations, captured.gradients[:, 0]
+    evidence = (gradients.float() * activations.float()).flatten(1).sum(dim=1, dtype=torch.float64)
+    settled = pinned(request, captured.indices)
+    with guarded(model), substituted(captured.layers[0], torch.zeros_like(activations)):
+        without = logits_of(model(images)).to(images.device)
+    _, scores = resolve(settled, captured.need_logits(), contrast=contrast)
+    _, left = resolve(settled, without, contrast=contrast)
+    change = scores[0].double() - left[0].double()
+    missed = (evidence - change).abs()
+    return Completeness(torch.where(missed > 0, missed / change.abs(), 0.0), evidence, change)

@@ -1,0 +1,203 @@
+"""How far an explanation can be trusted: figures of its own, from a few more forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+
+from ..core.chunks import DEFAULT_MEMORY, chunk_size
+from ..core.similarity import agreement, pearson
+from ..hooks.forward_memory import forward_bytes
+from ..hooks.guard import guarded
+from ..methods import METHODS
+from ..methods.completeness import completeness
+from ..methods.noise import noisy_copies
+from ..targets.request import Request
+from .agreement import agree, check_images
+from .record import Origin, Record
+
+#: Noisy copies of each image, and the standard deviation of their noise as a share of the image's range of values.
+COPIES, NOISE = 2, 0.1
+
+Explain: TypeAlias = Callable[[torch.Tensor, Request], Record]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trust:
+    """Figures of B explanations, each (B,) on the device of the images. Printed, a line of words for each image.
+
+    What can't be asked of an explanation is None. Where a map is empty, all that is asked of the map is NaN.
+
+    Parameters
+    ----------
+    flip : float64 tensor or None
+        Pearson's correlation of the map with that of the image flipped along its last axis, flipped back; 1 is the same
+        map. None where a callable names places in the image. What a flip means is the user's to know: a model of
+        letters, or of signals that have a beginning, may well see something else in a mirror.
+    noise : float64 tensor
+        The same of two copies of the image with Gaussian noise of 10% of its range of values; their mean.
+    runner_up : int64 tensor or None
+        The likeliest class beside the one that is explained. None where callables are, and where the model gives no
+        logits of two classes or more.
+    agreement : float64 tensor or None
+        The share of the map's top 5% of positions that the runner-up's map has at its top, too, as in
+        :func:`cfcam_gpu.metrics.class_sensitivity`; 1 is a map that does not tell the two apart. NaN where the
+        runner-up is masked out by a logit of -infinity.
+    gap : float64 tensor or None
+        The completeness gap of :func:`cfcam_gpu.metrics.completeness_gap` at the layer of `raw_maps`, of the score that
+        is differentiated. None where callables are explained, where a method takes no gradients, and of several layers
+        or looks.
+    """
+
+    flip: torch.Tensor | None
+    noise: torch.Tensor
+    runner_up: torch.Tensor | None
+    agreement: torch.Tensor | None
+    gap: torch.Tensor | None
+
+    def __len__(self) -> int:
+        """B, the number of images."""
+        return len(self.noise)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"image {b}: {'; '.join(self._words(b))}" for b in range(len(self)))
+
+    def _words(self, b: int) -> list[str]:
+        if bool(self.noise[b].isnan()):
+            words = ["the map is empty"]
+        else:
+            flip = "" if self.flip is None else f"{self.flip[b]:.2f} under a flip, "
+            words = [f"stability {flip}{self.noise[b]:.2f} under noise"]
+            if self.agreement is None or self.runner_up is None or bool(self.agreement[b].isnan()):
+                words.append("no other class to compare with")
+            else:
+                words.append(f"shares {self.agreement[b]:.0%} of its top with the runner-up, class {self.runner_up[b]}")
+        return words if self.gap is None else [*words, f"completeness gap {self.gap[b]:.2f}"]
+
+
+def examine(explanation: Record, images: torch.Tensor) -> Trust:
+    """Figures of each explanation of a batch.
+
+    See :meth:`cfcam_gpu.Explanation.trust`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As there.
+    """
+    origin = explanation.origin
+    if origin is None or origin.explain is None:
+        raise ValueError(
+            "trust: this explanation does not know its explainer, as one that was pickled or copied, or that an "
+            "exported file or a CUDA graph gave; explain the images by calling a CFCAM or a CAM, and ask that result"
+        )
+    if explanation.several:
+        raise ValueError(
+            f"trust: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain each "
+            "target in a call of its own: explain(images, target[:, t])"
+        )
+    check_images(explanation, images)
+    runner_up = _runner_up(explanation)
+    shared = _shared(explanation, images, origin.explain, runner_up)
+    flip, noise = _stability(explanation, images, origin, origin.explain)
+    return Trust(flip, noise, runner_up, shared, _gap(explanation, images, origin))
+
+
+def _runner_up(explanation: Record) -> torch.Tensor | None:
+    logits, target = explanation.logits, explanation.target
+    if target is None or logits is None or logits.ndim != 2 or logits.shape[1] < 2:
+        return None
+    return logits.scatter(1, target[:, None], -torch.inf).argmax(dim=1)
+
+
+def _shared(
+    explanation: Record, images: torch.Tensor, explain: Explain, runner_up: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The agreement with the runner-up's map, (B,). On the way the images are checked to be those explained."""
+    logits, target = explanation.logits, explanation.target
+    if runner_up is None or logits is None or target is None:
+        _check_same(explanation, explain(images, _request(explanation)))
+        return None
+    masked_out = logits.gather(1, runner_up[:, None])[:, 0] == -torch.inf
+    second = torch.where(masked_out, target, runner_up)  # which can be explained
+    again = explain(images, Request(indices=torch.stack([target, second], dim=1), checked=True))
+    _check_same(explanation, again)
+    found = agreement(explanation.maps, again.maps[:, 1])
+    return found.masked_fill(explanation.empty | masked_out, torch.nan)
+
+
+def _check_same(explanation: Record, again: Record) -> None:
+    """Refuse images of which the model says something else.
+
+    Raises
+    ------
+    ValueError
+    """
+    pair = (again.raw_maps, explanation.raw_maps)
+    if again.logits is not None and explanation.logits is not None:
+        pair = (again.logits, explanation.logits)
+    if not agree(*pair):
+        raise ValueError(
+            "images: expected those that were explained, prepared in the same way and under the same autocast; the "
+            "model says something else of these, or has changed since"
+        )
+
+
+def _stability(
+    explanation: Record, images: torch.Tensor, origin: Origin, explain: Explain
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The correlation of the maps with those of flipped and of noisy images, (B,) each."""
+    copies = list(noisy_copies(images, COPIES, NOISE, seed=0))
+    layout = explanation.layers[0].layout
+    flips = not any(getattr(score, "in_place", False) for score in _request(explanation).callables())
+    if flips:
+        copies.append(images.flip(-1 if layout is None or layout.axes is None else layout.axes[-1]))
+    maps = _maps(explanation, torch.cat(copies), len(images), origin, explain)
+    by_copy = list(maps.reshape(len(copies), *explanation.maps.shape))
+    flip = pearson(explanation.maps, by_copy.pop().flip(-1)) if flips else None
+    noise = torch.stack([pearson(explanation.maps, one) for one in by_copy]).mean(dim=0)
+    empty = explanation.empty
+    return None if flip is None else flip.masked_fill(empty, torch.nan), noise.masked_fill(empty, torch.nan)
+
+
+def _maps(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin, explain: Explain) -> torch.Tensor:
+    """Maps of copies of the images, all of them at once within the budget."""
+
+    def run(size: int) -> torch.Tensor:
+        maps = []
+        for start in range(0, len(copies), size):
+            part = copies[start : start + size]
+            at = [place % batch for place in range(start, start + len(part))]
+            maps.append(explain(part, _request(explanation, at)).maps)
+        return torch.cat(maps)
+
+    try:
+        with guarded(origin.model):
+            bytes_each = forward_bytes(origin.model, lambda: origin.model(copies[:1]), 1)
+        return run(max(batch, chunk_size(DEFAULT_MEMORY, bytes_each)))
+    except Exception:  # whatever it is, it comes again below if the number of images is not to blame
+        return run(batch)
+
+
+def _request(explanation: Record, images: Sequence[int] | None = None) -> Request:
+    """What was explained, of these of the images, or of all of them."""
+    origin, target = explanation.origin, explanation.target
+    assert origin is not None
+    at = range(len(explanation)) if images is None else images
+    if target is None:
+        assert origin.scores is not None
+        return Request(scores=tuple(origin.scores[b] for b in at))
+    return Request(indices=target[torch.as_tensor(at, device=target.device)], checked=True)
+
+
+def _gap(explanation: Record, images: torch.Tensor, origin: Origin) -> torch.Tensor | None:
+    method = METHODS[explanation.method]
+    if origin.capture is None or explanation.target is None or not method.gradients:
+        return None
+    request = replace(_request(explanation), objective=method.objective)
+    captured = origin.capture(images, request)
+    contrast = 0.0 if explanation.config is None else explanation.config.contrast
+    return completeness(origin.model, images, captured, request, contrast=contrast).gap

@@ -1,0 +1,121 @@
+"""The gate of one layer by its own net evidence, and the default for tokens that it is part of."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import nn
+
+from cfcam_gpu import CFCAM, Config, cluster_filter_cam
+from cfcam_gpu.core import two_level
+from cfcam_gpu.deploy.method_graph import maps as method_graph
+from cfcam_gpu.hooks import find
+
+SIZES = {1: (41,), 2: (9, 7), 3: (5, 4, 3)}
+
+
+def layer(dims, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(dims)
+    raw = torch.rand(2, 3, *SIZES[dims], generator=generator)
+    activations = torch.randn(2, 16, *SIZES[dims], generator=generator)
+    gradients = torch.randn(2, 3, 16, *SIZES[dims], generator=generator) + 0.3 * activations[:, None]
+    return raw, activations.to(dtype), gradients.to(dtype)
+
+
+def by_definition(raw, activations, gradients, constant, sigma):
+    maps = np.zeros(raw.shape)
+    for b, t in np.ndindex(*raw.shape[:2]):
+        net = (gradients[b, t].double() * activations[b].double()).sum(0).numpy()
+        c = np.maximum(ndimage.gaussian_filter(net, sigma, mode="constant"), 0)
+        c = c / c.max()
+        maps[b, t] = raw[b, t].double().numpy() * c**2 / (c**2 + constant)
+    return torch.from_numpy(maps).float()
+
+
+@pytest.mark.parametrize("dims", SIZES)
+@pytest.mark.parametrize("sigma", [0.0, 1.5])
+def test_it_is_the_filtered_net_evidence_that_gates(dims, sigma):
+    raw, activations, gradients = layer(dims)
+    config = Config(gate=0.07, gate_by="own", sigma=sigma)
+    expected = by_definition(raw, activations, gradients, 0.07, sigma)
+    found = two_level.gated(raw, activations, gradients, config)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert 0.1 < (found / raw).mean() < 0.9  # or else it would tell little
+    of_target = method_graph.gate(raw[:, 1], activations, gradients[:, 1], config)
+    torch.testing.assert_close(of_target, found[:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_sums_are_float32_whatever_the_dtype_and_autocast_say():
+    raw, activations, gradients = layer(2, torch.bfloat16)
+    config = Config.tokens()
+    exact = two_level.gated(raw, activations.float(), gradients.float(), config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(two_level.gated(raw, activations, gradients, config), exact)
+
+
+def test_evidence_against_a_target_as_a_whole_is_an_empty_map():
+    raw, activations, _ = layer(2)
+    found = two_level.gated(raw, activations.abs(), -torch.ones(2, 3, 16, 9, 7), Config.tokens())
+    assert not found.any()
+
+
+def test_arrays_of_one_layer_are_gated_as_well():
+    _, activations, gradients = layer(2)
+    config = Config.tokens()
+    ungated = Config(
+        **{name: getattr(config, name) for name in config.__dataclass_fields__} | {"gate": None, "gate_by": "coarse"}
+    )
+    plain = cluster_filter_cam(activations[0], gradients[0, 0], config=ungated)
+    found = cluster_filter_cam(activations[0], gradients[0, 0], config=config)
+    expected = by_definition(plain[None, None], activations[:1], gradients[:1, :1], 0.07, config.sigma)[0, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gate_is_needed_to_be_gated_by_something():
+    assert (Config.tokens().levels, Config.two_level().levels) == (1, 2)
+    with pytest.raises(ValueError, match="gate_by must be 'coarse' where gate is None; got 'own'"):
+        Config(gate_by="own")
+
+
+class Transformer(nn.Module):
+    """Patches, a class token, and blocks of one resolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 8, stride=8)
+        self.token = nn.Parameter(torch.randn(1, 1, 32))
+        self.places = nn.Parameter(0.1 * torch.randn(1, 37, 32))
+        block = nn.TransformerEncoderLayer(32, 2, 64, 0.0, nn.functional.gelu, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(block, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), tokens], dim=1) + self.places
+        return self.head(self.blocks(tokens)[:, 0])
+
+
+def test_tokens_of_one_grid_have_a_default_of_their_own():
+    torch.manual_seed(0)
+    model, images = Transformer().eval(), torch.randn(2, 3, 48, 48)
+    explain = CFCAM(model)
+    found = explain(images)
+    assert (found.config, explain.libragrad) == (Config.tokens(), True)
+    (name,) = (one.name for one in found.layers)
+    by_name = CFCAM(model, find(model, name), config=Config.tokens(), libragrad=True)(images)
+    assert torch.equal(found.maps, by_name.maps)
+    plain = CFCAM(model, libragrad=False)
+    assert plain(images).config == Config.tokens()
+    assert not plain.libragrad
+    assert not torch.equal(plain(images).maps, found.maps)
+
+
+def test_what_is_asked_for_stays_as_it_is():
+    torch.manual_seed(0)
+    model, images = Transformer().eval(), torch.randn(1, 3, 48, 48)
+    two = CFCAM(model, config=Config.two_level())
+    assert [len(two(images).layers), two.libragrad] == [2, False]
+    one = CFCAM(model, "blocks.layers.2.norm1")
+    assert (one(images).config, one.libragrad) == (Config(), False)
+    convolutions = CFCAM(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval())
+    assert (convolutions(images).config.gate_by, convolutions.libragrad) == ("coarse", False)
