@@ -10,6 +10,10 @@ folder as ``cfcam-gpu bench`` takes it) and its class, with the default explanat
   from the channels that have evidence; ``difference`` between the two, image by image;
 - ``groups``, and ``channels``, the median size of the first four.
 
+Of the groups that the library makes there is ``measured``, too: the probability of the class with all channels
+(``whole``), without those of the first group (``without``), and without a random group of as many (``random``, the mean
+of ten draws as above); ``difference`` between the last two, image by image.
+
 Means come with bootstrap 95% intervals over photographs. Photographs with a single group have no pairs: ``pairs``
 counts the others. A photograph that fails ends the run, and nothing is written.
 """
@@ -40,7 +44,7 @@ from cfcam_gpu.engines.reference import PRIMITIVES, dbscan
 from cfcam_gpu.evaluation import data
 from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.photographs import models
-from cfcam_gpu.results import components, durable
+from cfcam_gpu.results import ablation, components, durable
 from cfcam_gpu.targets.outputs import logits_of
 
 Floats = NDArray[np.float64]
@@ -59,6 +63,7 @@ class Seen(NamedTuple):
     activations: Floats
     labels: Ints
     config: Config
+    measured: dict[str, float]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         album = album.with_classes_of(models.class_names(logits_of(model.module(blank)).shape[1]))
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     labels: list[dict[str, float]] = []
+    measured: list[dict[str, float]] = []
     batches = -(-len(album.photographs) // BATCH)
     seen = (
         one for batch in track(_explained(model, album), total=batches, console=Console(stderr=True)) for one in batch
@@ -86,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             empty += 1
             continue
         labels.append(by_label(one))
+        measured.append(one.measured)
         for name, variant in VARIANTS.items():
             rows[name].append(measure(one.parts, variant(one), seed=i))
     record = {
@@ -99,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         "likeness": components.LIKENESS,
         "evidence_by_label": {key: interval([row[key] for row in labels]) for key in labels[0]},
         "chosen": CHOSEN,
+        "measured": {key: interval([row[key] for row in measured]) for key in measured[0]}
+        | {"difference": paired(measured, "without", "random")},
         "variants": {name: summary(found) for name, found in rows.items()},
     }
     given.out.mkdir(parents=True, exist_ok=True)
@@ -117,8 +126,27 @@ def _explained(model: models.Model, album: data.Album) -> Iterator[list[Seen]]:
         images = torch.stack([sample.image for sample in samples])
         result = explain(images, torch.cat([sample.classes for sample in samples]))
         captured = capture(model.module, result.layers[0], images, targets.Request(result.target))
-        found = zip(components.evidence(result, images), captured.activations.double().numpy(), result.labels.numpy())
-        yield [Seen(*one, result.config) for one in found]
+        parts = components.evidence(result, images)
+        groups = [first_and_random(of_image, result.config, seed=first + b) for b, of_image in enumerate(parts)]
+        measured = [in_words(said.probabilities) for said in ablation.without(result, captured, images, groups)]
+        found = zip(parts, captured.activations.double().numpy(), result.labels.numpy(), measured)
+        yield [Seen(*arrays, result.config, said) for *arrays, said in found]
+
+
+def first_and_random(parts: Floats, config: Config, *, seed: int) -> list[torch.Tensor]:
+    """The channels of the strongest group, and of ten random groups of as many channels that have evidence."""
+    numbers = components.group(parts, config)
+    strongest, alive = np.flatnonzero(numbers == 0), np.flatnonzero(numbers >= 0)
+    generator = np.random.default_rng(seed)
+    drawn = [generator.permutation(alive)[: len(strongest)] for _ in range(DRAWS)]
+    return [torch.from_numpy(group) for group in (strongest, *drawn)]
+
+
+def in_words(probabilities: torch.Tensor | None) -> dict[str, float]:
+    """With all channels, without the strongest group, and without a random one, in percent."""
+    assert probabilities is not None
+    whole, without, *drawn = (100 * probabilities).tolist()
+    return {"whole": whole, "without": without, "random": sum(drawn) / len(drawn)}
 
 
 def measure(parts: Floats, numbers: Ints, *, seed: int) -> dict[str, Any]:
@@ -163,19 +191,24 @@ def by_label(seen: Seen) -> dict[str, float]:
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     pairs = [row for row in rows if row["overlap"] is not None]
-    both = [torch.tensor([row[key] for row in pairs]) for key in ("overlap", "random")]
     return {
         "held": [interval([row["held"][k] for row in rows]) for k in range(FIRST)],
         "pairs": len(pairs),
-        "overlap": interval(both[0].tolist()),
-        "random": interval(both[1].tolist()),
-        "difference": metrics.paired_difference(*both)._asdict(),
+        "overlap": interval([row["overlap"] for row in pairs]),
+        "random": interval([row["random"] for row in pairs]),
+        "difference": paired(pairs, "overlap", "random"),
         "groups": {name: float(f([row["groups"] for row in rows])) for name, f in SPREAD.items()},
         "channels": float(np.median([row["channels"] for row in rows])),
     }
 
 
 SPREAD: dict[str, Callable[[list[int]], Any]] = {"min": min, "median": np.median, "max": max}
+
+
+def paired(rows: list[dict[str, Any]], one: str, other: str) -> dict[str, float]:
+    """One less the other, row by row."""
+    both = (torch.tensor([row[key] for row in rows]) for key in (one, other))
+    return metrics.paired_difference(*both)._asdict()
 
 
 def interval(values: list[float]) -> dict[str, float]:

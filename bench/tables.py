@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from cfcam_gpu import methods as library
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.results import durable
 
-from . import bars, cost_tables, deployment_tables, scan_tables, slide_tables
+from . import bars, cost_tables, deployment_tables, evidence_tables, instrument_tables, scan_tables, slide_tables
 from .cost_tables import RESULTS, markdown, recorded
+from .evidence_tables import METHODS, TITLES
 from .variants import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,45 +37,6 @@ DOCUMENTS = [
 ]
 MARK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-TITLES = COLUMNS | {
-    "grid_3x3": "grid 3 x 3",
-    "adcc": "ADCC",
-    "insertion_auc": "insertion",
-    "deletion_auc": "deletion",
-    "gradient_noise_ssim": "SSIM under gradient noise",
-    "classifier_randomisation_ssim": "SSIM, classifier randomised",
-    "average_drop": "Average Drop",
-    "average_increase": "Average Increase",
-    "average_gain": "Average Gain",
-    "energy_pointing_game": "energy in mask",
-    "pointing_game": "pointing game",
-}
-METHODS = {
-    "gradcam": "Grad-CAM, last layer",
-    "gradcam++": "Grad-CAM++",
-    "hirescam": "HiResCAM",
-    "xgradcam": "XGrad-CAM",
-    "layercam": "LayerCAM",
-    "eigencam": "Eigen-CAM",
-    "layercam-fine": "LayerCAM, fine layer",
-    "gradcam*layercam-fine": "Grad-CAM x LayerCAM fine, square root",
-    "cfcam-paper": "CF-CAM, paper",
-    "cfcam-one": "CF-CAM, one level",
-    "cfcam": "**CF-CAM, two levels**",
-    "smoothgradcam++": "Smooth Grad-CAM++",
-    "ablationcam": "Ablation-CAM",
-    "ablationcam, fine layer": "Ablation-CAM, fine layer",
-    "scorecam": "Score-CAM",
-}
-BRIEF = ["gradcam", "layercam-fine", "gradcam*layercam-fine", "cfcam-paper", "cfcam-one", "cfcam"]
-METRICS = [
-    *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "grid_3x3", "average_drop", "average_increase"),
-    *("adcc", "insertion_auc", "deletion_auc", "gradient_noise_ssim", "classifier_randomisation_ssim"),
-]
-SHORT = [
-    *("energy_pointing_game", "pointing_game", "best_iou", "grid_2x2", "average_drop", "insertion_auc"),
-    *("gradient_noise_ssim", "classifier_randomisation_ssim"),
-]
 MANY_FORWARDS = [
     *("gradcam", "cfcam-paper", "cfcam", "smoothgradcam++"),
     *("ablationcam", "ablationcam, fine layer", "scorecam"),
@@ -99,27 +62,6 @@ def means(folder: Path, model: str) -> dict[tuple[str, str], float]:
     return found
 
 
-def methods(folder: Path, model: str, names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
-    """Means in percent, a row for each method."""
-    found = means(folder, model)
-    metrics = [metric for metric in metrics if any(key[1] == metric for key in found)]
-    rows = [
-        [METHODS[name], *(f"{found[name, metric]:.1f}" if (name, metric) in found else "" for metric in metrics)]
-        for name in names
-        if any(key[0] == name for key in found)
-    ]
-    return markdown(["", *(TITLES[metric] for metric in metrics)], rows)
-
-
-def promises(model: str) -> Iterator[str]:
-    """What the default promises and what was measured."""
-    rows = []
-    for bar, gain, verdict in bars.judge(bars.values(RESULTS / "evaluation", model)):
-        promised = f"{'better' if bar.better else 'not worse'}{f' (by {bar.margin:g})' if bar.margin else ''}"
-        rows.append([METHODS[bar.method], TITLES[bar.metric], promised, bars.told(gain), verdict])
-    return markdown(["against", "metric", "promised", "gain, points, 95% interval", ""], rows)
-
-
 def variants() -> Iterator[str]:
     """Means of every variant of the default."""
     record: dict[str, Any] = json.loads((RESULTS / "evaluation" / "variants-lite0.json").read_text())
@@ -129,6 +71,22 @@ def variants() -> Iterator[str]:
         told = ["-" if value is None else f"{value[0]:.1f}" for value in values]
         rows.append([f"**{name}**" if name in ("gradcam", "cfcam") else name, one["what"], *told])
     return markdown(["variant", "", *COLUMNS.values()], rows)
+
+
+def extents() -> Iterator[str]:
+    """The three extents of the two-level map, as measured among its variants."""
+    record: dict[str, Any] = json.loads((RESULTS / "evaluation" / "variants-lite0.json").read_text())
+    shown = ("energy_pointing_game", "grid_2x2", "pointing_game", "best_iou", "average_drop")
+    rows = []
+    for extent, variant in {"broad": "saturation 0.1", "balanced": "cfcam", "tight": "no saturation"}.items():
+        found = record["variants"][variant]["metrics"]
+        row = [extent]
+        for metric in shown:
+            difference = found[metric]["minus cfcam"]
+            gain = "" if difference is None or not any(difference) else f" ({bars.told(Interval(*difference))})"
+            row.append(f"{found[metric]['mean'][0]:.1f}{gain}")
+        rows.append(row)
+    return markdown(["extent", *(TITLES[metric] for metric in shown)], rows)
 
 
 def on_gpu() -> dict[str, Any]:
@@ -185,7 +143,7 @@ def gradient_free(names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]
         told = [f"{one['median']:.{0 if one['median'] >= 100 else 1}f}" if one else "" for one in over]
         values = [found.get((name, metric)) for metric in metrics]
         rows.append([METHODS[name], *told, *("" if value is None else f"{value:.1f}" for value in values)])
-    head = ["", "time / bare forward", "time / CF-CAM, two levels", *(TITLES[metric] for metric in metrics)]
+    head = ["", "time / bare forward", "time / CF-CAM, default", *(TITLES[metric] for metric in metrics)]
     return markdown(head, rows)
 
 
@@ -233,18 +191,24 @@ def registry() -> Iterator[str]:
     return markdown(["method=", "", "defined in", "cost beyond one forward"], rows)
 
 
-EVALUATION = RESULTS / "evaluation"
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    "brief": lambda: methods(EVALUATION, "lite0", BRIEF, SHORT),
-    "field": lambda: methods(EVALUATION, "lite0", list(METHODS), METRICS),
-    "promises": lambda: promises("lite0"),
-    "promises-lite1": lambda: promises("lite1"),
-    "promises-lite2": lambda: promises("lite2"),
+    "brief": lambda: evidence_tables.means("lite0", evidence_tables.BRIEF, evidence_tables.IN_BRIEF),
+    "networks": evidence_tables.networks,
+    **{f"means-{name}": partial(evidence_tables.means, name) for name in evidence_tables.NETWORKS},
+    "gains": evidence_tables.gains,
+    "verdicts": evidence_tables.verdicts,
+    "ranks": evidence_tables.ranks,
     "gradient-free": lambda: gradient_free(MANY_FORWARDS, OF_MANY_FORWARDS),
     "gradient-free-brief": lambda: gradient_free(WITHOUT_GRADIENTS, IN_BRIEF),
     "gradient-free-gains": gradient_free_gains,
     "variants": variants,
+    "extents": extents,
     "components": components,
+    "exact": instrument_tables.exact,
+    "shapes-cnn": lambda: instrument_tables.shapes("cnn"),
+    "shapes-vit": lambda: instrument_tables.shapes("vit"),
+    "shapes-vit-mean": lambda: instrument_tables.shapes("vit-mean"),
+    "innocence": instrument_tables.innocence,
     "latency": cost_tables.latency,
     "latency-bars": cost_tables.latency_bars,
     "cpu-engines": cost_tables.cpu_engines,

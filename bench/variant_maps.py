@@ -151,6 +151,12 @@ def _joint(activations: Array, gradients: Array, labels: Array, config: Config) 
     return evidence.sum(axis=0)
 
 
+def _for_the_target(activations: Array, gradients: Array, labels: Array, config: Config) -> Array:
+    """Without the channels whose gradient times activation, summed over the map, speaks against the target."""
+    evidence = channel_evidence(activations, gradients, labels, config, PRIMITIVES)
+    return evidence[(gradients * activations).sum(axis=(1, 2)) >= 0].sum(axis=0)
+
+
 def _engine(activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> torch.Tensor:
     return compute(activations, gradients, replace(config, gate=None), "cpu").raw_maps
 
@@ -205,7 +211,7 @@ def variants() -> list[Variant]:
 
     for value in (0.0, 0.5, 1.0):
         option(f"contrast {value:g}", "share of the rivals taken off the class's logit", contrast=value)
-    for value in (0.03, 0.1, 0.3):
+    for value in (0.03, 0.1, 0.15, 0.3):
         option(f"gate {value:g}", "c^2 at which half of the fine map passes", gate=value)
     for value in (0.1, 0.15, 0.2, 0.3, 0.5):
         option(f"saturation {value:g}", "x (1 + s) / (x + s)", saturation=value)
@@ -232,6 +238,11 @@ def variants() -> list[Variant]:
     form("shrinkage", "f^2 / (f^2 + 4 s^2) instead of a floor", Form(fine=each_target(_shrunk)))
     form("sign-aware clusters", "a floor for each sign of a cluster", Form(fine=each_target(_sign_aware)))
     form("joint evidence", "clusters weighted by their members' pooled evidence", Form(fine=each_target(_joint)))
+    form(
+        "for the target",
+        "without channels whose summed gradient times activation is negative",
+        Form(fine=each_target(_for_the_target)),
+    )
     form(
         "steeper saturation",
         "x^1.5 (1 + s) / (x^1.5 + s), s = 0.05",

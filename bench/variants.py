@@ -1,8 +1,9 @@
 """The two-level default beside every variant of it that was tried: what each choice gains, and what it costs.
 
 ``python -m bench.variants --data DIR`` measures all of them as ``cfcam-gpu bench`` measures methods, writes
-variants-<model>.json and draws the frontier, frontier-<model>.png. DIR is as for ``cfcam-gpu bench``. The variants name
-layers of EfficientNet-Lite0.
+variants-<model>.json and draws the frontier, frontier-<model>.png. DIR is as for ``cfcam-gpu bench``: the part for
+choosing that ``bench.split`` makes, since what is chosen here is the default's constants. The variants name layers of
+EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cfcam_gpu.evaluation.table import Summary, summarise
 from cfcam_gpu.results import durable
 
 from .latency import versions
+from .torchvision_shim import import_torchvision
 from .variant_maps import FINE, LAST, Variant, variants
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--only: no variant {', '.join(sorted(unknown))}; there are {', '.join(v.name for v in tried)}")
     tried = [one for one in tried if not options.only or one.name in options.only]
+    import_torchvision()  # torchmetrics imports it
     found = record(measure(options.data, options.out, tried, options.limit), tried)
     console = Console()
     console.width = max(console.width, 130)

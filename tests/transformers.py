@@ -60,7 +60,7 @@ class Transformer(nn.Module):
 
     def tokens(self, images):
         patches = self.patches(images).flatten(2).mT
-        return torch.cat([self.extra.expand(len(images), -1, -1), patches], dim=1)
+        return torch.cat([self.extra.expand(images.shape[0], -1, -1), patches], dim=1)
 
     def read(self, tokens):
         normed = self.norm(tokens)

@@ -71,7 +71,7 @@ class Config:
     gate_by : {"coarse", "own"}
         ``"coarse"`` makes two levels of it: the finer layer's map is gated by the coarser layer's Grad-CAM map. With
         ``"own"`` there is one layer, and its map is gated by its own net evidence: gradient times activation, summed
-        over the channels, filtered as the gradients are with zeros beyond the border, and where it is positive.
+        over the channels, where that is positive.
     contrast : float
         Explain a class against its rivals: the score is its logit minus this share of the log-sum-exp of all others. At
         0 that is the logit, at 1 the class's log-odds. Callables are taken as they are.

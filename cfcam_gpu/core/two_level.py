@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
 from .axes import last_axes
 from .config import Config
@@ -31,7 +30,7 @@ def gated(
     if config.gate is None:
         return raw_maps
     if config.gate_by == "own":
-        return gate(raw_maps, activations, gradients, config.gate, sigma=config.sigma)
+        return gate(raw_maps, activations, gradients, config.gate, pooled=False)
     return raw_maps if coarse is None else gate(raw_maps, *coarse, config.gate)
 
 
@@ -41,15 +40,15 @@ def gate(
     gradients: torch.Tensor,
     constant: float,
     *,
-    sigma: float | None = None,
+    pooled: bool = True,
 ) -> torch.Tensor:
     """Maps where the target has evidence as a whole: times c^2 / (c^2 + constant).
 
     A layer halfway up a network localises well and hardly tells classes apart; the last one is the other way round. So
     with two levels c is the coarse layer's Grad-CAM map (Selvaraju et al., ICCV 2017), upsampled to the fine layer. The
     tokens of a transformer have one resolution, and gradients that differ from position to position: there c is the
-    net evidence of the layer itself, HiResCAM's (Draelos and Carin, arXiv:2011.08891), filtered. Either is divided by
-    its maximum, so that the factor is near 0 where the target has no such evidence, near 1 wherever it has some.
+    net evidence of the layer itself, HiResCAM's map (Draelos and Carin, arXiv:2011.08891). Either is divided by its
+    maximum, so that the factor is near 0 where the target has no such evidence, near 1 wherever it has some.
 
     Parameters
     ----------
@@ -61,8 +60,8 @@ def gate(
         Of the targets' scores with respect to them.
     constant : float
         c^2 at which half of the fine map passes.
-    sigma : float, optional
-        Of the Gaussian that filters net evidence, in positions. None gates by a Grad-CAM map.
+    pooled : bool
+        Whether gradients are averaged over the positions, as Grad-CAM does, or taken one by one.
 
     Returns
     -------
@@ -70,26 +69,8 @@ def gate(
     """
     dims = activations.ndim - 2
     activations, gradients = activations.float(), gradients.float()
-    weights = gradients.mean(dim=last_axes(dims), keepdim=True) if sigma is None else gradients
+    weights = gradients.mean(dim=last_axes(dims), keepdim=True) if pooled else gradients
     # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
-    sums = torch.stack([(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)], dim=1)
-    if sigma is not None:
-        sums = _filtered(sums, sigma, dims)
-    squared = enlarged(sums.relu(), raw_maps.shape[2:]).square()
+    sums = [(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
+    squared = enlarged(torch.stack(sums, dim=1).relu(), raw_maps.shape[2:]).square()
     return raw_maps * (squared / (squared + constant))
-
-
-def _filtered(maps: torch.Tensor, sigma: float, dims: int) -> torch.Tensor:
-    """The Gaussian filter of :mod:`cfcam_gpu.core.cluster_filter` over the last `dims` axes, zeros beyond the border.
-
-    Its taps are made on the device, and a convolution would be one in half precision under autocast.
-    """
-    reach = int(4 * sigma + 0.5)
-    if reach == 0:
-        return maps
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype) / sigma) ** 2)
-    taps = taps / taps.sum()
-    for axis in last_axes(dims):
-        rows = functional.pad(maps.movedim(axis, -1), (reach, reach))
-        maps = (rows.unfold(-1, 2 * reach + 1, 1) * taps).sum(dim=-1).movedim(-1, axis)
-    return maps

@@ -85,7 +85,8 @@ def bench(
         str,
         typer.Option(
             metavar="A,B,...",
-            help="What cfcam-gpu methods lists, layercam-fine and gradcam*layercam-fine.",
+            help="What cfcam-gpu methods lists, layercam-fine and gradcam*layercam-fine; of models with tokens also "
+            "METHOD+libragrad.",
             show_default="all that take one forward and backward",
         ),
     ] = "",

@@ -130,6 +130,8 @@ class CAM:
     @property
     def libragrad(self) -> bool | None:
         """Whether gradients are LibraGrad's; None before an automatic choice where nothing was asked for."""
+        if isinstance(first := self._parts[0], CFCAM):
+            return first.libragrad
         return self._libragrad if self.layers is None else libragrad_of(self._libragrad, self.layers)
 
     @property

@@ -36,7 +36,7 @@ class Norm(NamedTuple):
         """The normalised value, whose denominator is a constant to autograd; float32 of float16 and bfloat16."""
         found = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
         if self.groups is not None:
-            found = found.reshape(len(value), self.groups, -1)
+            found = found.reshape(value.shape[0], self.groups, -1)
         if self.centred:
             found = found - found.mean(self.dims, keepdim=True)
         with torch.no_grad():

@@ -1,50 +1,63 @@
-"""The promises of the default and their verdicts."""
+"""The promise of the default, and whether it is kept."""
 
 import pytest
-import torch
 
 from bench import bars
-from bench.bars import Bar
-from cfcam_gpu.evaluation import candidates
 from cfcam_gpu.evaluation.table import Row, write_rows
 from cfcam_gpu.metrics import Interval
 
-from ..networks import lite0
+AHEAD, LEVEL, BEHIND = Interval(2.0, 1.0, 3.0), Interval(-1.0, -3.0, 1.0), Interval(-2.0, -3.0, -1.0)
 
 
 @pytest.mark.parametrize(
-    ("bar", "gain", "verdict"),
+    ("gains", "kept"),
     [
-        (Bar("", "", True, 5), (7, 6, 8), "met"),
-        (Bar("", "", True, 5), (7, 4, 9), "open"),
-        (Bar("", "", True, 5), (4, 3, 9), "missed"),
-        (Bar("", "", False), (-1, -3, 1), "not refuted"),
-        (Bar("", "", False), (2, 1, 3), "met"),
-        (Bar("", "", False), (-2, -3, -1), "missed"),
-        (Bar("", "", False, 2), (-1.5, -1.9, -1), "met"),
-        (Bar("", "", False, 2), (-1.9, -2.4, -1), "open"),
-        (Bar("", "", False, 2), (-2.2, -2.4, -1), "missed"),
+        ({("gradcam", "pointing_game"): AHEAD, ("gradcam", "insertion_auc"): AHEAD}, True),
+        ({("gradcam", "pointing_game"): AHEAD, ("gradcam", "insertion_auc"): LEVEL}, False),
+        ({("gradcam", "pointing_game"): AHEAD, ("legrad", "insertion_auc"): AHEAD}, False),
+        (
+            {
+                ("gradcam", "pointing_game"): AHEAD,
+                ("gradcam", "insertion_auc"): AHEAD,
+                ("legrad", "deletion_auc"): BEHIND,
+            },
+            False,
+        ),
+        (
+            {
+                ("gradcam", "pointing_game"): AHEAD,
+                ("gradcam", "grid_2x2"): AHEAD,
+                ("legrad", "best_iou"): BEHIND,  # of which nothing is promised
+                ("legrad", "deletion_auc"): LEVEL,
+            },
+            True,
+        ),
     ],
 )
-def test_verdicts(bar, gain, verdict):
-    assert bar.verdict(Interval(*map(float, gain))) == verdict
+def test_promises(gains, kept):
+    assert bars.judge(gains).kept == kept
 
 
 def test_pairs_by_image_whichever_direction_is_better(tmp_path, capsys):
-    rows = [Row.of("gradcam", f"{i}.png", "average_drop", 30.0 + i) for i in range(5)]
-    rows += [Row.of("cfcam", f"{i}.png", "average_drop", 20.0 + i) for i in reversed(range(5))]
-    rows += [Row.of(method, "0.png", "best_iou", value) for method, value in (("gradcam", 1.0), ("cfcam", "no map"))]
-    write_rows(tmp_path / "faithfulness-lite0.parquet", rows)
+    rows = [Row.of("gradcam", f"{i}.png", "deletion_auc", 30.0 + i) for i in range(5)]
+    rows += [Row.of("cfcam", f"{i}.png", "deletion_auc", 20.0 + i) for i in reversed(range(5))]
+    rows += [Row.of("gradcam", f"{i}.png", "pointing_game", 50.0 + i) for i in range(5)]
+    rows += [Row.of("cfcam", f"{i}.png", "pointing_game", 60.0 + i) for i in reversed(range(5))]
+    rows += [Row.of("legrad", f"{i}.png", "pointing_game", 61.0 + i) for i in range(4)]  # on fewer
+    write_rows(tmp_path / "evidence-vit.parquet", rows)
+    found = bars.gains("vit", tmp_path)
+    assert found["gradcam", "deletion_auc"].mean == pytest.approx(10)
+    assert found["legrad", "pointing_game"].mean == pytest.approx(-1)
     assert bars.main([str(tmp_path)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "| gradcam | average_drop | not worse | +10.0 [+10.0, +10.0] | met |" in lines
-    assert "| gradcam | best_iou | better, 10 |  | not measured |" in lines
-    assert bars.main([str(tmp_path), "--model", "lite1"]) == 2
-    assert "no *-lite1.parquet" in capsys.readouterr().err
+    assert capsys.readouterr().out.splitlines() == [
+        "vit: not kept",
+        "  ahead of gradcam in deletion_auc: +10.0 [+10.0, +10.0]",
+        "  ahead of gradcam in pointing_game: +10.0 [+10.0, +10.0]",
+        "  behind legrad in pointing_game: -1.0 [-1.0, -1.0]",
+    ]
+    assert bars.main([str(tmp_path / "none")]) == 2
+    assert "has no evidence-*.parquet" in capsys.readouterr().err
 
 
 def test_what_is_promised_can_be_measured():
-    there = candidates.find(lite0(), torch.zeros(1, 3, 224, 224))
-    assert {bar.method for bar in bars.BARS} | {bars.OURS} <= set(there)
-    assert {bar.metric for bar in bars.BARS} <= set(bars.BETTER)
-    assert len({(bar.method, bar.metric) for bar in bars.BARS}) == len(bars.BARS)
+    assert set(bars.PROMISED) <= set(bars.BETTER)

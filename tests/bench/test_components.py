@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bench import components as bench
+from cfcam_gpu import Config
 
 from ..networks import photographs
 
@@ -31,6 +32,14 @@ def test_measures_of_a_photograph():
     assert bench.measure(PARTS, np.array([0, 0, 0, 0, -1]), seed=0)["random"] is None
 
 
+def test_random_groups_are_of_the_size_of_the_strongest():
+    strongest, *drawn = bench.first_and_random(PARTS, Config(sigma=0), seed=0)
+    assert strongest.tolist() == [0, 1]
+    assert len(drawn) == bench.DRAWS
+    assert all(len(group) == 2 and len(set(group.tolist())) == 2 and 4 not in group for group in drawn)
+    assert len({tuple(group.tolist()) for group in drawn}) > 1
+
+
 def test_a_record_of_two_photographs(tmp_path, capsys):
     names, images = photographs()
     for name, index in (("chelsea", 282), ("flower", 985)):
@@ -45,6 +54,9 @@ def test_a_record_of_two_photographs(tmp_path, capsys):
         held = [interval["mean"] for interval in row["held"]]
         assert held == sorted(held)
         assert row["difference"]["mean"] == pytest.approx(row["overlap"]["mean"] - row["random"]["mean"])
+    measured = record["measured"]
+    assert 0 < measured["without"]["mean"] < measured["whole"]["mean"] < 100
+    assert measured["difference"]["mean"] == pytest.approx(measured["without"]["mean"] - measured["random"]["mean"])
     kinds = record["evidence_by_label"]
     assert sum(kinds[kind]["mean"] for kind in ("dominant", "clusters", "noise")) == pytest.approx(1, abs=1e-6)
     assert bench.CHOSEN in capsys.readouterr().out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from ...core.axes import last_axes
 from ...core.config import Config
 from ...core.maps import Inside
-from .filters import interpolated, smooth
+from .filters import interpolated
 
 
 def over_maximum(maps: torch.Tensor, dims: int) -> torch.Tensor:
@@ -42,11 +40,7 @@ def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Ten
     if config.gate_by == "coarse":
         gradients = gradients.mean(last_axes(gradients.ndim - 2), keepdim=True)
     sums = (gradients * activations).sum(1)
-    net = sums
-    if config.gate_by == "own":
-        size = tuple(sums.shape[1:])
-        net = smooth(sums.flatten(1)[:, None], size, replace(config, boundary="zero")).reshape(-1, *size)
-    squared = enlarged(net.relu(), tuple(raw_maps.shape[1:])).square()
+    squared = enlarged(sums.relu(), tuple(raw_maps.shape[1:])).square()
     gated = raw_maps * (squared / (squared + config.gate))
     # A ReLU or a maximum may lose a NaN, a sum does not.
     return where_finite(gated, sums)

@@ -1,0 +1,59 @@
+"""What is measured side by side on tokens, and on what is not an image."""
+
+import pytest
+import torch
+from torch import nn
+
+from cfcam_gpu import CAM, CFCAM
+from cfcam_gpu.evaluation import candidates
+from cfcam_gpu.targets import Segment
+
+from ..transformers import Transformer
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return Transformer().eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_on_tokens_each_method_of_gradients_is_there_with_both_gradients(transformer, images):
+    there = candidates.find(transformer, images)
+    twice = {name.removesuffix("+libragrad") for name in there if name.endswith("+libragrad")}
+    assert {"gradcam", "layercam", "hirescam", "cfcam-one", "cfcam-paper", "layercam-fine"} <= twice
+    # What looks at no gradients, at second ones or at attention's weights has none of LibraGrad's.
+    assert not twice & {"eigencam", "shapleycam", "legrad", "scorecam"}
+    (other,) = [name for name in there if name.startswith("cfcam+")]
+    classes = torch.tensor([1, 3])
+
+    def maps(name):
+        return there[name].maps(transformer, images, classes[:, None], (16, 16))[:, 0]
+
+    assert torch.equal(maps("cfcam"), CFCAM(transformer)(images, classes).maps)
+    explain = CFCAM(transformer, libragrad=other == "cfcam+libragrad")
+    assert torch.equal(maps(other), explain(images, classes).maps)
+    (layer,) = there["gradcam"].layers
+    plain, libra = (CAM(transformer, layer, libragrad=which)(images, classes).maps for which in (False, True))
+    assert not torch.equal(plain, libra)
+    assert torch.equal(maps("gradcam"), plain)
+    assert torch.equal(maps("gradcam+libragrad"), libra)
+    assert torch.equal(maps("legrad"), CAM(transformer, method="legrad")(images, classes).maps)
+
+
+def test_a_segmentation_of_volumes_is_explained_by_a_callable():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1)).eval()
+    volumes = torch.randn(1, 1, 6, 8, 10, generator=torch.Generator().manual_seed(0))
+    target = [[Segment(1)]]
+    there = candidates.find(model, volumes, target)
+    for name, explain in (("cfcam", CFCAM(model)), ("gradcam", CAM(model))):
+        found = there[name].maps(model, volumes, target, (6, 8, 10))
+        assert found.shape == (1, 1, 6, 8, 10)
+        assert torch.equal(found[:, 0], explain(volumes, Segment(1)).maps)
