@@ -133,7 +133,7 @@ $(EVIDENCE): evidence-%: $(MEASURE_VENV)/ready
 bench: $(MEASURE_VENV)/ready $(SPLIT)/ready
 	$(MAKE) -j 2 $(EVIDENCE)
 	$(MEASURE_PYTHON) -m bench.components --data $(SPLIT)/reporting --out $(RESULTS)
-	$(MEASURE_VENV)/bin/cfcam-gpu report $(RESULTS)/evidence-*.json bench/results/*-latency.json --out out/report.html --overwrite
+	$(MEASURE_VENV)/bin/cfcam-gpu report $(RESULTS)/evidence-lite0.json bench/results/*-latency.json --out out/report.html --overwrite
 	$(MEASURE_PYTHON) -m bench.tables
 
 bench-variants: $(MEASURE_VENV)/ready $(SPLIT)/ready

@@ -61,7 +61,8 @@ def parity(network: Exported, options: dict[str, Any], folder: Path) -> dict[str
     start = time.perf_counter()
     said = deploy.export(model, path, images[:4], overwrite=True, **options)
     seconds = time.perf_counter() - start
-    explain, play = CFCAM(model, [each.name for each in said.layers], config=said.config), deploy.load(path)
+    explain = CFCAM(model, [each.name for each in said.layers], config=said.config, libragrad=said.libragrad)
+    play = deploy.load(path)
     target = options.get("target")
     asked = None if target in (None, "predicted") else target
     if target == "input":

@@ -157,7 +157,7 @@ def headless(name: str) -> Callable[[Path, str, int | None], Evidence]:
             grids = split.mosaics(rightly, _counts(limit, len(folds)), f"mosaic of head {number}")
             share = None if limit is None else -(-limit // len(folds))
             groups.append(Group(fold.model, list(_subjects(_spread(rightly, share), grids, preparation))))
-        classes = len(folds[0].model.prototypes)
+        classes = folds[0].model.head.out_features
         return Evidence(groups, f"{right} of {total}, among {classes} classes")
 
     return load

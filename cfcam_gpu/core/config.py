@@ -152,11 +152,12 @@ class Config:
         )
 
     @classmethod
-    def tokens(cls, extent: Extent = "balanced") -> Config:
-        """What `CFCAM` does with the tokens of a vision transformer, together with LibraGrad's gradients.
+    def gated(cls, extent: Extent = "balanced") -> Config:
+        """One layer that says where, and by its net evidence which class.
 
-        All blocks of such a model have one resolution, and no pooling makes gradients constant over space: the last
-        layer itself says where, and its net evidence says which class. All numbers are those of :meth:`two_level`.
+        `CFCAM` does so with the tokens of a vision transformer, whose blocks have one resolution, together with
+        LibraGrad's gradients, and wherever it finds a single layer. Gradients need not be constant over space, as
+        behind a pooling. All numbers are those of :meth:`two_level`.
 
         Parameters
         ----------

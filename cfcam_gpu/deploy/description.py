@@ -14,8 +14,9 @@ from ..hooks.target_layer import TargetLayer
 
 #: Of the keys of a file's metadata.
 PREFIX = "cfcam."
-#: The version of what this module writes; a file of a later one is refused.
-FORMAT = 1
+#: The version of what this module writes; a file of a later one is refused. Files of the first say nothing of
+#: LibraGrad, and their gradients are the model's own.
+FORMAT = 2
 
 Runtime: TypeAlias = Literal["onnxruntime", "tensorrt", "aoti"]
 #: What names the class: the graph, by the largest logit, or its input `target`.
@@ -100,6 +101,8 @@ class Description:
     method : str
         ``"cfcam"``.
     config : Config
+    libragrad : bool
+        Whether gradients are those of LibraGrad.
     layers : tuple of DescribedLayer
         The finest first.
     images : tuple of int
@@ -136,6 +139,7 @@ class Description:
     trained: bool
     method: str
     config: Config
+    libragrad: bool = False
     layers: tuple[DescribedLayer, ...]
     images: tuple[int, ...]
     size: tuple[int, ...]
@@ -183,7 +187,8 @@ class Description:
                     f"{where}: format {version} is newer than this library knows ({FORMAT}); it was exported by "
                     f"cfcam-gpu {metadata.get(PREFIX + 'library')}: install that or a later one"
                 )
-            values = {field.name: json.loads(metadata[PREFIX + field.name]) for field in fields(cls)}
+            known = {PREFIX + "libragrad": "false", **metadata} if version == 1 else metadata
+            values = {field.name: json.loads(known[PREFIX + field.name]) for field in fields(cls)}
             found = cls(**{name: _back(name, value) for name, value in values.items()})
             found._check()
         except NewerError:
@@ -202,7 +207,7 @@ class Description:
             The message names the field.
         """
         sound = {
-            "format": self.format == FORMAT and not isinstance(self.format, bool),
+            "format": type(self.format) is int and 1 <= self.format <= FORMAT,
             "images": _are_lengths(self.images) and len(self.images) in (2, 3, 4, 5),
             "size": _are_lengths(self.size) and len(self.size) in (1, 2, 3),
             "batch": self.batch is None or _are_lengths((self.batch,)),
@@ -213,6 +218,7 @@ class Description:
             "layers": len(self.layers) in (1, 2),
             "inside": self.inside is None or len(self.inside) == len(self.size),
             "trained": isinstance(self.trained, bool),
+            "libragrad": isinstance(self.libragrad, bool),
             "preparation": self.preparation is None or isinstance(self.preparation, Mapping),
         }
         names = self.class_names

@@ -123,6 +123,7 @@ def export(
         trained=trained,
         method="cfcam",
         config=plan.config,
+        libragrad=plan.libragrad,
         layers=plan.described_layers(),
         images=tuple(images.shape[1:]),
         size=plan.expected.size,

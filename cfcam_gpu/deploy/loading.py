@@ -87,7 +87,7 @@ class Deployed:
     ----------
     path : Path
     description : Description
-        What the file says of itself: method, configuration, layers, sizes, classes, versions.
+        What the file says of itself: method, configuration, gradients, layers, sizes, classes, versions.
     device : torch.device
         Where it is played.
     runtime : str
@@ -119,6 +119,11 @@ class Deployed:
     def config(self) -> Config:
         """What is computed."""
         return self.description.config
+
+    @property
+    def libragrad(self) -> bool:
+        """Whether gradients are LibraGrad's."""
+        return self.description.libragrad
 
     @property
     def method(self) -> str:

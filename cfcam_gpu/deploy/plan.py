@@ -43,6 +43,8 @@ class Plan:
     shapes : tuple of tuple of int
         Of the layers' activations, (C, h, w).
     config : Config
+    libragrad : bool
+        Whether gradients are LibraGrad's.
     images : (N, C, H, W) tensor
         Those of the check, on the host.
     classes : tensor or None
@@ -61,6 +63,7 @@ class Plan:
     layers: tuple[TargetLayer, ...]
     shapes: tuple[tuple[int, ...], ...]
     config: Config
+    libragrad: bool
     images: torch.Tensor
     classes: torch.Tensor | None
     expected: Explanation
@@ -88,8 +91,10 @@ class Plan:
         """
         model, images = _on_host(explain.model), images.detach().cpu()
         segment = target if isinstance(target, Segment) else None
-        first = _on_host_explainer(explain, model)(images, segment)
+        on_host = _on_host_explainer(explain, model)
+        first = on_host(images, segment)
         assert first.config is not None
+        libragrad = bool(on_host.libragrad)
         (captured,) = [
             capture(
                 model,
@@ -105,9 +110,23 @@ class Plan:
         given, expected = None, first
         if target == "input":
             given = _classes(first, classes)
-            expected = CFCAM(model, list(first.layers), config=first.config, engine="cpu")(images, given)
+            again = CFCAM(model, list(first.layers), config=first.config, engine="cpu", libragrad=libragrad)
+            expected = again(images, given)
         head = Head(first.config.contrast, classes or 1, target == "input", None if segment is None else segment.index)
-        return cls(model, first.layers, shapes, first.config, images, given, expected, batch, head, classes, runtime)
+        return cls(
+            model=model,
+            layers=first.layers,
+            shapes=shapes,
+            config=first.config,
+            libragrad=libragrad,
+            images=images,
+            classes=given,
+            expected=expected,
+            batch=batch,
+            head=head,
+            targets=classes,
+            runtime=runtime,
+        )
 
     @property
     def logits(self) -> tuple[int, ...]:
@@ -137,6 +156,7 @@ class Plan:
             self.layers,
             example.to(self.images.dtype),
             self.head,
+            libragrad=self.libragrad,
             any_batch=self.batch is None,
             tensorrt=self.runtime == "tensorrt",
         )
@@ -184,7 +204,7 @@ class Plan:
 
     def _nudged(self, numbers: list[int]) -> Iterator[torch.Tensor]:
         """The library's maps of some images, several times, each time moved by a few times float32's rounding."""
-        explain = CFCAM(self.model, list(self.layers), config=self.config, engine="cpu")
+        explain = CFCAM(self.model, list(self.layers), config=self.config, engine="cpu", libragrad=self.libragrad)
         target: Target = None if self.classes is None else self.classes[numbers]
         if self.head.segment is not None:
             target = Segment(self.head.segment)
@@ -215,7 +235,7 @@ def _on_host_explainer(explain: CFCAM, model: nn.Module) -> CFCAM:
     layers = None
     if explain.layers is not None:
         layers = [replace(layer, module=find(model, layer.name).module) for layer in explain.layers]
-    return CFCAM(model, layers, config=explain.config, engine="cpu")
+    return CFCAM(model, layers, config=explain.config, engine="cpu", libragrad=explain.libragrad)
 
 
 def _classes(explained: Explanation, targets: int | None) -> torch.Tensor:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, functionalize, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -20,10 +21,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..hooks import own_thread
 from ..hooks.guard import guarded
 from ..hooks.layers import find
+from ..hooks.libragrad import LibraGrad
 from ..hooks.target_layer import TargetLayer
 from ..targets.outputs import first_tensor, logits_of, with_first_tensor
 from . import folding, operators, untraceable
 from .graph_cleaning import clean
+
+#: What the rest of the network hangs on, made of a layer's place among the target layers and its activation.
+_Change: TypeAlias = Callable[[int, torch.Tensor], torch.Tensor]
+#: A forward of images, to the logits and what was made of the activations.
+_Run: TypeAlias = Callable[[torch.Tensor, _Change], tuple[torch.Tensor, list[torch.Tensor]]]
+#: From the gradient of the logits to those of the activations.
+_Backward: TypeAlias = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -114,13 +123,14 @@ def trace(
     images: torch.Tensor,
     head: Head,
     *,
+    libragrad: bool,
     any_batch: bool,
     tensorrt: bool,
 ) -> Traced:
     """Trace a model's forward and the backward from its scores to the layers.
 
-    Zeros are added to each layer's activation, and what is differentiated is the rest of the network with respect to
-    them: nothing before the layer takes part, and the model is not cut.
+    What is differentiated is the rest of the network with respect to each layer's activation: nothing before the layer
+    takes part, and the model is not cut.
 
     Parameters
     ----------
@@ -131,6 +141,8 @@ def trace(
     images : (B, C, ...) tensor
         In the dtype that the model takes; the graph's are float32. Of the batch's size, or of any where `any_batch`.
     head : Head
+    libragrad : bool
+        Whether the backward is that of :mod:`cfcam_gpu.hooks.libragrad`.
     any_batch : bool
         Whether the batch's size is left open.
     tensorrt : bool
@@ -153,7 +165,9 @@ def trace(
     def explained(values: Sequence[torch.Tensor], batch: torch.Tensor, *target: torch.Tensor) -> list[torch.Tensor]:
         named = dict(zip(weights, values))
         with folding.skipped(folded, named):
-            return _forward_and_backward(folded.model, named, copies, shapes, head, images.dtype, batch, *target)
+            run = partial(_run, folded.model, named, copies, images.dtype)
+            found = _by_libragrad(run, batch) if libragrad else _by_functions(run, shapes, batch)
+            return _of_targets(copies, head, *found, *target)
 
     inputs = [images.float()]
     if head.given:
@@ -217,38 +231,75 @@ def _activations(model: nn.Module, layers: Sequence[TargetLayer], images: torch.
     return [found[i] for i in range(len(layers))]
 
 
-def _forward_and_backward(
+def _run(
     model: nn.Module,
     weights: Mapping[str, torch.Tensor],
     layers: Sequence[TargetLayer],
-    added: Sequence[_Added],
-    head: Head,
     dtype: torch.dtype,
     images: torch.Tensor,
-    target: torch.Tensor | None = None,
-) -> list[torch.Tensor]:
-    """What :class:`Traced` returns; the model takes images of `dtype`."""
+    change: _Change,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The logits, and of each layer what `change` made of its activation; the model takes images of `dtype`."""
+    reached: dict[int, torch.Tensor] = {}
+
+    def replaced(i: int, value: Any) -> Any:
+        activation = first_tensor(value)
+        assert activation is not None  # the library has explained these layers
+        # Copies: the model may write to what it gave the layer, or to what it gets back.
+        reached[i] = change(i, activation.clone())
+        return with_first_tensor(value, reached[i].clone())
+
+    handles = (layer.hook(partial(replaced, i)) for i, layer in enumerate(layers))
+    with own_thread.hooked(handles), operators.PlainForward():
+        logits = logits_of(functional_call(model, dict(weights), (images.to(dtype),)))
+    return logits, [reached[i] for i in range(len(layers))]
+
+
+def _by_functions(
+    run: _Run, added: Sequence[_Added], images: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor], _Backward]:
+    """Logits, activations, and the backward: with respect to zeros that are added to the activations."""
 
     def of_added(images: torch.Tensor, *zeros: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        reached: dict[int, torch.Tensor] = {}
-
-        def add(i: int, value: Any) -> Any:
-            activation = first_tensor(value)
-            assert activation is not None  # the library has explained these layers
-            # Copies: the model may write to what it gave the layer, or to what it gets back.
-            reached[i] = activation.clone() + zeros[i]
-            return with_first_tensor(value, reached[i].clone())
-
-        handles = (layer.hook(partial(add, i)) for i, layer in enumerate(layers))
-        with own_thread.hooked(handles), operators.PlainForward():
-            logits = logits_of(functional_call(model, dict(weights), (images.to(dtype),)))
-        return logits, (logits, *(reached[i] for i in range(len(layers))))
+        logits, reached = run(images, lambda i, activation: activation + zeros[i])
+        return logits, (logits, *reached)
 
     zeros = [each.zeros(images) for each in added]
     # The images are an argument, too, so that what the model writes in place before the first layer becomes functional.
     functional = partial(functionalize(of_added), images)
     # torch declares what it returns without `has_aux`.
     _, backward, (logits, *activations) = vjp(functional, *zeros, has_aux=True)  # type: ignore[misc]
+    return logits, activations, backward
+
+
+def _by_libragrad(run: _Run, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], _Backward]:
+    """The same by the graph that autograd records, which LibraGrad reads on its way."""
+    libra = LibraGrad()
+
+    def change(i: int, activation: torch.Tensor) -> torch.Tensor:
+        if i == 0:
+            libra.begin(activation.requires_grad_())
+        return activation
+
+    # A model may write to what its own backward needs.
+    with torch.enable_grad(), saved_tensors_hooks(torch.clone, lambda tensor: tensor), libra.forward():
+        logits, reached = run(images.clone(), change)
+
+    def backward(cotangent: torch.Tensor) -> Sequence[torch.Tensor]:
+        return torch.autograd.grad(logits, reached, cotangent, retain_graph=True)
+
+    return logits.detach(), [each.detach() for each in reached], backward
+
+
+def _of_targets(
+    layers: Sequence[TargetLayer],
+    head: Head,
+    logits: torch.Tensor,
+    activations: Sequence[torch.Tensor],
+    backward: _Backward,
+    target: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """What :class:`Traced` returns."""
     in_float32 = logits.float()
     chosen = head.chosen(in_float32, target)
     found = [in_float32, chosen, *_as_maps(layers, activations)]

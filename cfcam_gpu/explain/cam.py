@@ -43,8 +43,8 @@ class CAM:
         How maps of several layers, each over its maximum and at the images' size, become one. None is the mean; given,
         it makes the layers of ``"cfcam"`` explained one by one, too. Not for methods of many layers.
     augment, smooth, noise, seed
-        As for :class:`~cfcam_gpu.CFCAM`. `noise` and `seed` are also those of Smooth Grad-CAM++ and Expected Grad-CAM,
-        and `seed` that of Random-CAM.
+        As for :class:`~cfcam_gpu.CFCAM`. `noise` and `seed` are also those of Smooth Grad-CAM++, and `seed` that of
+        Random-CAM.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
         Of CF-CAM. The other methods are torch's own operators.
     memory : int

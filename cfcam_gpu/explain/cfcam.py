@@ -43,9 +43,9 @@ class CFCAM:
         resolution, where the model has several; `layers` then tells which and why. Tokens and channels-last
         activations are taken as maps, too.
     config : Config, optional
-        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None; where None finds tokens
-        of one grid, as of most vision transformers, to ``Config.tokens()``. ``Config.paper()`` is the form of the
-        authors' code.
+        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. Where None finds one
+        layer, or tokens of one grid, as of most vision transformers, it is ``Config.gated()``. ``Config.paper()`` is
+        the form of the authors' code.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
         ``"auto"`` is ``cpu`` on the host; on a CUDA device ``rapids`` where it is there, else ``fused`` where that
         covers the work, else ``cpu``.

@@ -104,9 +104,11 @@ class Plan:
         docs/method.md has what that gains.
         """
         grids = {layer.layout.grid if layer.layout and layer.layout.kind == "tokens" else None for layer in layers}
-        if len(grids) == 1 and None not in grids:
-            return cls(layers[-1:], Config.tokens(), libragrad is not False)
-        return cls.of(layers, None, libragrad)
+        tokens = len(grids) == 1 and None not in grids
+        taken = tokens if libragrad is None else libragrad
+        if tokens or len(layers) == 1:
+            return cls(layers[-1:], Config.gated(), taken)
+        return cls.of(layers, None, taken)
 
     def with_layers(self, layers: tuple[TargetLayer, ...]) -> Plan:
         """The same plan with what is known of its layers now."""

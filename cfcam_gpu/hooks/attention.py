@@ -1,4 +1,4 @@
-"""Gradients of scores with respect to the attention of a vision transformer's blocks, each by its own tokens."""
+"""Gradients with respect to the attention of a vision transformer's blocks, of the score of each one's mean token."""
 
 from __future__ import annotations
 
@@ -234,8 +234,9 @@ def capture_attention(
 ) -> AttentionCaptured:
     """One forward, and a backward through each block and its head: the gradient by its attention of its own score.
 
-    The tokens of every block go on to the next one, cut off from autograd, and, with those of all others, behind the
-    last one into what is left of the model: its head scores the tokens of all blocks in one batch.
+    The tokens of every block go on to the next one, cut off from autograd. Behind the last one, what is left of the
+    model, its head, gets of every block tokens that are all their mean, so that it reads that however it pools, and
+    the last one's as they are, for the model's own logits: all in one batch.
 
     Parameters
     ----------
@@ -250,7 +251,7 @@ def capture_attention(
     Raises
     ------
     TypeError, ValueError
-        If a block does not run, or runs twice, or the head does not take the tokens of all blocks in one batch.
+        If a block does not run, or runs twice, or the head does not take those of all blocks in one batch.
     """
     recorder, kept = _Recorder(), _Tokens(blocks)
     with guarded(model, survey) as survey:
@@ -259,13 +260,14 @@ def capture_attention(
             output = model(images.clone() if images.is_inference() else images)
         if len(kept.tokens) < len(blocks):
             raise did_not_run(blocks[len(kept.tokens)], model)
-        batch, count = len(images), len(blocks)
+        batch, count = len(images), len(blocks) + 1
         logits = logits_of(output)
         if len(logits) != batch * count:
             raise ValueError(
-                f"model: legrad scores the tokens of {count} blocks in one batch, so that behind {blocks[-1].name} it "
-                f"expects logits for {batch * count} images; got shape {tuple(logits.shape)}: the model keeps the size "
-                "of its batch from before, or mixes images. Give the last block alone as the target layer"
+                "model: legrad scores the mean token of each block and the tokens as they are in one batch, so that "
+                f"behind {blocks[-1].name} it expects logits for {batch * count} images; got shape "
+                f"{tuple(logits.shape)}: the model keeps the size of its batch from before, or mixes images. Take "
+                "another method, such as 'layercam'"
             )
         own = logits[-batch:]
         indices = class_indices(request, own)
@@ -312,7 +314,8 @@ class _Tokens:
         self.tokens.append(floating(value, self.blocks[i].name))
         if i + 1 < len(self.blocks):
             return with_first_tensor(value, _leaf(self.tokens[i]))
-        return with_first_tensor(value, torch.cat(self.tokens) if i else self.tokens[0])
+        means = [tokens.mean(dim=1, keepdim=True).expand_as(tokens) for tokens in self.tokens]
+        return with_first_tensor(value, torch.cat([*means, self.tokens[i].detach()]))
 
 
 def _leaf(tokens: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,10 @@ of a normalisation, an activation's gate, attention's weights. Features that mul
 the gradient each.
 
 The same is done here to whatever else is homogeneous. Activations that neither are x times a gate nor weigh anything,
-tanh or ELU say, keep their own gradient, as does a softmax that is the model's output.
+tanh or ELU say, keep their own gradient, as does a softmax that is the model's output. In a product of features with
+Hardtanh or a clamp of them, a hard swish that is written out, those are the gate and a constant, although they are
+piecewise linear. The authors differentiate the class's probability; here it is what is explained, which is
+a class's logit unless a callable says otherwise.
 """
 
 from __future__ import annotations

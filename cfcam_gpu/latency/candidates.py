@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from ..core.config import Config
 from ..explain.cam import CAM
 from ..hooks.target_layer import TargetLayer
 from ..methods import METHODS
@@ -33,7 +34,14 @@ class Candidates:
     left_out: dict[str, str]
 
 
-def find(layers: tuple[TargetLayer, ...], methods: Sequence[str], engine: str) -> Candidates:
+def find(
+    layers: tuple[TargetLayer, ...],
+    methods: Sequence[str],
+    engine: str,
+    config: Config | None = None,
+    *,
+    libragrad: bool | None = None,
+) -> Candidates:
     """All candidates for a model.
 
     Parameters
@@ -44,11 +52,14 @@ def find(layers: tuple[TargetLayer, ...], methods: Sequence[str], engine: str) -
         Keys of :data:`cfcam_gpu.methods.METHODS`, beside CF-CAM.
     engine : str
         Of CF-CAM.
+    config : Config, optional
+    libragrad : bool, optional
+        Of CF-CAM as it is by default; left out, what :class:`cfcam_gpu.CAM` has for layers that are named.
     """
     names = tuple(layer.name for layer in layers)
     makers: dict[str, Callable[[nn.Module], Call]] = {FORWARD: forward}
     left_out = {}
-    makers[OURS] = partial(explainer, names, OURS, engine)
+    makers[OURS] = partial(explainer, names, OURS, engine, config=config, libragrad=libragrad)
     if len(names) > 1:
         makers[OURS_OF_ONE_LEVEL] = partial(explainer, names[-1:], OURS_OF_ONE_LEVEL, engine)
     else:
@@ -77,7 +88,15 @@ def forward(model: nn.Module) -> Call:
     return call
 
 
-def explainer(layers: Sequence[str] | None, method: str, engine: str, model: nn.Module) -> Call:
+def explainer(
+    layers: Sequence[str] | None,
+    method: str,
+    engine: str,
+    model: nn.Module,
+    *,
+    config: Config | None = None,
+    libragrad: bool | None = None,
+) -> Call:
     """Images to maps in [0, 1] at the images' size, of the predicted classes.
 
     Parameters
@@ -88,8 +107,11 @@ def explainer(layers: Sequence[str] | None, method: str, engine: str, model: nn.
         A key of :data:`cfcam_gpu.methods.METHODS`.
     engine : str
     model : torch.nn.Module
+    config, libragrad
+        As for :class:`cfcam_gpu.CAM`.
     """
-    explain = CAM(model, None if layers is None else list(layers), method=method, engine=engine)
+    named = None if layers is None else list(layers)
+    explain = CAM(model, named, method=method, engine=engine, config=config, libragrad=libragrad)
     # Maps are made at first use: without this the upsampling would go untimed.
     return lambda images: explain(images).maps
 

@@ -13,6 +13,7 @@ import torch
 
 from ..core.config import Config
 from ..explain.attempts import OUT_OF_MEMORY, check, reason
+from ..explain.cfcam import CFCAM
 from ..hooks.layers import find as find_layer
 from ..hooks.target_layer import TargetLayer
 from ..photographs import loading, models
@@ -92,7 +93,9 @@ def check_job(job: Job) -> Run:
     saving.check_free(outputs(job), overwrite=job.overwrite)
     loaded = loading.load_model(job.settings)
     job.out.mkdir(parents=True, exist_ok=True)
-    return Run(job, loaded, candidates.find(loaded.layers, methods, loaded.engine))
+    config, libragrad = _of_default(loaded)
+    found = candidates.find(loaded.layers, methods, loaded.engine, config, libragrad=libragrad)
+    return Run(job, loaded, found)
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ class Run:
                 del guarded[failed.name], calls[failed.name]
 
     def _checks(self, name: str, images: torch.Tensor) -> list[gate.Check]:
-        layers, config = self._levels(name)
+        layers, config, _ = self._levels(name)
         return gate.check(self.loaded.model.module, layers, config, self.loaded.engine, images)
 
     def _all_stages(self, names: list[str], images: torch.Tensor, where: str, tell: Told) -> dict[str, Any]:
@@ -242,15 +245,16 @@ class Run:
         return found
 
     def _stages(self, name: str, images: torch.Tensor) -> dict[str, Any]:
-        layers, config = self._levels(name)
-        works = stages.stages(self.loaded.model.module, layers, images, self.loaded.engine, config)
+        layers, config, libragrad = self._levels(name)
+        works = stages.stages(self.loaded.model.module, layers, images, self.loaded.engine, config, libragrad=libragrad)
         meter = stages.host_meter() if images.device.type == "cpu" else stages.cuda_meter()
         return stages.measure(works, meter, warmup=1, repeats=max(3, self.job.rounds // 3))
 
-    def _levels(self, name: str) -> tuple[tuple[TargetLayer, ...], Config]:
-        """Layers and configuration of CF-CAM as a candidate of that name has them."""
-        layers = self.loaded.layers if name == OURS else self.loaded.layers[-1:]
-        return layers, Config() if len(layers) == 1 else Config.two_level()
+    def _levels(self, name: str) -> tuple[tuple[TargetLayer, ...], Config, bool]:
+        """Layers, configuration and gradients of CF-CAM as a candidate of that name has them."""
+        if name == OURS:
+            return self.loaded.layers, *_of_default(self.loaded)
+        return self.loaded.layers[-1:], Config(), False
 
     def _first_call(self, image: torch.Tensor) -> dict[str, Any]:
         """Of an explainer that was just made, with the layers as they were asked for."""
@@ -283,7 +287,9 @@ class Run:
         settings, device = self.job.settings, self.loaded.device
         layers = tuple(layer.name for layer in self.loaded.layers)
         if device.type == "cpu":
-            return memory.in_child(peaks, settings, layers, self.job.methods, self.loaded.engine, name, sizes)
+            of_default = _of_default(self.loaded)
+            methods, engine = self.job.methods, self.loaded.engine
+            return memory.in_child(peaks, settings, layers, of_default, methods, engine, name, sizes)
         call = self.candidates.makers[name](self.loaded.model.module)
         images, _ = pictures(max(sizes), self.loaded.model.preparation)
         call(images[:1].to(device))
@@ -294,8 +300,22 @@ class Run:
         return found
 
 
+def _of_default(loaded: LoadedModel) -> tuple[Config, bool]:
+    """CF-CAM's configuration, and whether its gradients are LibraGrad's, as its explainer has them."""
+    (explain,) = loaded.explain._parts
+    assert isinstance(explain, CFCAM)
+    assert explain.config is not None  # a blank image was explained
+    return explain.config, bool(explain.libragrad)
+
+
 def peaks(
-    settings: Settings, layers: tuple[str, ...], methods: tuple[str, ...], engine: str, name: str, sizes: list[int]
+    settings: Settings,
+    layers: tuple[str, ...],
+    of_default: tuple[Config, bool],
+    methods: tuple[str, ...],
+    engine: str,
+    name: str,
+    sizes: list[int],
 ) -> list[float | None]:
     """MiB that a candidate takes at each batch size, on the host: for a process of its own.
 
@@ -305,6 +325,8 @@ def peaks(
         The model and its weights.
     layers : tuple of str
         Of CF-CAM, the finest first.
+    of_default : (Config, bool)
+        Its configuration, and whether its gradients are LibraGrad's.
     methods : tuple of str
     engine : str
     name : str
@@ -312,7 +334,8 @@ def peaks(
     sizes : list of int
     """
     model = models.load(settings.model, settings.weights)
-    found = candidates.find(tuple(find_layer(model.module, layer) for layer in layers), methods, engine)
+    known = tuple(find_layer(model.module, layer) for layer in layers)
+    found = candidates.find(known, methods, engine, of_default[0], libragrad=of_default[1])
     call = found.makers[name](model.module)
     images, _ = pictures(max(sizes), model.preparation)
     return [memory.host_peak(call, images[:size]) for size in sizes]

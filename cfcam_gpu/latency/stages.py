@@ -58,6 +58,8 @@ def stages(
     images: torch.Tensor,
     engine: str | None,
     config: Config | None = None,
+    *,
+    libragrad: bool = False,
 ) -> dict[str, Work]:
     """The stages by name, each ready to run by itself on what the one before it gave.
 
@@ -72,11 +74,13 @@ def stages(
         None leaves out the stages that need one.
     config : Config, optional
         Defaults to ``Config()``.
+    libragrad : bool
+        As for :class:`cfcam_gpu.CFCAM`.
     """
     config = config or Config()
     request = targets.read(None, len(images))
     chosen = layer if isinstance(layer, tuple) else _chosen(model, layer, images, config)
-    plan = Plan.of(chosen, config)
+    plan = Plan.of(chosen, config, libragrad)
     captured = plan.capture(model, images, request)
     plan = plan.with_layers(captured.layers)  # with the layouts, which an explainer finds once
     given = captured.activations, captured.gradients, config
@@ -89,7 +93,7 @@ def stages(
     if engine is not None:
         running = engines.choose(engine, images.device)
         result = execution.launch(running, *given, coarse=captured.coarse)
-        explain = CFCAM(model, plan.layers, config=config, engine=engine)
+        explain = CFCAM(model, plan.layers, config=config, engine=engine, libragrad=libragrad)
         found["engine"] = lambda: execution.launch(running, *given, coarse=captured.coarse)
         found["upsample"] = lambda: plan.explanation(model, captured, result, images, request).maps
         found["end_to_end"] = lambda: explain(images).maps

@@ -150,12 +150,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             cost=f"{forwards.SAMPLES + 1} backwards, {forwards.SAMPLES} forwards",
             from_model=forwards.smoothgradcam_plusplus,
         ),
-        "expectedgradcam": Method(
-            title="Expected Grad-CAM",
-            paper="arXiv:2406.01274, by its abstract",
-            cost=f"{forwards.SAMPLES + 1} backwards, {forwards.SAMPLES} forwards",
-            from_model=forwards.expectedgradcam,
-        ),
         "reciprocam": Method(
             title="Recipro-CAM",
             paper="arXiv:2209.14074",
@@ -181,7 +175,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "legrad": Method(
             title="LeGrad",
             paper="arXiv:2404.03214",
-            cost="a backward through each block, and the head on the tokens of each",
+            cost="a backward through each block, and the head on the mean token of each",
             attention=True,
         ),
         "randomcam": Method(

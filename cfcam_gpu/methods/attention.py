@@ -13,11 +13,11 @@ def legrad(relevance: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
     """LeGrad: the mean over blocks l, heads h and queries i of ReLU(ds_l / dA_l[h, i, j]), for each patch j.
 
     Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity",
-    ICCV 2025 (arXiv:2404.03214). A_l is a block's attention after its softmax, and s_l the score of the block's own
-    tokens, as in the paper, not of the last block's alone: what the model's own head, with its norm and its pooling,
-    makes of them. The authors' code for CLIP and torch-cam take the mean over all tokens in the place of that pooling.
-    A head that pools by attention is part of the head; of such models the paper takes that attention instead.
-    Class and register tokens are keys without a place in the image, and left out.
+    ICCV 2025 (arXiv:2404.03214). A_l is a block's attention after its softmax, and s_l the block's own score, not the
+    last one's: what the model's final norm and classifier make of the mean over all of the block's tokens, the class
+    token among them, whichever token the model itself reads. Class and register tokens are keys without a place in the
+    image, and left out. Where the head pools by attention the paper takes that attention in the place of the blocks';
+    here it is part of the head, which pools tokens that are all the mean.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ from .gradient import plusplus_weights, weighted
 from .noise import noisy_copies
 from .substituted_activations import first_copy_only, substituted
 
-#: Noisy copies of each image that Smooth Grad-CAM++ looks at, and images on the way to one that Expected Grad-CAM does.
+#: Noisy copies of each image that Smooth Grad-CAM++ looks at.
 SAMPLES = 8
 
 
@@ -195,8 +195,10 @@ def reciprocam(work: Work) -> torch.Tensor:
 
     Byun and Lee, "ReciproCAM: Lightweight Gradient-free Class Activation Map for Post-hoc Explanations", CVPR Workshops
     2024 (arXiv:2209.14074), with the mask that the authors' code has by default: 1 at the position and 0 at all others.
-    Its least value is taken off, as their stretching to [0, 1] does. A callable's score is its own. Class and register
-    tokens stay. As for Ablation-CAM, the layers after the target layer alone work on all masked activations.
+    Its least value is taken off, as their stretching to [0, 1] does. A callable's score is its own. For transformers
+    the authors have another paper, ViT-ReciproCAM (arXiv:2310.02588); here tokens have the mask of one position,
+    too, and class and register tokens stay. As for Ablation-CAM, the layers after the target layer alone work on all
+    masked activations.
 
     Raises
     ------
@@ -247,31 +249,6 @@ def smoothgradcam_plusplus(work: Work) -> torch.Tensor:
 def _gradients(work: Work, images: torch.Tensor) -> torch.Tensor:
     """Those of other images, (B, T, C, ...) float32."""
     return capture(work.model, work.layer, images, work.request, libragrad=work.libragrad).gradients.float()
-
-
-def expectedgradcam(work: Work) -> torch.Tensor:
-    """Expected Grad-CAM: Grad-CAM whose gradients are expectations over baselines and over the ways from them.
-
-    Buono et al., "Expected Grad-CAM", 2024 (arXiv:2406.01274), TMLR 2026 as "Not All CAMs Are Complete". Its full text
-    was not at hand and its authors' code is not public; what is here is what its abstract says, with the expectation of
-    Expected Gradients (Erion et al., 2021): w_k is the spatial mean of E[dy/dA_k at x' + a (z - x')], with a uniform in
-    [0, 1] (the middles of as many equal parts as there are samples), z the image smoothed by a Gaussian kernel (noise
-    on its pixels), and baselines x' of the image's own mean colour with such noise of their own. Activations are those
-    of the clean image.
-    """
-    captured, images = work.captured, work.images
-    layout = work.layer.layout
-    assert layout is not None
-    colour = images.mean(dim=layout.axes or tuple(range(2, images.ndim)), keepdim=True)
-    expected = torch.zeros(captured.gradients.shape, dtype=torch.float32, device=images.device)
-    noisy = noisy_copies(images, 2 * SAMPLES, work.noise, work.seed)
-    for sample, (smoothed, other) in enumerate(zip(noisy, noisy), start=1):
-        baseline = colour + (other - images)
-        on_the_way = baseline + (sample - 0.5) / SAMPLES * (smoothed - baseline)
-        expected += _gradients(work, on_the_way) / SAMPLES
-        if work.progress is not None:
-            work.progress(sample, SAMPLES)
-    return weighted(captured.activations, expected.flatten(3).mean(dim=-1))
 
 
 def shapleycam(work: Work) -> torch.Tensor:

@@ -43,21 +43,26 @@ class AtLayer:
 
         A map that is the same everywhere has nothing to stretch: it is zero.
         """
-        axes = last_axes(len(grid))
-        low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
-        # Divided first: the difference may overflow next to float32's end.
-        stretched = (maps / high - low / high) / (1 - low / high)
-        return interpolate(stretched.masked_fill(high == low, 0.0), grid, self.inside)
+        return interpolate(_stretched(maps, len(grid)), grid, self.inside)
+
+
+def _stretched(maps: torch.Tensor, spatial_dims: int) -> torch.Tensor:
+    axes = last_axes(spatial_dims)
+    low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
+    # Divided first: the difference may overflow next to float32's end.
+    return ((maps / high - low / high) / (1 - low / high)).masked_fill(high == low, 0.0)
 
 
 def refinecam(layers: Sequence[AtLayer], grid: Sequence[int]) -> torch.Tensor:
-    """RefineCAM: the product over layers of Grad-CAM++ maps, each stretched to [0, 1], at one size.
+    """RefineCAM: the product over layers of Grad-CAM++ maps at one size.
 
-    Domeniconi et al., "How to Evaluate and Refine your CAM", 2026 (arXiv:2605.14641), with Grad-CAM++ at each layer as
-    in the authors' code.
+    Domeniconi et al., "How to Evaluate and Refine your CAM", 2026 (arXiv:2605.14641), with Grad-CAM++ at each layer and
+    a stretch of its map to [0, 1] both before and after its interpolation, as in the authors' code. They interpolate to
+    the image's size; here the product is taken at the grid of the finest layer. Grad-CAM++ is its paper's equation,
+    without the 1e-6 that the authors' code adds to its denominator, 2 G^2 + S G^3.
     """
     spread = (layer.spread(gradcam_plusplus(layer.activations, layer.gradients), grid) for layer in layers)
-    return reduce(torch.mul, spread)
+    return reduce(torch.mul, (_stretched(maps, len(grid)) for maps in spread))
 
 
 def winsorcam(layers: Sequence[AtLayer], grid: Sequence[int]) -> torch.Tensor:
@@ -67,7 +72,9 @@ def winsorcam(layers: Sequence[AtLayer], grid: Sequence[int]) -> torch.Tensor:
     TPAMI 2026 (arXiv:2507.10846), with means over channels as in the authors' example. A layer's importance is ReLU of
     the mean over its channels of Grad-CAM's weights. Of the importances > 0, those beyond their percentile
     :data:`PERCENTILE` are set to that (Winsorized), and all are stretched to [:data:`LEAST`, 1]; where they are equal,
-    they are 1. A layer of importance 0 counts for nothing.
+    they are 1. A layer of importance 0 counts for nothing. The authors' code also counts convolutions with a single
+    position, such as those of squeeze-and-excitation, whose importances shift the least one and the percentile; what is
+    chosen here where no layers are named leaves them out.
     """
     importances = torch.stack([layer.gradients.float().flatten(2).mean(dim=-1) for layer in layers]).relu()
     nothing = importances <= 0

@@ -31,8 +31,9 @@ def class_sensitivity(
 
     Williamson et al., "CASE: Contrastive Activation for Saliency Estimation", 2025 (arXiv:2506.07327): the share of the
     top 5% of positions of the one map, at the images' size, that are among those of the other. Of equal values those
-    that come first in reading order are taken; positions without evidence are never top ones, and two maps of zeros
-    agree in full. Over a data set, see :func:`class_sensitivity_test`.
+    that come first in reading order are taken. Theirs are always exactly 5%; here positions without evidence are never
+    top ones, so that of two maps with fewer than that the larger number divides, and two maps of zeros agree in full.
+    Over a data set, see :func:`class_sensitivity_test`.
 
     Parameters
     ----------
@@ -83,8 +84,9 @@ def class_sensitivity_test(agreement: torch.Tensor, *, threshold: float = 0.5) -
     """Whether the agreement of the maps of two classes lies below a threshold, over a data set.
 
     Wilcoxon's signed-rank test of agreement minus threshold against the alternative that it is less, as in CASE (see
-    :func:`class_sensitivity`; its authors' code takes a threshold of 0.7). A small p-value says that the method tells
-    classes apart; images whose agreement is the threshold count for neither side, and if all do p is 1.
+    :func:`class_sensitivity`). Its authors' code takes a threshold of 0.7; one half, which asks for more, is this
+    library's. A small p-value says that the method tells classes apart; images whose agreement is the threshold count
+    for neither side, and if all do p is 1.
 
     Parameters
     ----------

@@ -25,9 +25,10 @@ def single_deletion(
 
     The single-deletion score of Hesse et al., "Benchmarking the Attribution Quality of Vision Models", NeurIPS 2024
     (arXiv:2407.11910), higher is better: a grid of 4 x 4 patches, a deleted one is 0 in the model's input space, and
-    Spearman's correlation over the patches. The paper fine-tunes the model on images with deleted patches, so that they
-    are no strange sight to it; here the model is as it is. Where all drops, or all sums, are the same there is no order
-    to be right about: 0.
+    Spearman's correlation over the patches. The paper's own benchmark, IDSDS, first fine-tunes the model on images with
+    deleted patches, so that they are no strange sight to it; without that, as here, they call it Single Deletion Score.
+    They explain the true label; here it is `target`. Where all drops, or all sums, are the same there is no order to be
+    right about: 0.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from . import terminal
-from .options import Preset, PresetOption, Settings, WeightsOption
+from .options import LibragradOption, Preset, PresetOption, Settings, WeightsOption
 
 
 class TargetFrom(StrEnum):
@@ -60,6 +60,7 @@ def export(
         ),
     ] = None,
     preset: PresetOption = Preset.default,
+    libragrad: LibragradOption = None,
     batch: Annotated[str, typer.Option(metavar="any|N", help="Images in a call of the file.")] = "any",
     target: Annotated[
         TargetFrom,
@@ -92,7 +93,9 @@ def export(
         job = export_job.Job(
             out=out,
             triton=triton,
-            settings=Settings(model=model, weights=weights, layers=tuple(layer or ()), preset=preset.value),
+            settings=Settings(
+                model=model, weights=weights, layers=tuple(layer or ()), preset=preset.value, libragrad=libragrad
+            ),
             photographs=tuple(photographs or ()),
             batch=_batch(batch),
             target=target.value,

@@ -21,7 +21,7 @@ from .photos import Preparation
 #: The presets that are two levels of another extent than the default's.
 EXTENTS = {"broad": Config.two_level("broad"), "tight": Config.two_level("tight")}
 #: The presets by name; what an explainer of another configuration was exported with has none.
-_PRESETS = {"default": (Config(), Config.two_level()), "paper": (Config.paper(),)} | {
+_PRESETS = {"default": (Config(), Config.two_level(), Config.gated()), "paper": (Config.paper(),)} | {
     name: (config,) for name, config in EXTENTS.items()
 }
 
@@ -50,7 +50,7 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
         "preset": settings.preset if settings.preset != "default" else None,
         "augment": settings.augment,
         "smooth": settings.smooth,
-        "libragrad": settings.libragrad,
+        "libragrad": None if settings.libragrad is None else str(settings.libragrad),
         "fuse": fuse,
         "size": settings.size,
         "channels": settings.channels,

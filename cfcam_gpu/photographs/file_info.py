@@ -64,7 +64,8 @@ def _rows(said: Description) -> Iterator[tuple[str, str]]:
     """What is told of a file, line by line."""
     yield "model", f"{said.model or 'without a name'}{'' if said.trained else ', of random weights'}"
     preset = exported.preset(said.config)
-    yield "method", f"{said.method}, {'a configuration of its own' if preset is None else f'{preset} preset'}"
+    form = "a configuration of its own" if preset is None else f"{preset} preset"
+    yield "method", f"{said.method}, {form}{', by gradients of LibraGrad' if said.libragrad else ''}"
     for layer in said.layers:
         shape = " x ".join(map(str, layer.shape))
         yield "layer", f"{layer.name}, {shape} ({layer.layout}): {layer.reason}"

@@ -12,6 +12,7 @@ from .. import engines, methods
 from ..core import axes
 from ..deploy.loading import Deployed
 from ..explain.cam import CAM
+from ..explain.cfcam import CFCAM
 from ..explain.plan import check_libragrad
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
@@ -152,6 +153,10 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
     )
     if trial == method and not settings.augment and not settings.smooth:
         return loaded
+    libragrad, tried = settings.libragrad, loaded.explain._parts[0]
+    if method == "cfcam" and isinstance(tried, CFCAM):
+        # Of layers that are named another configuration and other gradients would be the default.
+        config, libragrad = tried.config, tried.libragrad
     explain = CAM(
         loaded.model.module,
         [layer.name for layer in loaded.layers],
@@ -160,7 +165,7 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
         augment=list(settings.augment),
         smooth=settings.smooth,
         engine=loaded.engine,
-        libragrad=settings.libragrad,
+        libragrad=libragrad,
         config=config,
     )
     return replace(loaded, explain=explain)

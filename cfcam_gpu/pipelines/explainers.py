@@ -80,13 +80,14 @@ def facts(explainer: Explainer, result: Explanation, device: torch.device) -> di
         "method": result.method,
         "layers": [layer.name for layer in result.layers],
         "config": None if result.config is None else asdict(result.config),
+        "libragrad": explainer.libragrad,
         "device": device.type,
         "cfcam_gpu": __version__,
         "torch": torch.__version__,
     }
     if isinstance(explainer, Deployed):
         # The file's bytes say all that is in it; another release of what plays it may round otherwise.
-        looks: dict[str, Any] = {"fuse": None, "augment": [], "smooth": 0, "noise": None, "libragrad": False}
+        looks: dict[str, Any] = {"fuse": None, "augment": [], "smooth": 0, "noise": None}
         return {"model": explainer.digest, "engine": explainer.runtime, **looks, **known}
     views, engine = explainer._views, explainer.engine
     fused = len(result.layers) > 1 and result.config is None
@@ -96,7 +97,6 @@ def facts(explainer: Explainer, result: Explanation, device: torch.device) -> di
         "fuse": explainer._fuse if isinstance(explainer, CAM) and fused else None,
         "augment": list(views.names),
         "smooth": views.samples,
-        "libragrad": explainer.libragrad,
         "noise": [views.noise, views.seed] if views.samples or result.method in _NOISY else None,
         **known,
     }

@@ -45,7 +45,7 @@ def test_it_is_the_net_evidence_that_gates(dims):
 
 def test_sums_are_float32_whatever_the_dtype_and_autocast_say():
     raw, activations, gradients = layer(2, torch.bfloat16)
-    config = Config.tokens()
+    config = Config.gated()
     exact = two_level.gated(raw, activations.float(), gradients.float(), config)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(two_level.gated(raw, activations, gradients, config), exact)
@@ -53,13 +53,13 @@ def test_sums_are_float32_whatever_the_dtype_and_autocast_say():
 
 def test_evidence_against_a_target_as_a_whole_is_an_empty_map():
     raw, activations, _ = layer(2)
-    found = two_level.gated(raw, activations.abs(), -torch.ones(2, 3, 16, 9, 7), Config.tokens())
+    found = two_level.gated(raw, activations.abs(), -torch.ones(2, 3, 16, 9, 7), Config.gated())
     assert not found.any()
 
 
 def test_arrays_of_one_layer_are_gated_as_well():
     _, activations, gradients = layer(2)
-    config = Config.tokens()
+    config = Config.gated()
     ungated = Config(
         **{name: getattr(config, name) for name in config.__dataclass_fields__} | {"gate": None, "gate_by": "coarse"}
     )
@@ -70,7 +70,7 @@ def test_arrays_of_one_layer_are_gated_as_well():
 
 
 def test_a_gate_is_needed_to_be_gated_by_something():
-    assert (Config.tokens().levels, Config.two_level().levels) == (1, 2)
+    assert (Config.gated().levels, Config.two_level().levels) == (1, 2)
     with pytest.raises(ValueError, match="gate_by must be 'coarse' where gate is None; got 'own'"):
         Config(gate_by="own")
 
@@ -98,12 +98,12 @@ def test_tokens_of_one_grid_have_a_default_of_their_own():
     model, images = Transformer().eval(), torch.randn(2, 3, 48, 48)
     explain = CFCAM(model)
     found = explain(images)
-    assert (found.config, explain.libragrad) == (Config.tokens(), True)
+    assert (found.config, explain.libragrad) == (Config.gated(), True)
     (name,) = (one.name for one in found.layers)
-    by_name = CFCAM(model, find(model, name), config=Config.tokens(), libragrad=True)(images)
+    by_name = CFCAM(model, find(model, name), config=Config.gated(), libragrad=True)(images)
     assert torch.equal(found.maps, by_name.maps)
     plain = CFCAM(model, libragrad=False)
-    assert plain(images).config == Config.tokens()
+    assert plain(images).config == Config.gated()
     assert not plain.libragrad
     assert not torch.equal(plain(images).maps, found.maps)
 
@@ -115,5 +115,29 @@ def test_what_is_asked_for_stays_as_it_is():
     assert [len(two(images).layers), two.libragrad] == [2, False]
     one = CFCAM(model, "blocks.layers.2.norm1")
     assert (one(images).config, one.libragrad) == (Config(), False)
-    convolutions = CFCAM(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval())
-    assert (convolutions(images).config.gate_by, convolutions.libragrad) == ("coarse", False)
+
+
+class Places(nn.Module):
+    """Convolutions, and a head that reads each place by weights of its own, of which the mean says nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8 * 36, 2)
+        with torch.no_grad():
+            self.features[0].weight.abs_()
+            self.features[0].bias.zero_()
+            weight = self.head.weight.view(2, 8, 6, 6).fill_(-0.2)
+            weight[0, :, 1, 1] = weight[1, :, 4, 4] = 1.0
+
+    def forward(self, images):
+        return self.head(self.features(images).flatten(1))
+
+
+def test_a_single_layer_that_is_chosen_is_gated_by_its_own_evidence():
+    model, images = Places().eval(), torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    explain = CFCAM(model)
+    found = explain(images, target=[0, 1])
+    assert (found.config, explain.libragrad) == (Config.gated(), False)
+    assert [divmod(int(one.argmax()), 6) for one in found.maps] == [(1, 1), (4, 4)]
+    assert CFCAM(model, "features")(images, target=[0, 1]).empty.all()  # of pooled gradients

@@ -4,14 +4,24 @@ import json
 
 import pytest
 
+from cfcam_gpu.core.config import Config
 from cfcam_gpu.deploy.description import FORMAT, Description
 
 from .files import description
 
 
 def test_what_is_written_is_read():
-    said = description()
+    said = description(config=Config.gated(), libragrad=True)
     assert Description.read(said.metadata() | {"other": "x", "cfcam.later": "{"}, "a file") == said
+
+
+def test_a_file_of_the_first_format_has_the_models_own_gradients():
+    said = description(format=1)
+    metadata = said.metadata()
+    del metadata["cfcam.libragrad"]
+    assert Description.read(metadata, "a file") == said
+    with pytest.raises(ValueError, match=r"its metadata is damaged \(KeyError: 'cfcam.libragrad'\)"):
+        Description.read(metadata | {"cfcam.format": str(FORMAT)}, "a file")
 
 
 def test_what_is_no_exported_file():
@@ -38,7 +48,14 @@ def test_a_newer_format_names_its_library():
         *(("layers", value) for value in ([], None, [5])),
         *(("inside", value) for value in ([[0, 5]], 5)),
         *(("config", value) for value in ({"sigma": -5}, None, {"other": 1})),
-        *(("trained", 5), ("target", "given"), ("runtime", "x"), ("preparation", [1]), ("check", {"worst": 1, "x": 2})),
+        *(
+            ("trained", 5),
+            ("libragrad", 1),
+            ("target", "given"),
+            ("runtime", "x"),
+            ("preparation", [1]),
+            ("check", {"worst": 1, "x": 2}),
+        ),
     ],
 )
 def test_damaged_metadata(field, value):

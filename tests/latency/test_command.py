@@ -7,15 +7,19 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from cfcam_gpu import CAM
+from cfcam_gpu import CAM, CFCAM, Config
 from cfcam_gpu.cli import app
 from cfcam_gpu.engines import cpu
-from cfcam_gpu.latency import candidates, machine, measure, memory, peers, pictures, timing
-from cfcam_gpu.photographs import photos
+from cfcam_gpu.latency import candidates, machine, measure, memory, peers, pictures, stages, timing
+from cfcam_gpu.photographs import models, photos
+from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.targets.request import Request
 
 from ..networks import two_scales
+from ..transformers import transformer
 
 MODEL = "tests.networks:two_scales"
 
@@ -289,7 +293,7 @@ def test_a_busy_machine_is_told(tmp_path, monkeypatch, busy):
 def test_memory_is_that_of_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.undo()
     settings = measure.Settings(model="tests.albums:small")  # its module imports less than MODEL's
-    found = memory.in_child(measure.peaks, settings, ("1",), (), "cpu", "forward", [1, 64])
+    found = memory.in_child(measure.peaks, settings, ("1",), (Config(), False), (), "cpu", "forward", [1, 64])
     if None in found:
         pytest.skip("this kernel does not reset the peak of resident memory")
     assert found[1] > found[0]
@@ -338,3 +342,21 @@ def test_a_gpu_that_torch_cannot_ask_is_not_called_busy(monkeypatch):
 def test_without_the_command_torch_is_not_imported():
     code = "import sys, cfcam_gpu.latency.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_of_tokens_the_default_is_measured(tmp_path, monkeypatch):
+    """Its layer by name would have another configuration, and plain gradients."""
+    takes = photos.Preparation(24, 24, Image.Resampling.BILINEAR, (0.5,) * 3, (0.5,) * 3)
+    found = models.Model(name="some", module=transformer(), takes=takes, trained=True)
+    monkeypatch.setattr(models, "load", lambda spec, weights: found)
+    run = measure.check_job(measure.Job(settings=Settings(model="some"), out=tmp_path))
+    pixels = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    explain = CFCAM(found.module)
+    expected = explain(pixels)
+    assert torch.equal(run.candidates.makers["cfcam"](found.module)(pixels), expected.maps)
+    works = []
+    monkeypatch.setattr(stages, "measure", lambda given, *rest, **more: works.append(given))
+    run._stages("cfcam", pixels)
+    assert torch.equal(works[0]["end_to_end"](), expected.maps)
+    captured = explain._plan.capture(found.module, pixels, Request())
+    assert torch.equal(works[0]["capture"]().gradients, captured.gradients)

@@ -23,7 +23,10 @@ def rest(block, tokens, matrix):
 
 @torch.no_grad()
 def derived(model, image, target, blocks=(0, 1), step=1e-4):
-    """The mean over blocks, heads and queries of ReLU of the difference quotient of a block's own score, by key."""
+    """The mean over blocks, heads and queries of ReLU of the difference quotient of a block's own score, by key.
+
+    That score is of the mean over all tokens, whichever the model reads.
+    """
     model, total = model.double(), 0
     tokens = model.tokens(image[None].double())[0]
     for number, block in enumerate(model.blocks):
@@ -36,7 +39,8 @@ def derived(model, image, target, blocks=(0, 1), step=1e-4):
                 for j in range(count):  # in the j-th of them
                     up[j, h, i, j] += step
                     down[j, h, i, j] -= step
-                scores = [model.read(rest(block, tokens, moved)[0])[:, target] for moved in (up, down)]
+                means = [rest(block, tokens, moved)[0].mean(dim=1) for moved in (up, down)]
+                scores = [model.head(torch.tanh(model.norm(mean)))[:, target] for mean in means]
                 for j in range(count):
                     slope = float(scores[0][j] - scores[1][j]) / (2 * step)
                     found[j] += max(slope, 0.0) / (heads * count)
@@ -165,10 +169,8 @@ def test_what_it_is_not_for_is_refused_by_name():
         CAM(plain, method="legrad")(images)
     with pytest.raises(ValueError, match=r"method: legrad needs blocks .*no windows.*; in attn.0, which .* to 3"):
         CAM(Windows(), method="legrad")(images)
-    with pytest.raises(ValueError, match=r"model: legrad scores the tokens of 2 blocks in one batch.*got shape \(2, 6"):
+    with pytest.raises(ValueError, match=r"model: legrad scores .* for 6 images; got shape \(2, 9\).*another method"):
         CAM(Keeping(), method="legrad")(images)
-    alone = CAM(Keeping(), "model.blocks.1", method="legrad")(images, 1).raw_maps
-    torch.testing.assert_close(alone, CAM(transformer(), "blocks.1", method="legrad")(images, 1).raw_maps)
     with pytest.raises(ValueError, match=r"libragrad: .* legrad takes gradients of attention"):
         CAM(transformer(), method="legrad", libragrad=True)
     images[1, 0, 0, 0] = torch.nan
@@ -177,14 +179,15 @@ def test_what_it_is_not_for_is_refused_by_name():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torch_cam_agrees_where_it_is_told_to_read_the_class_token(peer):
-    """Left to itself it reads the mean of all tokens, which the model's own head does not."""
-    peers = peer("torchcam.methods")
-    model, images = transformer("module"), pictures()
-    for block in model.blocks:
-        block.self_attention = block.attn  # the name by which it knows the attention
-    found = CAM(model, method="legrad")(images, [1, 2]).raw_maps
-    with peers.LeGrad(model, list(model.blocks), score_projection=model.read, grid_shape=(2, 3)) as cam:
-        model(images)
+def test_torch_cam_agrees_on_torchvisions_transformer(peer):
+    peers, vision_transformer = peer("torchcam.methods"), peer("torchvision.models.vision_transformer")
+    torch.manual_seed(0)
+    model = vision_transformer.VisionTransformer(16, 4, 3, 2, 8, 16, num_classes=3).eval()
+    nn.init.normal_(model.heads.head.weight)  # which it begins with at zero
+    images = torch.randn(2, 3, 16, 16)
+    found = CAM(model, method="legrad")(images, [1, 2])
+    with peers.LeGrad(model, list(model.encoder.layers)) as cam:
         expected = cam([1, 2], model(images), normalized=False)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert (found.raw_maps.amax(dim=(1, 2)) > 1e-5).all()
+    torch.testing.assert_close(found.raw_maps, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.logits, model(images).detach())

@@ -104,25 +104,6 @@ def test_reciprocam_of_a_single_class_is_refused_and_its_callable_taken(images):
     assert (raw(net, "act2", images, lambda logits: logits[0].sigmoid(), "reciprocam").amax(dim=(1, 2)) > 0).all()
 
 
-def test_expected_gradcam_is_gradcam_of_gradients_on_the_ways_from_its_baselines(net, images):
-    found = raw(net, "act2", images, [1, 3], "expectedgradcam", noise=0.2, seed=5)
-    generator = torch.Generator().manual_seed(5)
-    total = torch.zeros(2, 8, 4, 3, dtype=torch.float64)
-    for sample in range(8):
-        kernel, baseline = (torch.randn(images.shape, generator=generator) for _ in range(2))
-        for b, target in enumerate([1, 3]):
-            spread = 0.2 * (images[b].max() - images[b].min())
-            begin = torch.stack([torch.full((8, 6), float(colour.mean())) for colour in images[b]])
-            begin = begin + spread * baseline[b]
-            point = begin + (2 * sample + 1) / 16 * (images[b] + spread * kernel[b] - begin)
-            features = net.act2(net.second(net.act(net.first(point[None])))).detach().requires_grad_()
-            net.tail(features)[0, target].backward()
-            total[b] += features.grad[0] / 8
-    for b in range(2):
-        derived = Derivation(features_of(net, images)[b].double(), total[b]).gradcam()
-        np.testing.assert_allclose(found[b], derived, rtol=1e-3, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["act2", "act2.input"])
 @torch.no_grad()
 def test_an_activation_is_replaced_for_the_thread_that_asked_alone(net, images, name):

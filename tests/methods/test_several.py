@@ -50,7 +50,7 @@ def enlarged(field, height=8, width=6):
 def refined(pairs):
     product = np.ones((8, 6))
     for activations, gradients in pairs:
-        product = product * enlarged(stretched(Derivation(activations, gradients).gradcam_plusplus()))
+        product = product * stretched(enlarged(stretched(Derivation(activations, gradients).gradcam_plusplus())))
     return product
 
 
@@ -127,17 +127,17 @@ def test_half_precision_and_other_ranks_are_taken(run):
 
 @pytest.mark.filterwarnings("ignore")
 def test_pytorch_grad_cam_and_torch_cam_refine_alike(images, peer):
-    """pytorch-grad-cam brings each map to the image's size with another kernel; of layers of one size it needs none."""
+    """pytorch-grad-cam, which has the authors' code, at the image's size: here that of the finest layer, too."""
     grad_cam, torch_cam = peer("pytorch_grad_cam"), peer("torchcam.methods")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     net = made(Net(scale=1e4))  # beside such gradients the epsilons in their denominators don't count
-    found = CAM(net, ["first", "act"], method="refinecam")(images, [1, 3]).raw_maps
-    cam = grad_cam.RefineCAM(net, [net.first, net.act])
+    found = CAM(net, LAYERS, method="refinecam")(images, [1, 3]).raw_maps
+    cam = grad_cam.RefineCAM(net, [net.first, net.act, net.act2])
     expected = cam(images, [ClassifierOutputTarget(k) for k in (1, 3)])
     for one, other in zip(found, expected):
         np.testing.assert_allclose(stretched(one), other, atol=1e-3)
-    # torch-cam's Grad-CAM++ leaves its weights undivided: of LayerCAM's maps the product is ours.
+    # torch-cam's Grad-CAM++ leaves its weights undivided, and it stretches once: so does this product of LayerCAMs.
     with torch_cam.RefineCAM(net, LAYERS, base_method=torch_cam.LayerCAM) as cam:
         expected = cam([1, 3], net(images))[0].detach()
     first, *others = (layers.find(net, layer) for layer in LAYERS)

@@ -89,6 +89,7 @@ def test_classes_are_named_where_the_file_takes_them(album, tmp_path, file):
         ({}, ["--engine", "cpu"], "engine: expected auto"),
         ({}, ["--augment", "flip"], "augment: expected none"),
         ({}, ["--smooth", "2"], "smooth: expected none"),
+        ({"libragrad": True}, ["--no-libragrad"], "libragrad: expected none with some.onnx, an exported file"),
         ({}, ["--fuse", "mean"], "fuse: expected none"),
         ({}, ["--components", "2"], "components: some.onnx, an exported file, does not give"),
         ({}, ["--target", "1"], "target: expected none, as some.onnx was exported to explain the predicted class"),
@@ -141,7 +142,7 @@ def test_random_weights_are_told_with_the_files_remedy(album, tmp_path, file):
 
 
 @pytest.mark.parametrize(
-    ("config", "name"), [(Config.paper(), "paper"), (Config(), "default"), (Config(sigma=2.0), None)]
+    ("config", "name"), [(Config.paper(), "paper"), (Config.gated(), "default"), (Config(sigma=2.0), None)]
 )
 def test_a_preset_is_known_again(album, tmp_path, file, config, name):
     result = run("explain", album, "--model", file(config=config), "--out", tmp_path / "out")
@@ -243,12 +244,12 @@ def test_a_service_by_a_file_of_several_classes_is_refused(file):
 
 def test_info_tells_what_a_file_is(file, tmp_path):
     check = deploy.Check(checked=True, images=5, median=1e-6, worst=2e-5, correlation=0.9999999, against="engine cpu")
-    path = file(target="input", classes=3, check=check)
+    path = file(target="input", classes=3, check=check, config=Config.gated(), libragrad=True)
     result = run("info", path)
     assert result.exit_code == 0, result.stderr
     told = " ".join(result.stdout.split())
     for text in (
-        "model small", "method cfcam, default preset", "images (B, 3, 32, 32) float32",
+        "model small", "method cfcam, default preset, by gradients of LibraGrad", "images (B, 3, 32, 32) float32",
         "target an input (B, 3) int64; negative is the predicted class", "maps (B, 3, 32, 32) float32",
         "5: a, b, c, d, e", "size 32, resize 36, interpolation bilinear, mean 0.5 0.5 0.5", "opset 20",
         f"check {check}", "graph the exported one",

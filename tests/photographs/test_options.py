@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import cli
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import job, options
+from cfcam_gpu.photographs import export_job, job, options
 from cfcam_gpu.photographs.options import Device, Preset, Settings
 from cfcam_gpu.pipelines import job as pipelines_job
 from cfcam_gpu.pipelines import ray_session
@@ -81,6 +81,21 @@ def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path)
     assert found == Settings(**expected | {"weights": weights})
     assert type(found.preset) is type(found.device) is str
     assert (GIVEN | OF_VOLUMES).keys() == {field.name for field in fields(Settings)}
+
+
+def test_an_export_has_the_options_of_what_a_file_holds(monkeypatch):
+    jobs = []
+
+    def keep(asked, untrained):
+        jobs.append(asked)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(export_job, "write", keep)
+    names = ("model", "weights", "preset")
+    options = [*(f"--{name}={GIVEN[name]}" for name in names), *(f"--layer={name}" for name in GIVEN["layers"])]
+    CliRunner().invoke(app, ["export", "some.onnx", *options, "--no-libragrad"])
+    expected = {name: GIVEN[name] for name in (*names, "layers")} | {"libragrad": False}
+    assert [each.settings for each in jobs] == [Settings(**expected)]
 
 
 SHARED = {
