@@ -6,8 +6,8 @@ from torch import nn
 from cfcam_gpu import Config
 
 CLASSES = 5
-CONFIGS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level()}
-LAYERS = {"default": "late", "paper": "late", "two-level": ("early", "late")}
+CONFIGS = {"default": Config(), "paper": Config.paper(), "two-level": Config.two_level(), "gated": Config.gated()}
+LAYERS = {"default": "late", "paper": "late", "two-level": ("early", "late"), "gated": "late"}
 
 
 class Network(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import engines, methods, targets
 from ..core.chunks import DEFAULT_MEMORY, Progress, chunk_size
-from ..core.config import Config
+from ..core.config import Config, Extent
 from ..hooks.guard import check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
@@ -51,7 +51,7 @@ class CAM:
         Bytes that the activations of one chunk of forwards may take, in methods that run many.
     libragrad : bool, optional
         As for :class:`~cfcam_gpu.CFCAM`; of methods that take first derivatives.
-    config : Config, optional
+    config, extent
         As for :class:`~cfcam_gpu.CFCAM`; of ``"cfcam"`` alone.
 
     Raises
@@ -84,10 +84,12 @@ class CAM:
         memory: int = DEFAULT_MEMORY,
         libragrad: bool | None = None,
         config: Config | None = None,
+        extent: Extent | None = None,
     ) -> None:
         chosen = methods.find(method)
-        if config is not None and method != "cfcam":
-            raise ValueError(f"config: expected none with {method}, as only cfcam takes one; got {config!r}")
+        for name, value in (("config", config), ("extent", extent)):
+            if value is not None and method != "cfcam":
+                raise ValueError(f"{name}: expected none with {method}, as only cfcam takes one; got {value!r}")
         self._libragrad = libragrad = check_libragrad(libragrad, method)
         self.method = method
         self.model = check_model(model)
@@ -114,7 +116,14 @@ class CAM:
             levels = method == "cfcam" and (fuse is None or len(given) == 1)
             groups = [target_layer] if levels else given
             self._parts = [
-                CFCAM(self.model, group, config=config or chosen.config, engine=engine, libragrad=libragrad)
+                CFCAM(
+                    self.model,
+                    group,
+                    config=config or chosen.config,
+                    engine=engine,
+                    libragrad=libragrad,
+                    extent=extent,
+                )
                 for group in groups
             ]
         else:

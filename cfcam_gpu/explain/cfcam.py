@@ -13,7 +13,7 @@ from torch import nn
 from .. import engines, targets
 from ..core import axes
 from ..core.chunks import Progress
-from ..core.config import Config
+from ..core.config import Config, Extent
 from ..engines.execution import check_config, compute
 from ..hooks import layers
 from ..hooks.capture import Captured
@@ -22,7 +22,7 @@ from ..hooks.laying_out import laid_out
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
 from .cuda_graph import GraphedCFCAM, fused_engine
-from .plan import Layouts, Plan, check_libragrad, explained_by
+from .plan import Layouts, Plan, check_extent, check_libragrad, explained_by
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,9 @@ class CFCAM:
         Gradients that are complete on transformers, by LibraGrad (Mehri et al., CVPR 2025, arXiv:2411.16760):
         denominators of normalisations, gates of activations and attention's weights count as constants. The forward is
         the same. None takes them where `config` and `target_layer` are left out too, and the model is one of tokens.
+    extent : {"broad", "balanced", "tight"}, optional
+        How much of the image the map shows strongly, where `config` is left out; None is ``"balanced"``. See
+        :meth:`cfcam_gpu.Config.two_level`. Not with one named layer.
 
     Raises
     ------
@@ -94,8 +97,10 @@ class CFCAM:
         noise: float = 0.15,
         seed: int = 0,
         libragrad: bool | None = None,
+        extent: Extent | None = None,
     ) -> None:
         self._libragrad = check_libragrad(libragrad)
+        self._extent = check_extent(extent, config)
         self._views = Views.read(augment, smooth, noise, seed)
         self.model = check_model(model)
         engines.check_name(engine)
@@ -108,7 +113,7 @@ class CFCAM:
             if len(asked) not in (1, 2):
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(asked)}")
             found = tuple(layers.find(self.model, layer) for layer in asked)
-            self._plan = Plan.of(found, self._given_config, self._libragrad)
+            self._plan = Plan.of(found, self._given_config, self._libragrad, self._extent)
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
@@ -261,7 +266,7 @@ class CFCAM:
     def _choose(self, images: torch.Tensor, request: targets.Request) -> Plan:
         if self._given_config is None:
             chosen = laid_out(self.model, images, layers.choose_two(self.model, images, request))
-            plan = Plan.automatic(chosen, self._libragrad)
+            plan = Plan.automatic(chosen, self._libragrad, self._extent)
         elif self._given_config.levels == 2:
             plan = Plan.of(layers.choose_two(self.model, images, request), self._given_config, self._libragrad)
         else:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from .. import engines, methods
-from ..core.config import Config
+from ..core.config import Config, Extent
 from ..hooks.capture import Captured, capture
 from ..hooks.guard import Survey
 from ..hooks.laying_out import laid_out
-from ..hooks.target_layer import TargetLayer
+from ..hooks.target_layer import TargetLayer, are_tokens_of_one_grid
 from ..results.explanation import Explanation
 from ..results.record import Origin
 from ..targets.request import Request
@@ -70,6 +70,21 @@ def check_libragrad(asked: bool | None, method: str = "cfcam") -> bool | None:
     return False
 
 
+def check_extent(asked: Extent | None, config: Config | None) -> Extent | None:
+    """The extent of an explainer.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or beside a configuration.
+    """
+    if asked is not None:
+        Config.two_level(asked)
+        if config is not None:
+            raise ValueError(f"extent: expected none beside config, which has a saturation of its own; got {asked!r}")
+    return asked
+
+
 @dataclass(frozen=True)
 class Plan:
     """Target layers, the finest first, a configuration for as many, and whether gradients are LibraGrad's."""
@@ -79,15 +94,26 @@ class Plan:
     libragrad: bool = False
 
     @classmethod
-    def of(cls, layers: tuple[TargetLayer, ...], given_config: Config | None, libragrad: bool | None = None) -> Plan:
-        """The layers with the configuration that was given, or the default for as many.
+    def of(
+        cls,
+        layers: tuple[TargetLayer, ...],
+        given_config: Config | None,
+        libragrad: bool | None = None,
+        extent: Extent | None = None,
+    ) -> Plan:
+        """The layers with the configuration that was given, or the default for as many, of an extent.
 
         Raises
         ------
         ValueError
-            If the configuration is for another number of layers.
+            If the configuration is for another number of layers, or has no extent.
         """
-        config = given_config or (Config() if len(layers) == 1 else Config.two_level())
+        if extent is not None and len(layers) == 1:
+            raise ValueError(
+                f"extent: expected none with one target layer, {layers[0].name}, whose map has no such choice; got "
+                f"{extent!r}. Give two, leave target_layer out, or give a config with a saturation"
+            )
+        config = given_config or (Config() if len(layers) == 1 else Config.two_level(extent or "balanced"))
         if config.levels != len(layers):
             names = ", ".join(layer.name for layer in layers)
             raise ValueError(
@@ -97,18 +123,19 @@ class Plan:
         return cls(layers, config, bool(libragrad))
 
     @classmethod
-    def automatic(cls, layers: tuple[TargetLayer, ...], libragrad: bool | None = None) -> Plan:
+    def automatic(
+        cls, layers: tuple[TargetLayer, ...], libragrad: bool | None = None, extent: Extent | None = None
+    ) -> Plan:
         """The default for layers that were chosen, with their layouts.
 
         Of tokens that have one grid throughout the model the last layer is taken alone, with LibraGrad's gradients:
         docs/method.md has what that gains.
         """
-        grids = {layer.layout.grid if layer.layout and layer.layout.kind == "tokens" else None for layer in layers}
-        tokens = len(grids) == 1 and None not in grids
+        tokens = are_tokens_of_one_grid(layers)
         taken = tokens if libragrad is None else libragrad
         if tokens or len(layers) == 1:
-            return cls(layers[-1:], Config.gated(), taken)
-        return cls.of(layers, None, taken)
+            return cls(layers[-1:], Config.gated(extent or "balanced"), taken)
+        return cls.of(layers, None, taken, extent)
 
     def with_layers(self, layers: tuple[TargetLayer, ...]) -> Plan:
         """The same plan with what is known of its layers now."""

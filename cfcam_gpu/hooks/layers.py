@@ -10,7 +10,7 @@ from torch import nn
 from ..targets.request import Request
 from .choice import Choice
 from .laying_out import laid_out
-from .target_layer import Layer, TargetLayer, find
+from .target_layer import Layer, TargetLayer, are_tokens_of_one_grid, find
 
 __all__ = ["Candidate", "Layer", "TargetLayer", "candidates", "choose", "choose_two", "find", "laid_out"]
 
@@ -95,8 +95,8 @@ def choose_two(model: nn.Module, images: torch.Tensor, request: Request | None =
 def candidates(model: nn.Module, images: torch.Tensor) -> list[Candidate]:
     """Every activation that can be a target layer, in the model's order, seen in a forward of one image.
 
-    Each is there once, under the name by which :func:`choose` would call it; those that :func:`choose_two` takes are
-    marked.
+    Each is there once, under the name by which :func:`choose` would call it. Marked are those that CF-CAM takes: what
+    :func:`choose_two` does, and of tokens that have one grid throughout the last layer alone.
 
     Parameters
     ----------
@@ -110,7 +110,8 @@ def candidates(model: nn.Module, images: torch.Tensor) -> list[Candidate]:
         As :func:`choose`.
     """
     choice = Choice(model, images, None)
-    chosen = {layer.name: layer for layer in choice.two()}
+    two = laid_out(model, images, choice.two())
+    chosen = {layer.name: layer for layer in (two[-1:] if are_tokens_of_one_grid(two) else two)}
     by_name = {}
     for activation in choice.settled(choice.trace.activations):
         layer = choice.named(activation, "an activation")

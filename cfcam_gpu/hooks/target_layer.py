@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeAlias
@@ -96,6 +96,12 @@ class TargetLayer:
         if self.takes_input:
             return own_thread.before_with_keywords(self.module, enters)
         return own_thread.after(self.module, lambda module, args, output: of_run(output))
+
+
+def are_tokens_of_one_grid(layers: Sequence[TargetLayer]) -> bool:
+    """Whether layers, whose layouts are known, are of tokens, and all of the same grid."""
+    grids = {layer.layout.grid if layer.layout and layer.layout.kind == "tokens" else None for layer in layers}
+    return len(grids) == 1 and None not in grids
 
 
 def _is_activation(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..core.config import Config
+from ..core.config import Config, Extent
 from ..deploy import loading
 from ..deploy.description import Description
 from ..deploy.loading import Deployed
@@ -18,11 +18,11 @@ from . import volumes
 from .options import Settings
 from .photos import Preparation
 
-#: The presets that are two levels of another extent than the default's.
-EXTENTS = {"broad": Config.two_level("broad"), "tight": Config.two_level("tight")}
+#: The presets that are the default with another extent.
+EXTENTS: dict[str, Extent] = {"broad": "broad", "tight": "tight"}
 #: The presets by name; what an explainer of another configuration was exported with has none.
 _PRESETS = {"default": (Config(), Config.two_level(), Config.gated()), "paper": (Config.paper(),)} | {
-    name: (config,) for name, config in EXTENTS.items()
+    name: (Config.two_level(extent), Config.gated(extent)) for name, extent in EXTENTS.items()
 }
 
 

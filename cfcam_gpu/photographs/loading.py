@@ -136,7 +136,7 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
     """
     check(settings)
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
-    config = exported.EXTENTS.get(settings.preset)
+    extent = exported.EXTENTS.get(settings.preset)
     # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
     trial = method if methods.find(method).cluster_filter else "gradcam"
     loaded = _load(
@@ -148,12 +148,12 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
             fuse=fuse,
             engine=engine,
             libragrad=settings.libragrad,
-            config=config,
+            extent=extent,
         ),
     )
     if trial == method and not settings.augment and not settings.smooth:
         return loaded
-    libragrad, tried = settings.libragrad, loaded.explain._parts[0]
+    config, libragrad, tried = None, settings.libragrad, loaded.explain._parts[0]
     if method == "cfcam" and isinstance(tried, CFCAM):
         # Of layers that are named another configuration and other gradients would be the default.
         config, libragrad = tried.config, tried.libragrad

@@ -102,6 +102,7 @@ def test_tokens_of_one_grid_have_a_default_of_their_own():
     (name,) = (one.name for one in found.layers)
     by_name = CFCAM(model, find(model, name), config=Config.gated(), libragrad=True)(images)
     assert torch.equal(found.maps, by_name.maps)
+    assert CFCAM(model, extent="tight")(images).config == Config.gated("tight")
     plain = CFCAM(model, libragrad=False)
     assert plain(images).config == Config.gated()
     assert not plain.libragrad

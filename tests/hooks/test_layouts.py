@@ -247,9 +247,9 @@ def test_patches_without_a_convolution(patch_size):
 @pytest.mark.parametrize("registers", [0, 4])
 def test_with_a_class_token_what_enters_the_last_attention_is_chosen(registers):
     result = CFCAM(VisionTransformer(registers=registers))(images())
-    assert [layer.name for layer in result.layers] == ["blocks.1.norm1", "blocks.3.norm1"]
-    assert "the head reads the class token alone" in result.layers[1].reason
-    assert result.config == Config.two_level()
+    assert [layer.name for layer in result.layers] == ["blocks.3.norm1"]
+    assert "the head reads the class token alone" in result.layers[0].reason
+    assert result.config == Config.gated()
     assert result.maps.shape == (2, 16, 24)
     assert result.maps.amax() > 0.9
 
@@ -305,7 +305,7 @@ def test_one_block_is_explained_at_one_level():
 
 def test_candidates_are_all_there_and_the_chosen_are_marked():
     found = layers.candidates(VisionTransformer(registers=1), images())
-    assert [one.layer.name for one in found if one.chosen] == ["blocks.1.norm1", "blocks.3.norm1"]
+    assert [one.layer.name for one in found if one.chosen] == ["blocks.3.norm1"]
     by_name = {one.layer.name: one for one in found}
     assert by_name["patch"].shape == (24, 4, 6)
     assert by_name["blocks.2"].shape == (26, 24)

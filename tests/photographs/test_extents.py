@@ -47,7 +47,7 @@ def test_presets_of_two_levels(photograph, tmp_path):
     ("options", "said"),
     [
         (["--method", "gradcam"], "preset: broad is a form of the method cfcam; got the method gradcam"),
-        (["--layer", "4"], "config: a configuration of 2 levels needs as many target layers; got 4"),
+        (["--layer", "4"], "extent: expected none with one target layer, 4, whose map has no such choice; got 'broad'"),
         (["--fuse", "mean", "--components", "1"], "components: only one look by the method cfcam"),
     ],
 )
@@ -63,6 +63,11 @@ def test_a_cam_takes_the_configuration():
     found = CAM(model, method="cfcam", config=config)(images)
     assert torch.equal(found.maps, CFCAM(model, config=config)(images).maps)
     assert found.config == config
+    assert CFCAM(model, extent="broad")(images).config == config
+    with pytest.raises(ValueError, match="extent: expected none beside config, which has a saturation of its own"):
+        CFCAM(model, config=config, extent="tight")
+    with pytest.raises(ValueError, match="extent: expected one of broad, balanced, tight; got 'wide'"):
+        CFCAM(model, extent="wide")
     for method in ("gradcam", "cfcam-paper"):
         with pytest.raises(ValueError, match=f"config: expected none with {method}, as only cfcam takes one; got Con"):
             CAM(model, method=method, config=config)
