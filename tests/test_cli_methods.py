@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from cfcam_gpu import CAM, methods
 from cfcam_gpu.photographs import job, models, photos
@@ -9,6 +11,7 @@ from cfcam_gpu.photographs.options import Settings
 
 from .albums import album
 from .test_cli import SMALL, explain, lines, run
+from .transformers import transformer
 
 __all__ = ["album"]
 
@@ -34,6 +37,41 @@ def test_a_method_gives_what_the_library_gives(name, album, tmp_path):
         np.testing.assert_allclose(np.load(tmp_path / "out" / line["map"]), expected.maps[0], atol=1e-5)
         assert (line["method"], line["layers"]) == (name, ["1"])
         assert line["target"] == int(expected.target[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "layers", "found_at"),
+    [
+        ("winsorcam", "tests.networks:two_scales", [], ["0", "3"]),
+        ("winsorcam", "tests.networks:two_scales", ["0", "4"], ["0", "4"]),
+        ("refinecam", "tests.networks:two_scales", [], ["2", "4"]),
+        ("legrad", f"{__name__}:patches", [], ["blocks.0", "blocks.1"]),
+        ("legrad", f"{__name__}:patches", ["blocks.0"], ["blocks.0"]),
+    ],
+)
+@pytest.mark.parametrize("views", [[], ["flip"]])
+def test_a_method_of_many_layers_takes_its_own_or_those_named(name, model, layers, found_at, views, album, tmp_path):
+    options = [option for layer in layers for option in ("--layer", layer)]
+    options += [option for view in views for option in ("--augment", view)]
+    file = album / "a" / "x.png"
+    done = explain(file, "--model", model, "--method", name, *options, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert f"layer{'s' * (len(found_at) > 1)} {' and '.join(found_at)}" in done.stderr
+    (line,) = lines(tmp_path / "out")
+    assert line["layers"] == found_at
+    module = models.load(model).module
+    (image,) = images([file])[1]
+    expected = CAM(module, layers or None, method=name, augment=views)(image)
+    np.testing.assert_allclose(np.load(tmp_path / "out" / line["map"]), expected.maps[0], atol=1e-5)
+
+
+def patches():
+    """A vision transformer with 7 x 7 patches of an image of 224 x 224."""
+    model = transformer()
+    model.patches = nn.Conv2d(3, 8, 32, 32, bias=False)
+    with torch.no_grad():
+        model.patches.weight.copy_(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)) / 32)
+    return model
 
 
 def test_augment_smooth_and_fuse_are_the_librarys(album, tmp_path):

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from cfcam_gpu import CAM, CFCAM, Config, cluster_filter_cam, engines
-from cfcam_gpu.core import two_level
+from cfcam_gpu.core.gate import gate
 from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.engines import dlpack, fused, rapids, reference
 from cfcam_gpu.hooks import layers
@@ -140,7 +140,7 @@ def test_the_gate_is_the_derived_one(size):
     gradients = torch.stack([gradients, gradients.flip(1)], dim=1)
     larger = tuple(2 * n for n in size)
     raw = torch.rand(2, 2, *larger)
-    found = two_level.gate(raw, activations, gradients, 0.1)
+    found = gate(raw, activations, gradients, Config(gate=0.1))
     for b, t in itertools.product(range(2), range(2)):
         weights = [float(gradient.mean()) for gradient in gradients[b, t]]
         c = np.maximum(sum(w * a.numpy() for w, a in zip(weights, activations[b])), 0)

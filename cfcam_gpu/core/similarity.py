@@ -1,4 +1,4 @@
-"""How alike maps are, pair by pair: correlations, and how far the top positions are the same."""
+"""How alike maps are, pair by pair: correlations, the top positions, and whether all is the same but for arithmetic."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import torch
 
 #: The share of a map's positions that are its top ones, as in CASE's test of class sensitivity.
 TOP = 0.05
+#: How far what is seen again may be from what was explained, as a fraction of the maximum: arithmetic in another order
+#: or TF32 stays well below, another image is far beyond. Of half precision so many units in the last place, if more.
+TOLERANCE, _UNITS = 1e-2, 8
 
 
 def pearson(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -56,3 +59,15 @@ def _top(maps: torch.Tensor, share: float) -> torch.Tensor:
     count = max(1, int(share * values.shape[1]))
     best = values.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros_like(values, dtype=torch.bool).scatter(1, best, True) & (values > 0)
+
+
+def is_same(again: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether each image's numbers, (B, ...) in both, are those of before, but for arithmetic."""
+    if again.shape != before.shape:
+        return False
+    tolerance = max(TOLERANCE, _UNITS * torch.finfo(before.dtype).eps)
+    again, before = again.reshape(len(again), -1).float(), before.reshape(len(before), -1).float()
+    # A logit of -infinity masks a class out, and is the same only as itself.
+    finite = before.isfinite()
+    bound = tolerance * before.masked_fill(~finite, 0.0).abs().amax(dim=1, keepdim=True)
+    return bool(torch.where(finite, (again - before).abs() <= bound, again == before).all())

@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 
 from .. import engines
-from ..core import two_level
 from ..core.axes import ACTIVATIONS
 from ..core.config import Config
 from ..core.finite import NotFiniteError
+from ..core.gate import gated
 from . import dlpack
 
 _MOST = torch.finfo(torch.float32).max
@@ -184,7 +184,7 @@ def _gated(
     config: Config,
     coarse: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> engines.EngineResult:
-    return result._replace(raw_maps=two_level.gated(result.raw_maps, activations, gradients, config, coarse))
+    return result._replace(raw_maps=gated(result.raw_maps, activations, gradients, config, coarse))
 
 
 def are_finite(tensor: torch.Tensor) -> torch.Tensor:

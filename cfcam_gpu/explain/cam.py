@@ -18,7 +18,7 @@ from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
 from .cfcam import CFCAM, check_images
 from .looks import Attention, ManyLayers, OneLayer, Options
-from .plan import check_libragrad, explained_by, libragrad_of
+from .plan import check_libragrad, explained_by
 from .views import Augment, Fuse, Views, check_fuse
 
 _Part: TypeAlias = "CFCAM | OneLayer | ManyLayers | Attention"
@@ -111,7 +111,7 @@ class CAM:
             if chosen.attention:
                 self._parts = [Attention(self.model, together, method)]
             else:
-                self._parts = [ManyLayers(self.model, together, method, libragrad)]
+                self._parts = [ManyLayers(self.model, together, method, bool(libragrad))]
         elif chosen.cluster_filter:
             levels = method == "cfcam" and (fuse is None or len(given) == 1)
             groups = [target_layer] if levels else given
@@ -127,7 +127,7 @@ class CAM:
                 for group in groups
             ]
         else:
-            options = Options(memory, float(noise), seed, libragrad)
+            options = Options(memory, float(noise), seed, bool(libragrad))
             self._parts = [OneLayer(self.model, cast("Layer | None", layer), method, options) for layer in given]
 
     @property
@@ -138,10 +138,9 @@ class CAM:
 
     @property
     def libragrad(self) -> bool | None:
-        """Whether gradients are LibraGrad's; None before an automatic choice where nothing was asked for."""
-        if isinstance(first := self._parts[0], CFCAM):
-            return first.libragrad
-        return self._libragrad if self.layers is None else libragrad_of(self._libragrad, self.layers)
+        """Whether gradients are LibraGrad's; of ``"cfcam"`` before the first call what was asked for."""
+        first = self._parts[0]
+        return first.libragrad if isinstance(first, CFCAM) else bool(self._libragrad)
 
     @property
     def engine(self) -> str | None:
@@ -191,4 +190,4 @@ class CAM:
         looks = [partial(part._look if isinstance(part, CFCAM) else part.look, survey=survey) for part in self._parts]
         explanation = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
         named = explanation if explanation.method == self.method else replace(explanation, method=self.method)
-        return explained_by(named, self.model, request, self._explain)
+        return explained_by(named, self._explain)

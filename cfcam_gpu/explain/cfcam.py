@@ -22,7 +22,7 @@ from ..hooks.laying_out import laid_out
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
 from .cuda_graph import GraphedCFCAM, fused_engine
-from .plan import Layouts, Plan, check_extent, check_libragrad, explained_by
+from .plan import Layouts, Plan, check_extent, check_levels, check_libragrad, explained_by
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ class CFCAM:
         resolution, where the model has several; `layers` then tells which and why. Tokens and channels-last
         activations are taken as maps, too.
     config : Config, optional
-        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. Where None finds one
-        layer, or tokens of one grid, as of most vision transformers, it is ``Config.gated()``. ``Config.paper()`` is
-        the form of the authors' code.
+        Defaults to ``Config()`` for one layer, and to ``Config.two_level()`` for two or None. For one layer of tokens,
+        and where None finds one layer or tokens of one grid, as of most vision transformers, it is ``Config.gated()``.
+        ``Config.paper()`` is the form of the authors' code.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
         ``"auto"`` is ``cpu`` on the host; on a CUDA device ``rapids`` where it is there, else ``fused`` where that
         covers the work, else ``cpu``.
@@ -62,7 +62,8 @@ class CFCAM:
     libragrad : bool, optional
         Gradients that are complete on transformers, by LibraGrad (Mehri et al., CVPR 2025, arXiv:2411.16760):
         denominators of normalisations, gates of activations and attention's weights count as constants. The forward is
-        the same. None takes them where `config` and `target_layer` are left out too, and the model is one of tokens.
+        the same. None takes them where the layers are tokens of one grid, and `config` is left out or is one that is
+        gated by the layer's own evidence, as ``Config.gated()`` is.
     extent : {"broad", "balanced", "tight"}, optional
         How much of the image the map shows strongly, where `config` is left out; None is ``"balanced"``. See
         :meth:`cfcam_gpu.Config.two_level`. Not with one named layer.
@@ -107,27 +108,28 @@ class CFCAM:
         self.engine = engine
         self._given_config = None if config is None else check_config(config)
         self._plan: Plan | None = None
+        self._named: tuple[TargetLayer, ...] | None = None
         self._layouts = Layouts()
         if target_layer is not None:
             asked = list(target_layer) if isinstance(target_layer, (list, tuple)) else [cast(Layer, target_layer)]
             if len(asked) not in (1, 2):
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(asked)}")
-            found = tuple(layers.find(self.model, layer) for layer in asked)
-            self._plan = Plan.of(found, self._given_config, self._libragrad, self._extent)
+            self._named = tuple(layers.find(self.model, layer) for layer in asked)
+            check_levels(self._named, self._given_config, self._extent)
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
         """The target layers, the finest first: ``name``, ``module``, ``reason``; None before an automatic choice."""
-        return None if self._plan is None else self._plan.layers
+        return self._named if self._plan is None else self._plan.layers
 
     @property
     def config(self) -> Config | None:
-        """What is computed; None before an automatic choice where none was given."""
+        """What is computed; None before the first call where none was given, as the default goes by what is found."""
         return self._given_config if self._plan is None else self._plan.config
 
     @property
     def libragrad(self) -> bool | None:
-        """Whether gradients are LibraGrad's; what was asked for before an automatic choice."""
+        """Whether gradients are LibraGrad's; before the first call what was asked for."""
         return self._libragrad if self._plan is None else self._plan.libragrad
 
     def __call__(self, images: torch.Tensor, target: targets.Target = None) -> Explanation:
@@ -164,7 +166,7 @@ class CFCAM:
         self._prepare(images, request)
         look = partial(self._look, survey=warn_of_training(self.model))
         explanation = self._views.explain(self.model, [look], images, request)
-        return explained_by(explanation, self.model, request, self._explain)
+        return explained_by(explanation, self._explain)
 
     def _prepare(self, images: torch.Tensor, request: targets.Request) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
@@ -245,7 +247,7 @@ class CFCAM:
         return GraphedCFCAM(self.model, self._laid_out(images, request), engine, images, request, overlay=overlay)
 
     def _planned(self, images: torch.Tensor, request: targets.Request) -> Plan:
-        plan = self._plan or self._choose(images, request)
+        plan = self._plan or self._settled(images, request)
         self._plan = plan = plan.with_layers(self._layouts.of(self.model, images, plan.layers))
         return plan
 
@@ -263,14 +265,15 @@ class CFCAM:
             self._layouts.keep(images, plan.layers)
         return plan
 
-    def _choose(self, images: torch.Tensor, request: targets.Request) -> Plan:
-        if self._given_config is None:
-            chosen = laid_out(self.model, images, layers.choose_two(self.model, images, request))
-            plan = Plan.automatic(chosen, self._libragrad, self._extent)
-        elif self._given_config.levels == 2:
-            plan = Plan.of(layers.choose_two(self.model, images, request), self._given_config, self._libragrad)
+    def _settled(self, images: torch.Tensor, request: targets.Request) -> Plan:
+        config = self._given_config
+        if self._named is not None:
+            return Plan.of(laid_out(self.model, images, self._named), config, self._libragrad, self._extent)
+        if config is None or config.levels == 2:
+            chosen = layers.choose_two(self.model, images, request)
         else:
-            plan = Plan.of((layers.choose(self.model, images, request),), self._given_config, self._libragrad)
+            chosen = (layers.choose(self.model, images, request),)
+        plan = Plan.automatic(laid_out(self.model, images, chosen), config, self._libragrad, self._extent)
         for layer in plan.layers:
             _log.info("target layer: %s (%s)", layer.name, layer.reason)
         return plan

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -27,39 +27,102 @@ from ..methods.several import AtLayer
 from ..results.explanation import Explanation
 from ..results.record import Origin
 from ..targets.request import Request
-from .plan import Layouts, libragrad_of
+from .plan import Layouts
 
 _log = logging.getLogger(__name__)
 
+#: Reads the activations and gradients of images for a request, once more.
+Capture: TypeAlias = Callable[[torch.Tensor, Request], Captured]
+
 
 class Options(NamedTuple):
-    """See :class:`cfcam_gpu.methods.forwards.Work`; `libragrad` is what was asked for."""
+    """See :class:`cfcam_gpu.methods.forwards.Work`."""
 
     memory: int
     noise: float
     seed: int
-    libragrad: bool | None
+    libragrad: bool
 
 
-class OneLayer:
+class _Look:
+    """A method at layers that are given, or chosen at the first call; their layouts are found for images of each size.
+
+    Several threads may look at images of different sizes, so that a look takes the layers as they are for its own.
+    """
+
+    def __init__(self, model: nn.Module, method: str, given: tuple[TargetLayer, ...] | None) -> None:
+        self.model, self.method = model, method
+        self.layers = given
+        self._layouts = Layouts()
+
+    def prepare(self, images: torch.Tensor, request: Request) -> None:
+        """Choose the layers, and find their layouts."""
+        self._known(images, request)
+
+    def _known(self, images: torch.Tensor, request: Request) -> tuple[TargetLayer, ...]:
+        """The layers with their layouts for these images."""
+        if self.layers is None:
+            self.layers = self._choose(images, request)
+        self.layers = known = self._layouts.of(self.model, images, self.layers)
+        return known
+
+    def _choose(self, images: torch.Tensor, request: Request) -> tuple[TargetLayer, ...]:
+        choose = methods.METHODS[self.method].choose
+        assert choose is not None
+        chosen = choose(self.model, images, request)
+        _log.info("target layers: %s", ", ".join(layer.name for layer in chosen))
+        return chosen
+
+    def _keep(self, images: torch.Tensor, known: tuple[TargetLayer, ...], found: tuple[TargetLayer, ...]) -> None:
+        """Keep what a capture found of the layers, which a later call needn't check."""
+        if found != known:
+            self.layers = found
+            self._layouts.keep(images, found)
+
+    def _explanation(
+        self,
+        raw_maps: torch.Tensor,
+        images: torch.Tensor,
+        request: Request,
+        captured: Captured | AttentionCaptured,
+        layers: tuple[TargetLayer, ...],
+        *,
+        whole: bool = False,
+        capture: Capture | None = None,
+    ) -> Explanation:
+        """The result, without a T axis where the request has none, if the maps are finite.
+
+        They cover what the first layer does of the image, or its `whole`.
+        """
+        check_finite({**captured.sound, f"map of {self.method}": are_finite(raw_maps)})
+        layout = _layout(layers[0])
+        return Explanation(
+            raw_maps=raw_maps if request.several else raw_maps[:, 0],
+            target=captured.indices,
+            logits=captured.logits,
+            labels=None,
+            weights=None,
+            eps=None,
+            layers=layers,
+            config=None,
+            size=layout.size_of(images.shape),
+            inside=None if whole else layout.inside,
+            method=self.method,
+            origin=Origin(self.model, request.scores, images.dtype, capture),
+        )
+
+
+class OneLayer(_Look):
     """A method at one layer; None chooses it at the first call."""
 
     def __init__(self, model: nn.Module, layer: Layer | None, method: str, options: Options) -> None:
-        self.model, self.method, self.options = model, method, options
-        self.layer = None if layer is None else layers.find(model, layer)
-        self._layouts = Layouts()
+        super().__init__(model, method, None if layer is None else (layers.find(model, layer),))
+        self.options = options
 
-    @property
-    def layers(self) -> tuple[TargetLayer, ...] | None:
-        """The layer; None before it is chosen."""
-        return None if self.layer is None else (self.layer,)
-
-    def prepare(self, images: torch.Tensor, request: Request) -> None:
-        """Choose the layer, and find its layout."""
-        if self.layer is None:
-            self.layer = layers.choose(self.model, images, request)
-            _log.info("target layer: %s (%s)", self.layer.name, self.layer.reason)
-        (self.layer,) = self._layouts.of(self.model, images, (self.layer,))
+    def _choose(self, images: torch.Tensor, request: Request) -> tuple[TargetLayer, ...]:
+        chosen = layers.choose(self.model, images, request)
+        _log.info("target layer: %s (%s)", chosen.name, chosen.reason)
+        return (chosen,)
 
     def look(
         self,
@@ -70,28 +133,20 @@ class OneLayer:
         survey: Survey | None = None,
     ) -> Explanation:
         """Explain the images."""
-        assert self.layer is not None
-        (self.layer,) = known = self._layouts.of(self.model, images, (self.layer,))
+        known = self._known(images, request)
         method = methods.METHODS[self.method]
         request = replace(request, objective=method.objective)
         captured = self._capture(known[0], images, request, survey)
+        self._keep(images, known, captured.layers)
         (layer,) = captured.layers
-        if captured.layers != known:
-            self.layer = layer  # which a later call needn't check
-            self._layouts.keep(images, captured.layers)
         if method.from_gradients is not None:
             raw_maps = method.from_gradients(captured.activations, captured.gradients)
         else:
             assert method.from_model is not None
             settled = targets.pinned(request, captured.indices)
-            options = self.options._replace(libragrad=libragrad_of(self.options.libragrad, known))._asdict()
-            raw_maps = method.from_model(
-                Work(self.model, layer, images, captured, settled, **options, progress=progress)
-            )
-        check_finite({**captured.sound, f"map of {self.method}": are_finite(raw_maps)})
-        layout = _layout(layer)
-        found = _explanation(self.method, raw_maps, request, captured, (layer,), layout.size_of(images.shape), layout)
-        return replace(found, origin=Origin(self.model, request.scores, partial(self._capture, layer)))
+            work = Work(self.model, layer, images, captured, settled, **self.options._asdict(), progress=progress)
+            raw_maps = method.from_model(work)
+        return self._explanation(raw_maps, images, request, captured, (layer,), capture=partial(self._capture, layer))
 
     def _capture(
         self, layer: TargetLayer, images: torch.Tensor, request: Request, survey: Survey | None = None
@@ -104,12 +159,12 @@ class OneLayer:
             request,
             gradients=method.gradients,
             curvature=method.curvature,
-            libragrad=libragrad_of(self.options.libragrad, (layer,)),
+            libragrad=self.options.libragrad,
             survey=survey,
         )
 
 
-class ManyLayers:
+class ManyLayers(_Look):
     """A method that makes one map of many layers; None chooses them at the first call.
 
     Raises
@@ -118,9 +173,9 @@ class ManyLayers:
         If the model has no such layer, or fewer than two or one twice are given.
     """
 
-    def __init__(self, model: nn.Module, given: Sequence[Layer] | None, method: str, libragrad: bool | None) -> None:
-        self.model, self.method, self.libragrad = model, method, libragrad
-        self.layers = None if given is None else tuple(layers.find(model, layer) for layer in given)
+    def __init__(self, model: nn.Module, given: Sequence[Layer] | None, method: str, libragrad: bool) -> None:
+        super().__init__(model, method, None if given is None else tuple(layers.find(model, layer) for layer in given))
+        self.libragrad = libragrad
         names = [layer.name for layer in self.layers or ()]
         if len(names) == 1:
             raise ValueError(
@@ -129,16 +184,6 @@ class ManyLayers:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"target_layer: expected different layers; got {twice} twice")
-        self._layouts = Layouts()
-
-    def prepare(self, images: torch.Tensor, request: Request) -> None:
-        """Choose the layers, and find their layouts."""
-        if self.layers is None:
-            choose = methods.METHODS[self.method].choose
-            assert choose is not None
-            self.layers = choose(self.model, images, request)
-            _log.info("target layers: %s", ", ".join(layer.name for layer in self.layers))
-        self.layers = self._layouts.of(self.model, images, self.layers)
 
     def look(
         self,
@@ -149,43 +194,37 @@ class ManyLayers:
         survey: Survey | None = None,
     ) -> Explanation:
         """Explain the images."""
-        assert self.layers is not None
-        self.layers = known = self._layouts.of(self.model, images, self.layers)
-        libragrad = libragrad_of(self.libragrad, known)
-        captured = capture(self.model, known[0], images, request, others=known[1:], libragrad=libragrad, survey=survey)
-        if captured.layers != known:
-            self.layers = captured.layers  # which a later call needn't check
-            self._layouts.keep(images, captured.layers)
+        known = self._known(images, request)
+        captured = capture(
+            self.model, known[0], images, request, others=known[1:], libragrad=self.libragrad, survey=survey
+        )
+        self._keep(images, known, captured.layers)
         layouts = [_layout(layer) for layer in captured.layers]
         of_layers = [(captured.activations, captured.gradients), *captured.others]
-        size = layouts[0].size_of(images.shape)
-        if any(layout.inside != layouts[0].inside for layout in layouts):
-            # Their maps don't cover the same part of the image: they meet at its own size.
+        # Where their maps don't cover the same part of the image they meet at its own size.
+        apart = any(layout.inside != layouts[0].inside for layout in layouts)
+        if apart:
             together = [AtLayer(*pair, layout.inside) for pair, layout in zip(of_layers, layouts)]
-            grid, layout = size, None
+            grid = layouts[0].size_of(images.shape)
         else:
             together = [AtLayer(*pair) for pair in of_layers]
             grid = max((tuple(activations.shape[2:]) for activations, _ in of_layers), key=prod)
-            layout = layouts[0]
         combine = methods.METHODS[self.method].from_layers
         assert combine is not None
         raw_maps = combine(together, grid)
-        check_finite({**captured.sound, f"map of {self.method}": are_finite(raw_maps)})
-        return _explanation(self.method, raw_maps, request, captured, captured.layers, size, layout)
+        return self._explanation(raw_maps, images, request, captured, captured.layers, whole=apart)
 
 
-class Attention:
+class Attention(_Look):
     """LeGrad of the blocks that are named, or have a named layer in them; None is all."""
 
     def __init__(self, model: nn.Module, given: Sequence[Layer] | None, method: str) -> None:
-        self.model, self.method = model, method
+        super().__init__(model, method, None)
         self._given = None if given is None else [layers.find(model, layer).name for layer in given]
         self._blocks: tuple[TargetLayer, ...] = ()
-        self.layers: tuple[TargetLayer, ...] | None = None
-        self._layouts = Layouts()
 
-    def prepare(self, images: torch.Tensor, request: Request) -> None:
-        """Find the blocks, and the layout of their tokens.
+    def _known(self, images: torch.Tensor, request: Request) -> tuple[TargetLayer, ...]:
+        """The blocks that are explained, with the layout of their tokens for these images.
 
         Raises
         ------
@@ -193,28 +232,30 @@ class Attention:
             If the model has no blocks whose tokens attend to each other, or none of them is meant.
         """
         if self.layers is None:
-            self._blocks = attention_blocks(self.model, images)
-            self.layers = self._chosen()
-            _log.info("blocks: %s", ", ".join(layer.name for layer in self.layers))
+            blocks = attention_blocks(self.model, images)
+            chosen = self._meant(blocks)
+            _log.info("blocks: %s", ", ".join(layer.name for layer in chosen))
+            self._blocks, self.layers = blocks, chosen
         (last,) = self._layouts.of(self.model, images, self._blocks[-1:])
         layout = _layout(last)
         if layout.kind != "tokens" or layout.folded:
             raise ValueError(f"method: legrad expects blocks that return tokens; {last.name} returns {layout}")
-        self.layers = tuple(replace(layer, layout=layout) for layer in self.layers)
+        self.layers = known = tuple(replace(layer, layout=layout) for layer in self.layers)
+        return known
 
-    def _chosen(self) -> tuple[TargetLayer, ...]:
+    def _meant(self, blocks: tuple[TargetLayer, ...]) -> tuple[TargetLayer, ...]:
         if self._given is None:
-            return self._blocks
-        names = {block.name for block in self._blocks}
+            return blocks
+        names = {block.name for block in blocks}
         parts = [name.split(".") for name in self._given]
         inside = [{".".join(part[: i + 1]) for i in range(len(part))} & names for part in parts]
         for name, of_name in zip(self._given, inside):
             if not of_name:
                 raise ValueError(
                     f"target_layer: legrad takes blocks with attention, or layers in them; {name} is none of "
-                    f"{', '.join(block.name for block in self._blocks)}. Leave target_layer out to take them all"
+                    f"{', '.join(block.name for block in blocks)}. Leave target_layer out to take them all"
                 )
-        return tuple(block for block in self._blocks if any(block.name in of_name for of_name in inside))
+        return tuple(block for block in blocks if any(block.name in of_name for of_name in inside))
 
     def look(
         self,
@@ -225,40 +266,12 @@ class Attention:
         survey: Survey | None = None,
     ) -> Explanation:
         """Explain the images."""
-        self.prepare(images, request)
-        assert self.layers is not None
-        names = [layer.name for layer in self.layers]
+        known = self._known(images, request)
+        names = [layer.name for layer in known]
         through = [block for block in self._blocks if block.name in names or block is self._blocks[-1]]
         captured = capture_attention(self.model, through, images, request, survey=survey)
-        layout = _layout(self.layers[0])
-        raw_maps = legrad([captured.relevance[name] for name in names], layout)
-        check_finite({**captured.sound, f"map of {self.method}": are_finite(raw_maps)})
-        return _explanation(self.method, raw_maps, request, captured, self.layers, layout.size_of(images.shape), layout)
-
-
-def _explanation(
-    method: str,
-    raw_maps: torch.Tensor,
-    request: Request,
-    captured: Captured | AttentionCaptured,
-    layers: tuple[TargetLayer, ...],
-    size: tuple[int, ...],
-    layout: Layout | None,
-) -> Explanation:
-    """The result, without a T axis where the request has none; without a layout its maps are of the whole image."""
-    return Explanation(
-        raw_maps=raw_maps if request.several else raw_maps[:, 0],
-        target=captured.indices,
-        logits=captured.logits,
-        labels=None,
-        weights=None,
-        eps=None,
-        layers=layers,
-        config=None,
-        size=size,
-        inside=None if layout is None else layout.inside,
-        method=method,
-    )
+        raw_maps = legrad([captured.relevance[name] for name in names], _layout(known[0]))
+        return self._explanation(raw_maps, images, request, captured, known)
 
 
 def _layout(layer: TargetLayer) -> Layout:

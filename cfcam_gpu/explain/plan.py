@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -44,11 +44,6 @@ class Layouts:
         self._by_size[tuple(images.shape[1:])] = layers
 
 
-def libragrad_of(asked: bool | None, layers: Sequence[TargetLayer]) -> bool:
-    """Whether gradients at these layers are LibraGrad's; of None, the default, nowhere."""
-    return bool(asked)
-
-
 def check_libragrad(asked: bool | None, method: str = "cfcam") -> bool | None:
     """What an explainer's `libragrad` is for a method: False for one that can't take such gradients.
 
@@ -85,6 +80,26 @@ def check_extent(asked: Extent | None, config: Config | None) -> Extent | None:
     return asked
 
 
+def check_levels(layers: tuple[TargetLayer, ...], config: Config | None, extent: Extent | None) -> None:
+    """Refuse a configuration for another number of layers, or an extent where one layer is named.
+
+    Raises
+    ------
+    ValueError
+    """
+    if extent is not None and len(layers) == 1:
+        raise ValueError(
+            f"extent: expected none with one target layer, {layers[0].name}, whose map has no such choice; got "
+            f"{extent!r}. Give two, leave target_layer out, or of tokens give config=Config.gated({extent!r})"
+        )
+    if config is not None and config.levels != len(layers):
+        names = ", ".join(layer.name for layer in layers)
+        raise ValueError(
+            f"config: a configuration of {config.levels} level{'s' * (config.levels > 1)} needs as many target "
+            f"layers; got {names}"
+        )
+
+
 @dataclass(frozen=True)
 class Plan:
     """Target layers, the finest first, a configuration for as many, and whether gradients are LibraGrad's."""
@@ -101,41 +116,40 @@ class Plan:
         libragrad: bool | None = None,
         extent: Extent | None = None,
     ) -> Plan:
-        """The layers with the configuration that was given, or the default for as many, of an extent.
+        """The layers, with their layouts, and what was asked for, or the default for such layers.
+
+        The default for tokens of one grid has LibraGrad's gradients: docs/method.md has what that gains. So has a
+        configuration for it that is given, one that is gated by the layer's own evidence.
 
         Raises
         ------
         ValueError
-            If the configuration is for another number of layers, or has no extent.
+            As :func:`check_levels`.
         """
-        if extent is not None and len(layers) == 1:
-            raise ValueError(
-                f"extent: expected none with one target layer, {layers[0].name}, whose map has no such choice; got "
-                f"{extent!r}. Give two, leave target_layer out, or give a config with a saturation"
-            )
-        config = given_config or (Config() if len(layers) == 1 else Config.two_level(extent or "balanced"))
-        if config.levels != len(layers):
-            names = ", ".join(layer.name for layer in layers)
-            raise ValueError(
-                f"config: a configuration of {config.levels} level{'s' * (config.levels > 1)} needs as many target "
-                f"layers; got {names}"
-            )
-        return cls(layers, config, bool(libragrad))
+        check_levels(layers, given_config, extent)
+        tokens = are_tokens_of_one_grid(layers)
+        if given_config is not None:
+            config = given_config
+        elif len(layers) == 2:
+            config = Config.two_level(extent or "balanced")
+        else:
+            config = Config.gated() if tokens else Config()
+        by_default = tokens and (given_config is None or given_config.gate_by == "own")
+        return cls(layers, config, by_default if libragrad is None else libragrad)
 
     @classmethod
     def automatic(
-        cls, layers: tuple[TargetLayer, ...], libragrad: bool | None = None, extent: Extent | None = None
+        cls,
+        layers: tuple[TargetLayer, ...],
+        given_config: Config | None = None,
+        libragrad: bool | None = None,
+        extent: Extent | None = None,
     ) -> Plan:
-        """The default for layers that were chosen, with their layouts.
-
-        Of tokens that have one grid throughout the model the last layer is taken alone, with LibraGrad's gradients:
-        docs/method.md has what that gains.
-        """
+        """The same for layers that were chosen: of one, or of tokens of one grid the last, the gated form."""
         tokens = are_tokens_of_one_grid(layers)
-        taken = tokens if libragrad is None else libragrad
-        if tokens or len(layers) == 1:
-            return cls(layers[-1:], Config.gated(extent or "balanced"), taken)
-        return cls.of(layers, None, taken, extent)
+        if given_config is None and (tokens or len(layers) == 1):
+            return cls(layers[-1:], Config.gated(extent or "balanced"), tokens if libragrad is None else libragrad)
+        return cls.of(layers, given_config, libragrad, extent)
 
     def with_layers(self, layers: tuple[TargetLayer, ...]) -> Plan:
         """The same plan with what is known of its layers now."""
@@ -181,16 +195,11 @@ class Plan:
             config=self.config,
             size=layout.size_of(images.shape),
             inside=layout.inside,
-            origin=Origin(model, request.scores, partial(self.capture, model)),
+            origin=Origin(model, request.scores, images.dtype, partial(self.capture, model)),
         )
 
 
-def explained_by(
-    explanation: Explanation,
-    model: nn.Module,
-    request: Request,
-    explain: Callable[[torch.Tensor, Request], Explanation],
-) -> Explanation:
+def explained_by(explanation: Explanation, explain: Callable[[torch.Tensor, Request], Explanation]) -> Explanation:
     """The same explanation, which knows how to have other images explained as it was."""
-    origin = explanation.origin or Origin(model, request.scores, None)
-    return replace(explanation, origin=origin._replace(explain=explain))
+    assert explanation.origin is not None
+    return replace(explanation, origin=explanation.origin._replace(explain=explain))

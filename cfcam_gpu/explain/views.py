@@ -182,6 +182,7 @@ class Views:
             by_look.append((explanation, total))
         assert settled is not None
         origin = by_look[0][0].origin
+        assert origin is not None
         return replace(
             by_look[0][0],
             raw_maps=_fused([maps for _, maps in by_look], images.ndim - 2, fuse),
@@ -192,7 +193,7 @@ class Views:
             eps=None,
             layers=tuple(layer for explanation, _ in by_look for layer in explanation.layers),
             size=size,
-            origin=None if origin is None else origin._replace(capture=None),
+            origin=origin._replace(capture=None),
             inside=None,
         )
 

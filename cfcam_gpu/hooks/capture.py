@@ -68,6 +68,8 @@ class Captured:
         Second derivatives of each score times the activations, where they were asked for.
     layers : tuple of TargetLayer
         The layers with their layouts, which were found in this forward where they were not known.
+    libragrad : bool
+        Whether the gradients are LibraGrad's.
     """
 
     activations: torch.Tensor
@@ -79,6 +81,7 @@ class Captured:
     others: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     curvatures: torch.Tensor | None = None
     layers: tuple[TargetLayer, ...] = ()
+    libragrad: bool = False
 
     def need_logits(self) -> torch.Tensor:
         """The logits.
@@ -279,4 +282,5 @@ def _capture(
         others=tuple(zip(activations[levels:], by_layer[levels:])),
         curvatures=hooks[0].stacked(curvatures, images.device) if curvatures else None,
         layers=tuple(hook.layer for hook in hooks),
+        libragrad=libra is not None,
     )

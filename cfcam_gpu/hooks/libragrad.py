@@ -42,11 +42,14 @@ _PRODUCTS = {
     "addbmm": ("input", "batch1", "batch2"),
     "addcmul": ("input", "tensor1", "tensor2"),
     "addmm": ("input", "mat1", "mat2"),
+    "addmv": ("input", "mat", "vec"),
+    "addr": ("input", "vec1", "vec2"),
     "baddbmm": ("input", "batch1", "batch2"),
     "bmm": ("input", "mat2"),
     "conv1d": ("input", "weight"),
     "conv2d": ("input", "weight"),
     "conv3d": ("input", "weight"),
+    "cross": ("input", "other"),
     "dot": ("input", "tensor"),
     "inner": ("input", "other"),
     "linear": ("input", "weight"),
@@ -57,6 +60,7 @@ _PRODUCTS = {
     "mv": ("input", "vec"),
     "outer": ("input", "vec2"),
     "tensordot": ("a", "b"),
+    "vdot": ("input", "other"),
 }
 
 #: Quotients.
@@ -67,8 +71,14 @@ _QUOTIENTS = {
     "true_divide": ("input", "other"),
 }
 
-#: Functions of which f(a x) is f(x) times a to the power of this; of `pow` its exponent is.
-_DEGREES = {"pow": None, "sqrt": 0.5, "square": 2.0, "var": 2.0}
+#: Means, and at the last place what weighs them: shares of two ends, and where an image is sampled.
+_WEIGHED = {
+    "grid_sampler": ("input", "grid"),
+    "lerp": ("input", "end", "weight"),
+}
+
+#: Functions of which f(a x) is f(x) times a to the power of this; of a power its exponent is.
+_DEGREES = {"float_power": None, "pow": None, "sqrt": 0.5, "square": 2.0, "var": 2.0}
 
 
 class LibraGrad(TorchFunctionMode):
@@ -191,11 +201,24 @@ class LibraGrad(TorchFunctionMode):
             denominator = denominator.detach()
         return func(*first, numerator, denominator, *args[len(names) :], **kwargs)
 
+    def _weighed(self, func: Any, *args: Any, names: tuple[str, ...], **kwargs: Any) -> Any:
+        """What weighs is a constant."""
+        args = _placed(args, kwargs, names)
+        *features, weight = args[: len(names)]
+        if self.depends(weight) and any(map(self.depends, features)):
+            weight = weight.detach()
+        return func(*features, weight, *args[len(names) :], **kwargs)
+
     def _power(self, func: Any, value: Any, *args: Any, degree: float | None, **kwargs: Any) -> Any:
         """The gradient over the degree; a negative power is a denominator, which weighs."""
         if not self.depends(value):
             return func(value, *args, **kwargs)
         exponent = degree if degree is not None else args[0] if args else kwargs["exponent"]
+        if isinstance(exponent, torch.Tensor) and not self.depends(exponent):
+            with torch.no_grad():
+                result = func(value, *args, **kwargs)
+                slope = value.pow(exponent - 1) * torch.where(exponent > 0, 1.0, exponent)
+            return with_value(result, value * slope)
         if isinstance(exponent, (int, float)) and exponent > 0:
             value = scaled(value, 1 / exponent)
         return func(value, *args, **kwargs)
@@ -297,6 +320,7 @@ def _without_question(func: FunctionType) -> FunctionType:
 
 def _rules() -> dict[Any, Any]:
     by_name: dict[str, Any] = {
+        "bilinear": partial(LibraGrad._product, names=("input1", "input2", "weight"), first=0),
         "cosine_similarity": LibraGrad._cosine,
         "einsum": LibraGrad._einsum,
         "glu": LibraGrad._glu,
@@ -306,6 +330,8 @@ def _rules() -> dict[Any, Any]:
         by_name[name] = partial(LibraGrad._norm, read=read)
     for name, names in _PRODUCTS.items():
         by_name[name] = partial(LibraGrad._product, names=names, first=len(names) - 2)
+    for name, names in _WEIGHED.items():
+        by_name[name] = partial(LibraGrad._weighed, names=names)
     for name, names in _QUOTIENTS.items():
         by_name[name] = partial(LibraGrad._quotient, names=names)
     for name, degree in _DEGREES.items():
@@ -314,7 +340,7 @@ def _rules() -> dict[Any, Any]:
         by_name[name] = partial(LibraGrad._self_gated, at_zero=at_zero)
     rules = {}
     for name, rule in by_name.items():
-        for owner in (torch, torch._C._VariableFunctions, torch._C.TensorBase, torch._C._nn):
+        for owner in (torch, torch._C._VariableFunctions, torch._C.TensorBase, torch._C._nn, torch.linalg):
             plain, writing = getattr(owner, name, None), getattr(owner, name + "_", None)
             if plain is not None:
                 rules[plain] = rule

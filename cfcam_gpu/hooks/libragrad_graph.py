@@ -17,11 +17,14 @@ _GATES = {
     "Clamp": 1,
     "Erf": 2,
     "Exp": 2,
+    "Exp2": 2,
     "Hardsigmoid": 2,
     "Hardtanh": 1,
     "Reciprocal": 2,
     "Rsqrt": 2,
+    "Sgn": 3,
     "Sigmoid": 2,
+    "Sign": 3,
     "Softmax": 2,
     "Tanh": 1,
 }
@@ -57,6 +60,18 @@ _MISSED = {
     *("CudnnRnn", "LstmMps", "MiopenRnn", "MkldnnRnnLayer", "ThnnFusedGruCell", "ThnnFusedLstmCell"),
 }
 
+#: Powers by a number, of which a rule scales what they get.
+_POWERS = ("PowBackward0", "SqrtBackward0", "VarBackward0")
+
+#: Operators of which a times all that they get gives a times their value: any number of these may be features.
+_JOINT = {
+    *("Add", "AsStridedScatter", "Cat", "Cdist", "Clamp", "ClampMax", "ClampMin", "Complex", "DiagonalScatter", "Dist"),
+    *("EuclideanDist", "Fill", "Fmax", "Fmin", "Hypot", "IndexAdd", "IndexCopy", "IndexFill", "IndexPut"),
+    *("IndexPutImpl", "MaskedFill", "MaskedScatter", "Maximum", "Minimum", "Put", "Rsub", "Scatter", "ScatterAdd"),
+    *("SelectScatter", "SliceScatter", "Stack", "Sub", "UnsafeIndexPut", "Where"),
+    *("torch::autograd::CopyBackwards", "torch::autograd::CopySlices"),
+}
+
 #: The places of what products multiply among an operator's arguments.
 _FACTORS = {
     "Addbmm": slice(1, 3),
@@ -64,14 +79,18 @@ _FACTORS = {
     "Addcmul": slice(1, 3),
     "Addmm": slice(1, 3),
     "Addmv": slice(1, 3),
+    "Addr": slice(1, 3),
     "Baddbmm": slice(1, 3),
     "Bmm": slice(0, 2),
     "Convolution": slice(0, 2),
     "Div": slice(0, 2),
     "Dot": slice(0, 2),
+    "LinalgCross": slice(0, 2),
     "Mm": slice(0, 2),
     "Mul": slice(0, 2),
     "Mv": slice(0, 2),
+    "Trilinear": slice(0, 3),
+    "Vdot": slice(0, 2),
 }
 
 
@@ -159,12 +178,18 @@ def _is_missed(node: Node, known: dict[Node, bool]) -> bool:
         return kind not in ("LibraScaled", "LibraValue")
     if kind in _MISSED or kind.startswith("torch::jit"):  # a part of a TorchScript graph as one node
         return True
-    if kind.endswith("BatchNorm"):
-        return bool(getattr(node, "_saved_training", False))
+    if kind.endswith("BatchNorm") and getattr(node, "_saved_training", False):
+        return True
     if kind.startswith("ScaledDotProduct"):
         return bool(_dependent(node, slice(0, 2), known))
-    factors = _dependent(node, _FACTORS[kind], known) if kind in _FACTORS else []
-    return len(factors) > 1 and not any(_is_scaled(factor) for factor in factors)
+    if kind == "Pow" and len(node.next_functions) == 2:  # a tensor to the power of one
+        return bool(_dependent(node, slice(0, 1), known))
+    if kind == "Lerp":
+        return bool(_dependent(node, slice(2, 3), known))
+    dependent = _dependent(node, _FACTORS.get(kind, slice(None)), known)
+    if node.name() in _POWERS:
+        return not _is_negative(node) and not any(map(_is_scaled, dependent))
+    return len(dependent) > 1 and kind not in _JOINT and not (kind in _FACTORS and any(map(_is_scaled, dependent)))
 
 
 def _is_scaled(node: Node) -> bool:
@@ -209,5 +234,6 @@ def _dependent(node: Node, places: slice, known: dict[Node, bool]) -> list[Node]
 
 
 def _is_negative(node: Node) -> bool:
-    exponent = getattr(node, "_saved_exponent", None)
+    # Of a power by a tensor this would read what a checkpoint may have to compute first.
+    exponent = getattr(node, "_saved_exponent", None) if node.name() == "PowBackward0" else None
     return isinstance(exponent, (int, float)) and exponent < 0

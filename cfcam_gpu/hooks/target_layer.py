@@ -99,9 +99,13 @@ class TargetLayer:
 
 
 def are_tokens_of_one_grid(layers: Sequence[TargetLayer]) -> bool:
-    """Whether layers, whose layouts are known, are of tokens, and all of the same grid."""
-    grids = {layer.layout.grid if layer.layout and layer.layout.kind == "tokens" else None for layer in layers}
-    return len(grids) == 1 and None not in grids
+    """Whether layers, whose layouts are known, are of tokens, and all of the same grid.
+
+    Tokens that a model lays out in rows and columns on the way, channels last, are tokens where the other layer's are.
+    """
+    layouts = [layer.layout for layer in layers]
+    kinds, grids = {each and each.kind for each in layouts}, {each and each.grid for each in layouts}
+    return "tokens" in kinds and kinds <= {"tokens", "channels last"} and len(grids) == 1
 
 
 def _is_activation(value: Any) -> bool:

@@ -47,7 +47,7 @@ def find(
     Parameters
     ----------
     layers : tuple of TargetLayer
-        Of CF-CAM, the finest first. Methods of one layer, and the peers, get the last.
+        Of CF-CAM, the finest first. Methods of one layer, and the peers, get the last; those of many choose theirs.
     methods : sequence of str
         Keys of :data:`cfcam_gpu.methods.METHODS`, beside CF-CAM.
     engine : str
@@ -66,7 +66,7 @@ def find(
         left_out[OURS_OF_ONE_LEVEL] = f"{OURS} has one level here"
     for name in methods:
         if name not in makers and name not in left_out:
-            makers[name] = partial(explainer, names[-1:], name, engine)
+            makers[name] = partial(explainer, names[-1:] if METHODS[name].layers == "one" else None, name, engine)
     reason = peers.why_not(layers[-1])
     for name, peer in peers.PEERS.items():
         if not peer.installed:

@@ -50,7 +50,13 @@ def apart(ours: torch.Tensor | NDArray[Any], theirs: torch.Tensor | NDArray[Any]
 
 
 def check(
-    model: nn.Module, layers: tuple[TargetLayer, ...], config: Config, engine: str, images: torch.Tensor
+    model: nn.Module,
+    layers: tuple[TargetLayer, ...],
+    config: Config,
+    engine: str,
+    images: torch.Tensor,
+    *,
+    libragrad: bool = False,
 ) -> list[Check]:
     """An engine's result beside the reference's, both from one capture of the predicted classes.
 
@@ -64,8 +70,10 @@ def check(
         A key of :data:`cfcam_gpu.engines.ENGINES`.
     images : (B, C, *size) floating tensor
         On the model's device.
+    libragrad : bool
+        As for :class:`cfcam_gpu.CFCAM`.
     """
-    plan, request = Plan.of(layers, config), targets.read(None, len(images))
+    plan, request = Plan.of(layers, config, libragrad), targets.read(None, len(images))
     captured = plan.capture(model, images, request)
     plan = plan.with_layers(captured.layers)  # with the layouts
     found = _launched(captured, config, engine, images.device)

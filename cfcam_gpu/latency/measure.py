@@ -232,8 +232,8 @@ class Run:
                 del guarded[failed.name], calls[failed.name]
 
     def _checks(self, name: str, images: torch.Tensor) -> list[gate.Check]:
-        layers, config, _ = self._levels(name)
-        return gate.check(self.loaded.model.module, layers, config, self.loaded.engine, images)
+        layers, config, libragrad = self._levels(name)
+        return gate.check(self.loaded.model.module, layers, config, self.loaded.engine, images, libragrad=libragrad)
 
     def _all_stages(self, names: list[str], images: torch.Tensor, where: str, tell: Told) -> dict[str, Any]:
         found = {}

@@ -37,9 +37,9 @@ def completeness(
     model : torch.nn.Module
     images : (B, ...) tensor
     captured : Captured
-        Of these images, with gradients. Of several targets an image the first is meant.
+        Of these images, with the model's own gradients. Of several targets an image the first is meant.
     request : Request
-        What it was captured for: classes, no callables.
+        What it was captured for: classes, no callables, and no objective that picks others by their logits.
     contrast : float
         See :func:`cfcam_gpu.targets.resolve`.
     """

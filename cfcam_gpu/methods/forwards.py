@@ -1,12 +1,12 @@
 """CAMs that need more than one forward and one backward: they look at the model itself.
 
 Each takes the :class:`Work` at hand, and returns raw maps (B, T, ...) float32 on the images' device: >= 0, not
-normalised. Of channels, the host reads which are alive, once a call; it reads no activation.
+normalised. Of channels, the host reads which are alive, once a call, and of copies of an image, whether the model says
+of them what it said of the image; it reads no activation.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -23,8 +23,8 @@ from ..hooks.target_layer import TargetLayer
 from ..targets.outputs import logits_of
 from ..targets.request import Request, resolve
 from .gradient import plusplus_weights, weighted
+from .head import Head
 from .noise import noisy_copies
-from .substituted_activations import first_copy_only, substituted
 
 #: Noisy copies of each image that Smooth Grad-CAM++ looks at.
 SAMPLES = 8
@@ -123,14 +123,14 @@ def ablationcam(work: Work) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        If the model has no logits, or from the target layer on the head reads the class token alone.
+        If the model has no logits, from the target layer on the head reads the class token alone, or the model says of
+        copies of an image something else than of the image.
     """
     images, activations = work.images, work.captured.activations
     with guarded(work.model):
         score = _scores(work, torch.arange(len(images), device=images.device), work.captured.need_logits())
         ablated = score[..., None].repeat(1, 1, activations.shape[1])
-        head = _Head(work)
-        _check_patches(work, head)
+        head = _head(work)
         size = chunk_size(work.memory, head.bytes_each)
         live = (activations != 0).flatten(2).any(dim=-1).nonzero()
         done, counts = 0, live[:, 0].bincount(minlength=len(images)).tolist()
@@ -139,7 +139,7 @@ def ablationcam(work: Work) -> torch.Tensor:
                 image, channels = live[done : min(done + size, end)].unbind(dim=1)
                 copies = activations[b].repeat(len(channels), *(1 for _ in activations.shape[1:]))
                 copies[torch.arange(len(channels), device=channels.device), channels] = 0
-                ablated[b, :, channels] = _scores(work, image, head(b, copies)).T
+                ablated[b, :, channels] = _scores(work, image, logits_of(head(b, copies))).T
                 done += len(channels)
                 if work.progress is not None:
                     work.progress(done, len(live))
@@ -147,13 +147,18 @@ def ablationcam(work: Work) -> torch.Tensor:
     return weighted(activations, (score[..., None] - ablated) / size_of_score[..., None])
 
 
-def _check_patches(work: Work, head: _Head) -> None:
-    """Refuse tokens of which the head reads but the class token: no ablation would change a score."""
+def _head(work: Work) -> Head:
+    """What comes after the layer. Of tokens more than the class token is to be read there: else no score would change.
+
+    Raises
+    ------
+    ValueError
+    """
+    head = Head(work.model, work.images, work.captured, "Take a method that runs no copies of an image")
     layout = work.layer.layout
     if layout is None or not layout.extra:
-        return
-    activation = work.captured.activations[:1]
-    logits = head(0, torch.cat([activation, torch.zeros_like(activation)]))
+        return head
+    logits = logits_of(head.tried)
     with_patches, without_patches = _scores(work, torch.zeros(2, dtype=torch.int64, device=logits.device), logits)
     if torch.allclose(with_patches, without_patches, rtol=torch.finfo(logits.dtype).eps ** 0.5, atol=0.0):
         raise ValueError(
@@ -161,33 +166,7 @@ def _check_patches(work: Work, head: _Head) -> None:
             "the class token alone; take a layer before the last attention, such as what its block's first norm "
             "returns, or leave target_layer out"
         )
-
-
-class _Head:
-    """What comes after a layer, on many activations of one image."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.trunk_once = True
-        self.bytes_each = forward_bytes(work.model, self._try_trunk_once, 2)
-        if not self.trunk_once:
-            self.bytes_each = forward_bytes(work.model, lambda: work.model(work.images[:1]), 1)
-
-    def _try_trunk_once(self) -> None:
-        """No, where the batches of both sides of the layer meet in a way that doesn't broadcast, as in a DenseNet."""
-        activation, expected = self.work.captured.activations[:1], self.work.captured.need_logits()
-        try:
-            doubled = self(0, activation.repeat(2, *(1 for _ in activation.shape[1:])))
-            self.trunk_once = doubled.shape == (2, *expected.shape[1:])
-        except Exception:  # whatever it is, it comes again below if the batches are not to blame
-            self.trunk_once = False
-
-    def __call__(self, b: int, activations: torch.Tensor) -> torch.Tensor:
-        model, image = self.work.model, self.work.images[b : b + 1]
-        copies = image.expand(len(activations), *image.shape[1:])
-        shared_trunk = first_copy_only(model, copies) if self.trunk_once else nullcontext()
-        with substituted(self.work.layer, activations), shared_trunk:
-            return logits_of(model(copies))
+    return head
 
 
 def reciprocam(work: Work) -> torch.Tensor:
@@ -203,21 +182,21 @@ def reciprocam(work: Work) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        If the model has no logits or a single class, or from the target layer on the head reads the class token alone.
+        If the model has no logits or a single class, from the target layer on the head reads the class token alone, or
+        the model says of copies of an image something else than of the image.
     """
     images, activations = work.images, work.captured.activations
     with guarded(work.model):
         count, positions = work.captured.gradients.shape[1], activations[0, 0].numel()
         found = activations.new_empty((len(images), count, positions), dtype=torch.float32)
-        head = _Head(work)
-        _check_patches(work, head)
+        head = _head(work)
         size = chunk_size(work.memory, head.bytes_each)
         every, done = torch.arange(positions, device=activations.device), 0
         for b, activation in enumerate(activations.flatten(2)):
             for here in torch.split(every, size):
                 masked = activation.new_zeros((len(here), *activation.shape))
                 masked[torch.arange(len(here), device=here.device), :, here] = activation[:, here].T
-                logits = head(b, torch.unflatten(masked, 2, activations.shape[2:]))
+                logits = logits_of(head(b, torch.unflatten(masked, 2, activations.shape[2:])))
                 found[b, :, here] = _scores(work, torch.full_like(here, b), logits).T
                 done += len(here)
                 if work.progress is not None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..core.chunks import DEFAULT_MEMORY
 from ..core.similarity import TOP, agreement
+from .numbers import is_number
 from .scoring import Explainer, check_images, check_maps, of_logits
 from .statistics import checked
 
@@ -58,7 +59,7 @@ def class_sensitivity(
         If an argument, or what the explainer returns, is refused; the message names it.
     """
     images = check_images(images, model)
-    if not 0 < top < 1:
+    if not (is_number(top) and 0 < top < 1):
         raise ValueError(f"top: expected a share between 0 and 1; got {top!r}")
     classes = of_logits(model, images, _two_likeliest, memory)
     first, second = (
@@ -106,7 +107,7 @@ def class_sensitivity_test(agreement: torch.Tensor, *, threshold: float = 0.5) -
     """
     from scipy import stats  # slow to import, and of no use to the other metrics
 
-    if not 0 <= threshold <= 1:
+    if not (is_number(threshold) and 0 <= threshold <= 1):
         raise ValueError(f"threshold: expected a share from 0 to 1; got {threshold!r}")
     above = checked("agreement", agreement).numpy() - threshold
     if not above.any():

@@ -19,8 +19,6 @@ def completeness_gap(
     target_layer: Layer,
     images: torch.Tensor,
     target: targets.Target = None,
-    *,
-    libragrad: bool = False,
 ) -> Completeness:
     """How much of what a layer is to the class's logit is missing from the evidence that maps share out.
 
@@ -30,6 +28,9 @@ def completeness_gap(
     Networks", ICML 2017 (arXiv:1703.01365), asked of the layer. The gap belongs to the model and the layer, not to one
     map: a large one says that a map there, whatever the method, rests on a slope that does not reach that far. Of
     tokens, those that are no position of the map keep their values.
+
+    The gradients are the model's own. LibraGrad's promise another sum: the logit itself is that of gradient times
+    activation and of each bias times its gradient, whatever is left without the activations.
 
     Parameters
     ----------
@@ -42,8 +43,6 @@ def completeness_gap(
         follows the layer once back.
     target : None, int, sequence or (B,) tensor
         The classes; None: the predicted ones.
-    libragrad : bool
-        Take LibraGrad's gradients, as an explainer with ``libragrad=True`` does.
 
     Returns
     -------
@@ -59,5 +58,5 @@ def completeness_gap(
     if request.scores is not None or request.several:
         raise ValueError("target: expected None or one class index for each image; the metric is about one logit")
     model = check_model(model)
-    captured = capture(model, layers.find(model, target_layer), images, request, libragrad=libragrad)
+    captured = capture(model, layers.find(model, target_layer), images, request)
     return completeness(model, images, captured, request)

@@ -11,6 +11,7 @@ from torch import nn
 from ..core.chunks import DEFAULT_MEMORY, Progress
 from ..targets.request import Target
 from .imputation import impute
+from .numbers import is_number
 from .scoring import check_fit, class_indices, class_scores, ranked
 
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -80,7 +81,7 @@ def road(
     images, maps = check_fit(
         model, images, maps, images_only="ROAD fills a pixel in from the eight around it, which only images have"
     )
-    if not percentiles or not all(0 < percent < 100 for percent in percentiles):
+    if not percentiles or not all(is_number(percent) and 0 < percent < 100 for percent in percentiles):
         raise ValueError(f"percentiles: expected numbers between 0 and 100; got {list(percentiles)}")
     classes = class_indices(model, images, target, memory)
     ranks = ranked(maps)

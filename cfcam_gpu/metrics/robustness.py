@@ -15,6 +15,7 @@ import torch
 from ..core.chunks import Progress
 from ..core.maps import upsample
 from ..methods.noise import noisy_copies
+from .numbers import is_number
 from .scoring import Explainer, check_images, check_maps
 
 Tensors = TypeVar("Tensors", torch.Tensor, Sequence[torch.Tensor])
@@ -225,5 +226,5 @@ def _range(images: torch.Tensor) -> torch.Tensor:
 
 
 def _check_amount(name: str, value: float) -> None:
-    if not 0 <= value < float("inf"):
+    if not (is_number(value) and 0 <= value < float("inf")):
         raise ValueError(f"{name}: expected a number that is not negative; got {value!r}")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from .numbers import is_number
+
 #: Resampled values that are held at a time, 8 bytes each.
 CHUNK = 1 << 24
 
@@ -45,7 +47,7 @@ def mean_interval(values: torch.Tensor, *, level: float = 0.95, resamples: int =
         smaller.
     """
     values = checked("values", values)
-    if not 0 < level < 1:
+    if not (is_number(level) and 0 < level < 1):
         raise ValueError(f"level: expected a number between 0 and 1; got {level!r}")
     if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
         raise ValueError(f"resamples: expected a whole number, at least 1; got {resamples!r}")

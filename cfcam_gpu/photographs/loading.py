@@ -137,8 +137,9 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
     check(settings)
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
     extent = exported.EXTENTS.get(settings.preset)
-    # Other methods may take a forward for each channel, so that Grad-CAM tries the model in their place.
-    trial = method if methods.find(method).cluster_filter else "gradcam"
+    chosen = methods.find(method)
+    # Methods of one layer may take a forward for each channel, so that Grad-CAM tries the model in their place.
+    trial = method if chosen.cluster_filter or chosen.layers == "all" else "gradcam"
     loaded = _load(
         settings,
         lambda module, engine: CAM(

@@ -92,7 +92,7 @@ LibragradOption: TypeAlias = Annotated[
         "--libragrad/--no-libragrad",
         help="Gradients that are complete on transformers: normalisations, gates and attention's weights count as "
         "constants.",
-        show_default="where cfcam chooses the layer of a model of tokens",
+        show_default="where cfcam's layers are tokens of one grid",
     ),
 ]
 WindowOption: TypeAlias = Annotated[

@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.cluster import hierarchy
 
-from ..core import two_level
 from ..core.cluster_filter import MAX_MAP, channel_evidence
 from ..core.config import Config
+from ..core.gate import gated
 from ..core.maps import upsample
+from ..core.similarity import is_same
 from ..engines.reference import PRIMITIVES
 from ..hooks.capture import Captured
 from ..targets.request import Request
 from . import ablation, overlays
-from .agreement import agree, check_images
 from .record import Record
+from .same import check_images
 
 REST = "rest"
 
@@ -182,10 +183,10 @@ def _look(explanation: Record, images: torch.Tensor) -> tuple[Captured, list[Flo
         )
     ]
     raw_maps = torch.as_tensor(np.stack([channels.sum(axis=0) for channels in of_channels])).clamp(0, MAX_MAP).float()
-    raw_maps = two_level.gated(
+    raw_maps = gated(
         raw_maps[:, None].to(images.device), captured.activations, captured.gradients, config, captured.coarse
     )[:, 0]
-    if not (agree(raw_maps.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
+    if not (is_same(raw_maps.cpu(), explanation.raw_maps.cpu()) and _same_logits(captured.logits, explanation.logits)):
         raise ValueError(
             "images: expected those that were explained, prepared in the same way and under the same autocast; the "
             "model sees other evidence in these, or has changed since"
@@ -289,4 +290,4 @@ def _measured(components: list[Component], scores: torch.Tensor, shares: torch.T
 
 
 def _same_logits(again: torch.Tensor | None, before: torch.Tensor | None) -> bool:
-    return again is before if again is None or before is None else agree(again, before)
+    return again is before if again is None or before is None else is_same(again, before)

@@ -20,7 +20,7 @@ from . import overlays
 
 
 class Origin(NamedTuple):
-    """What it takes, beside the result, to look at the same images again: the model and the callables explained.
+    """What it takes, beside the result, to look at the same images again: the model, the callables, the images' dtype.
 
     ``capture`` reads the activations and gradients of images (B, ...) for a request, as they were read before; None
     where several looks or layers were made one map of, or attention. ``explain`` explains images as the explainer that
@@ -29,6 +29,7 @@ class Origin(NamedTuple):
 
     model: nn.Module
     scores: tuple[Score | tuple[Score, ...], ...] | None
+    dtype: torch.dtype
     capture: Callable[[torch.Tensor, Request], Captured] | None
     explain: Callable[[torch.Tensor, Request], Record] | None = None
 

@@ -9,18 +9,21 @@ from typing import TypeAlias
 import torch
 
 from ..core.chunks import DEFAULT_MEMORY, chunk_size
-from ..core.similarity import agreement, pearson
+from ..core.finite import NotFiniteError
+from ..core.similarity import agreement, is_same, pearson
 from ..hooks.forward_memory import forward_bytes
 from ..hooks.guard import guarded
 from ..methods import METHODS
 from ..methods.completeness import completeness
 from ..methods.noise import noisy_copies
 from ..targets.request import Request
-from .agreement import agree, check_images
 from .record import Origin, Record
+from .same import check_images
 
 #: Noisy copies of each image, and the standard deviation of their noise as a share of the image's range of values.
 COPIES, NOISE = 2, 0.1
+#: What comes of more images than a model or a device takes: a shape, an assertion, or that memory is out.
+_OF_SIZE = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 Explain: TypeAlias = Callable[[torch.Tensor, Request], Record]
 
@@ -48,8 +51,8 @@ class Trust:
         runner-up is masked out by a logit of -infinity.
     gap : float64 tensor or None
         The completeness gap of :func:`cfcam_gpu.metrics.completeness_gap` at the layer of `raw_maps`, of the score that
-        is differentiated. None where callables are explained, where a method takes no gradients, and of several layers
-        or looks.
+        is differentiated. None where callables are explained, where a method takes no gradients, LibraGrad's, whose sum
+        has the biases' part, or those of a score that picks classes by their logits, and of several layers or looks.
     """
 
     flip: torch.Tensor | None
@@ -139,7 +142,7 @@ def _check_same(explanation: Record, again: Record) -> None:
     pair = (again.raw_maps, explanation.raw_maps)
     if again.logits is not None and explanation.logits is not None:
         pair = (again.logits, explanation.logits)
-    if not agree(*pair):
+    if not is_same(*pair):
         raise ValueError(
             "images: expected those that were explained, prepared in the same way and under the same autocast; the "
             "model says something else of these, or has changed since"
@@ -164,22 +167,27 @@ def _stability(
 
 
 def _maps(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin, explain: Explain) -> torch.Tensor:
-    """Maps of copies of the images, all of them at once within the budget."""
-
-    def run(size: int) -> torch.Tensor:
-        maps = []
-        for start in range(0, len(copies), size):
-            part = copies[start : start + size]
-            at = [place % batch for place in range(start, start + len(part))]
-            maps.append(explain(part, _request(explanation, at)).maps)
-        return torch.cat(maps)
-
+    """Maps of copies of the images: as many batches at once as the budget allows and the model and the device take."""
     try:
         with guarded(origin.model):
             bytes_each = forward_bytes(origin.model, lambda: origin.model(copies[:1]), 1)
-        return run(max(batch, chunk_size(DEFAULT_MEMORY, bytes_each)))
-    except Exception:  # whatever it is, it comes again below if the number of images is not to blame
-        return run(batch)
+        size = max(1, chunk_size(DEFAULT_MEMORY, bytes_each) // batch) * batch
+    except _OF_SIZE:
+        size = batch
+    maps: list[torch.Tensor] = []
+    start = 0
+    while start < len(copies):
+        part = copies[start : start + size]
+        at = [place % batch for place in range(start, start + len(part))]
+        try:
+            maps.append(explain(part, _request(explanation, at)).maps)
+        except _OF_SIZE as error:
+            if len(part) == batch or isinstance(error, NotFiniteError):
+                raise
+            size = batch  # it comes again if the number of images is not to blame
+        else:
+            start += len(part)
+    return torch.cat(maps)
 
 
 def _request(explanation: Record, images: Sequence[int] | None = None) -> Request:
@@ -195,9 +203,11 @@ def _request(explanation: Record, images: Sequence[int] | None = None) -> Reques
 
 def _gap(explanation: Record, images: torch.Tensor, origin: Origin) -> torch.Tensor | None:
     method = METHODS[explanation.method]
-    if origin.capture is None or explanation.target is None or not method.gradients:
-        return None
+    if origin.capture is None or explanation.target is None or not method.gradients or method.classes_only:
+        return None  # classes that are picked would be others without the activations
     request = replace(_request(explanation), objective=method.objective)
     captured = origin.capture(images, request)
+    if captured.libragrad:
+        return None
     contrast = 0.0 if explanation.config is None else explanation.config.contrast
     return completeness(origin.model, images, captured, request, contrast=contrast).gap

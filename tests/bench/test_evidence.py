@@ -8,10 +8,12 @@ import torch
 from bench import evidence, evidence_tables
 from bench.evidence import Evidence, Group, Subject
 from bench.torchvision_shim import import_torchvision
+from cfcam_gpu import methods
 from cfcam_gpu.evaluation import candidates
 from cfcam_gpu.evaluation.data import Sample
 
 from ..networks import two_scales
+from ..transformers import pictures, transformer
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,15 @@ def test_a_network_that_was_not_measured_has_no_rows(tmp_path, monkeypatch):
 def test_methods_are_told_with_their_gradients():
     assert evidence_tables.title("gradcam+libragrad") == "Grad-CAM, last layer, LibraGrad"
     assert evidence_tables.title("cfcam+plain") == "CF-CAM, default, plain gradients"
+
+
+def test_what_the_default_is_held_against_on_tokens_takes_gradients_and_is_there():
+    images = pictures()[:1]
+    sample = Sample(images[0], torch.tensor([0]), None, tuple(images.shape[2:]))
+    group = Group(transformer(depth=4), [Subject("0", 0, sample, sample.classes[None], [])])
+    names = [candidate.name for candidate in evidence.chosen("vit", group)]
+    assert names == evidence.OF_TOKENS
+    for name in names:
+        base = name.removesuffix(candidates.LIBRAGRAD).removesuffix(candidates.PLAIN)
+        assert methods.METHODS[base].gradients
+        evidence_tables.title(name)

@@ -49,3 +49,10 @@ def test_gains_are_positive_where_ours_is_better(write):
     gains = list(instrument_tables.shapes("cnn"))[-1]
     assert gains.count("+2.0 [+1.0, +3.0]") == 5
     assert gains.count("-2.0 [-3.0, -1.0]") == 3
+
+
+def test_a_row_is_of_a_method_that_the_library_has():
+    record = ["cfcam+libragrad", "a method that is gone", "legrad", "cfcam", "gradcam+++libragrad", "layercam-fine"]
+    assert instrument_tables.listed(record) == [
+        *("cfcam", "cfcam+libragrad", "gradcam+++libragrad", "legrad", "layercam-fine"),
+    ]

@@ -13,8 +13,11 @@ from cfcam_gpu import CAM, Explanation
 from cfcam_gpu.hooks import Layout, find
 
 from ..cams import Densely, Net, batch, made
+from ..threads import in_threads
+from ..transformers import transformer
 
 NAMES = ["refinecam", "winsorcam"]
+BLOCKS = ["blocks.0.norm1", "blocks.1.norm1"]
 
 
 @pytest.fixture
@@ -98,3 +101,28 @@ def test_bad_input_is_refused(net, images):
     for name in NAMES:
         with pytest.raises(ValueError, match="image 1 has NaN"):
             CAM(net, ["act", "act2"], method=name)(images, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("legrad", None), ("winsorcam", BLOCKS), ("hirescam", BLOCKS[1]), ("cfcam", BLOCKS)]
+)
+def test_another_threads_images_of_another_size_change_no_map(name, layers):
+    """Theirs are explained while the model is at work on ours: tokens have another grid there."""
+    model = transformer()
+    wide, high = torch.randn(2, 1, 3, 16, 48, generator=torch.Generator().manual_seed(0))
+    high = high.reshape(1, 3, 48, 16)
+    explain = CAM(model, layers, method=name)
+    expected = [explain(images, 0).raw_maps for images in (wide, high)]
+    assert expected[0].shape == (1, 4, 12)
+    met = []
+
+    def meanwhile(module, given):
+        if given[0].shape == wide.shape and not met:
+            met.append(None)
+            met.extend(in_threads(lambda _: explain(high, 0).raw_maps, 1))
+
+    handle = model.register_forward_pre_hook(meanwhile)
+    found = explain(wide, 0).raw_maps
+    handle.remove()
+    assert torch.equal(found, expected[0])
+    assert torch.equal(met[1], expected[1])

@@ -30,7 +30,7 @@ def test_every_kind_of_method_of_gradients_takes_it(method):
     model, inputs = VisionTransformer(), images()
     layer = ["blocks.1", "blocks.2"] if method == "refinecam" else LAYER
     found, plain = (
-        cfcam_gpu.CAM(model, layer, method=method, libragrad=libragrad)(inputs, 1) for libragrad in (True, None)
+        cfcam_gpu.CAM(model, layer, method=method, libragrad=libragrad)(inputs, 1) for libragrad in (True, False)
     )
     assert torch.equal(found.logits, plain.logits)
     assert not torch.equal(found.raw_maps, plain.raw_maps)
@@ -61,9 +61,9 @@ def test_a_pipeline_knows_that_its_results_depend_on_it():
     model, inputs = VisionTransformer(), images()
     said = []
     for explain in (
-        *(cfcam_gpu.CFCAM(model, LAYER, libragrad=libragrad) for libragrad in (None, True)),
-        cfcam_gpu.CAM(model, method="cfcam"),  # by default, as the model is one of tokens
+        *(cfcam_gpu.CAM(model, LAYER, libragrad=libragrad) for libragrad in (None, True)),
+        *(cfcam_gpu.CFCAM(model, layer) for layer in (LAYER, None)),  # by default, as the model is one of tokens
         cfcam_gpu.CAM(model, method="cfcam", libragrad=False),
     ):
         said.append(explainers.facts(explain, explain(inputs), torch.device("cpu")).pop("libragrad"))
-    assert said == [False, True, True, False]
+    assert said == [False, True, True, True, False]

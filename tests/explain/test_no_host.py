@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cfcam_gpu import CAM, CFCAM, Config, engines, targets
+from cfcam_gpu.core.gate import gate
 from cfcam_gpu.core.maps import upsample
-from cfcam_gpu.core.two_level import gate
 from cfcam_gpu.engines import execution, fused, reference
 from cfcam_gpu.explain.cuda_graph import explain_within_graph
 from cfcam_gpu.hooks import capture, layers
@@ -99,7 +99,7 @@ OF_ONE_LAYER = [name for name, one in METHODS.items() if not one.cluster_filter 
 
 
 @pytest.mark.parametrize("name", OF_ONE_LAYER)
-def test_the_host_reads_once_a_look_and_of_channels_which_are_alive(name):
+def test_the_host_reads_once_a_look_which_channels_are_alive_and_whether_copies_are_as_before(name):
     model, images = Network().eval(), draw(0)
 
     def reads(**options):
@@ -109,12 +109,12 @@ def test_the_host_reads_once_a_look_and_of_channels_which_are_alive(name):
             explain(images)
         return found.count
 
-    alive = {"scorecam": 1, "ablationcam": 2}.get(name, 0)
-    assert reads() == 1 + alive
-    assert reads(memory=1) == 1 + alive, "with a chunk for each channel as with one"
-    assert reads(augment="flip") == 2 * (1 + alive)
+    more = {"scorecam": 1, "ablationcam": 3, "reciprocam": 1}.get(name, 0)
+    assert reads() == 1 + more
+    assert reads(memory=1) == 1 + more, "with a chunk for each channel as with one"
+    assert reads(augment="flip") == 2 * (1 + more)
     # The image itself is looked at, too: what its class is.
-    assert reads(smooth=3) == 3 * (1 + alive) + 1
+    assert reads(smooth=3) == 3 * (1 + more) + 1
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_small_batch_does_not_wait_for_many_launches(targets):
     with Launches() as maps:
         upsample(fine, (12, 10))
     with Launches() as gated:
-        gate(fine, *coarse, 0.1)
+        gate(fine, *coarse, Config(gate=0.1))
     assert maps.count <= 6
     assert gated.count <= 13 + 2 * targets
 

@@ -129,6 +129,14 @@ COMPLETED = {
     "multi-head attention": multihead,
     "fused attention": fused_with_mask,
     "dynamic kernel": dynamic_kernel,
+    "bilinear": lambda x: F.bilinear(x, x.flip(1), weights(3, 4, 4)),
+    "cross": lambda x: torch.linalg.cross(x[:, :3], x[:, 3:], dim=1),
+    "outer product": lambda x: torch.addr(weights(4, 4), x[0, 0, 0], x[0, 0, 1]) - weights(4, 4),
+    "power of a weight": lambda x: x.relu() ** weights(6, 1, 1).abs(),
+    "float power": lambda x: torch.float_power(x.abs(), 3),
+    "power pooling": lambda x: F.lp_pool2d(x.abs(), 3.0, 2),
+    "mixture": lambda x: torch.lerp(x, x.flip(1), x.sigmoid()),
+    "sampled where it says": lambda x: F.grid_sample(x[:, :4], x[:, 4:].permute(0, 2, 3, 1).tanh(), align_corners=True),
 }
 
 
@@ -140,7 +148,7 @@ def test_a_value_is_the_sum_of_input_times_gradient_and_is_the_same_as_without(n
     plain, _, of_plain = taken(COMPLETED[name], value, libragrad=False)
     assert torch.equal(found, plain)
     assert (gradient * value).sum().item() == pytest.approx(score, rel=1e-9)
-    if name not in ("generalised mean", "global response", "length"):  # complete as they are
+    if name not in ("generalised mean", "global response", "length", "power pooling"):  # complete as they are
         assert (of_plain * value).sum().item() != pytest.approx(score, rel=1e-3)
 
 
@@ -337,6 +345,50 @@ def test_what_cannot_be_changed_is_refused(part, message):
         ValueError, match=f"^model: {message}.* in which LibraGrad can't change the backward.*libragrad=F"
     ):
         of(model, images(), libragrad=True)
+
+
+ATEN = torch.ops.aten  # which run past rules, as C++ does
+ALL = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    {
+        "Addr": lambda x: ATEN.addr(weights(4, 4), x[0, 0, 0], x[0, 0, 1]),
+        "Atan2": lambda x: torch.atan2(x, x.flip(1)),
+        "GridSampler2D": lambda x: ATEN.grid_sampler_2d(x[:, :4], x[:, 4:].permute(0, 2, 3, 1), 0, 0, True),
+        "Lerp": lambda x: ATEN.lerp.Tensor(x, x.flip(1), x.sigmoid()),
+        "LinalgCross": lambda x: ATEN.linalg_cross(x[:, :3], x[:, 3:], dim=1),
+        "Pow": lambda x: ATEN.pow.Tensor_Scalar(x, 3),
+        "Pow, of a tensor": lambda x: ATEN.pow.Tensor_Tensor(x, weights(6, 1, 1).abs()),
+        "Pow, by features": lambda x: x.abs() ** x,
+        "PreluKernel": lambda x: F.prelu(x, x[0, :, 0, 0]),
+        "Sqrt": lambda x: ATEN.sqrt(x.abs()),
+        "Trilinear": lambda x: ATEN.bilinear(x, x.flip(1), weights(3, 4, 4)),
+    }.items(),
+)
+def test_an_operator_that_multiplies_or_raises_features_without_a_rule_is_refused_by_name(kind, function):
+    with pytest.raises(ValueError, match=f"^model: {kind.partition(',')[0]} runs inside TorchScript or C"):
+        taken(function, ALL)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.cat([torch.stack([x, x.flip(1)]).sum(0), x])[:2],
+        lambda x: torch.where(x > 0, x.maximum(x.flip(1)), x - 2 * x.flip(1)),
+        lambda x: (
+            torch.zeros_like(x).index_copy(1, torch.tensor([1, 0]), x[:, :2]).index_add(1, torch.tensor([1]), x[:, :1])
+        ),
+        lambda x: x.lerp(x.flip(1), 0.3).scatter_add(1, torch.zeros(x.shape, dtype=torch.int64), x),
+        lambda x: torch.hypot(torch.cdist(x, x.flip(1)), torch.cdist(x, x.flip(2))),
+        lambda x: x.clone().index_put((torch.tensor([0]),), x[1:]).masked_scatter(x > 0, x).copy_(x.flip(1)),
+    ],
+)
+def test_features_may_meet_in_operators_that_are_linear_or_of_degree_one(function):
+    _, score, gradient = taken(function, ALL)
+    assert (gradient * ALL).sum().item() == pytest.approx(score, rel=1e-9)
+    assert torch.equal(gradient, taken(function, ALL, libragrad=False)[2])
 
 
 class Activation(nn.Module):

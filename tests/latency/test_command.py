@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from cfcam_gpu import CAM, CFCAM, Config
 from cfcam_gpu.cli import app
 from cfcam_gpu.engines import cpu
-from cfcam_gpu.latency import candidates, machine, measure, memory, peers, pictures, stages, timing
+from cfcam_gpu.hooks.layers import find
+from cfcam_gpu.latency import candidates, gate, machine, measure, memory, peers, pictures, stages, timing
 from cfcam_gpu.photographs import models, photos
 from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.targets.request import Request
@@ -204,6 +205,14 @@ def test_peers_are_left_out_where_they_would_explain_something_else(tmp_path, mo
     assert "good: not measured: the peers hook what a module returns, and 5.input is what enters one" in done.stderr
 
 
+def test_a_method_of_many_layers_chooses_its_own():
+    found = candidates.find((find(two_scales(), "4"),), ["winsorcam", "layercam"], "cpu")
+    model, images = two_scales().eval(), torch.rand(1, 3, 64, 64)
+    for name, layer in (("winsorcam", None), ("layercam", "4")):
+        expected = CAM(model, layer, method=name)(images).maps
+        assert torch.equal(found.makers[name](model)(images), expected)
+
+
 def test_a_method_that_fails_ends_nothing(tmp_path, monkeypatch):
     explain = CAM.__call__
 
@@ -360,3 +369,13 @@ def test_of_tokens_the_default_is_measured(tmp_path, monkeypatch):
     assert torch.equal(works[0]["end_to_end"](), expected.maps)
     captured = explain._plan.capture(found.module, pixels, Request())
     assert torch.equal(works[0]["capture"]().gradients, captured.gradients)
+    held = []
+    launch = gate.execution.launch
+
+    def seen(engine, activations, gradients, *rest, **more):
+        held.append(gradients)
+        return launch(engine, activations, gradients, *rest, **more)
+
+    monkeypatch.setattr(gate.execution, "launch", seen)
+    assert all(check.passed for check in run._checks("cfcam", pixels))
+    assert all(torch.equal(gradients, captured.gradients) for gradients in held), "those that are timed"

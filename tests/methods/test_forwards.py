@@ -301,6 +301,15 @@ def test_ablationcam_runs_the_layers_before_on_one_image_only(make, images):
     assert batches == [2, 1, 1, 1], "the capture, the trial, and each image once"
 
 
+@pytest.mark.parametrize("name", ["ablationcam", "reciprocam"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_model_that_mixes_the_images_of_a_batch_has_no_copies_of_one_image(name, count, images):
+    net = made(Net())
+    net.register_forward_hook(lambda module, args, output: output - output.mean(dim=0) / 2)
+    with pytest.raises(ValueError, match=r"model: expected .* the same in any batch.* of image 0"):
+        raw(net, "act2", images[:count], 0, name)
+
+
 def test_smooth_gradcam_plusplus_reports_its_samples(net, images):
     steps = []
     raw(net, "act2", images, None, "smoothgradcam++", progress=lambda *step: steps.append(step))

@@ -96,14 +96,16 @@ def test_the_signed_rank_test_by_counting_all_signs():
 
 def test_bad_input_is_refused(net):
     images = torch.randn(2, 3, 20, 16)
-    with pytest.raises(ValueError, match="top: expected a share between 0 and 1; got 5"):
-        class_sensitivity(net, None, images, top=5)
+    for top in (5, "a", None, True):
+        with pytest.raises(ValueError, match=f"top: expected a share between 0 and 1; got {top!r}"):
+            class_sensitivity(net, None, images, top=top)
     one = nn.Sequential(net[:4], nn.Linear(8, 1))
     with pytest.raises(ValueError, match=r"model: expected logits of at least two classes.*got one"):
         class_sensitivity(one, None, images)
     with pytest.raises(ValueError, match=r"maps: expected shape \(2, 20, 16\); got \(2, 3, 20, 16\)"):
         class_sensitivity(net, lambda given, classes: given.sigmoid(), images)
-    with pytest.raises(ValueError, match="threshold: expected a share from 0 to 1; got 50"):
-        class_sensitivity_test(torch.ones(3), threshold=50)
+    for threshold in (50, None, "a"):
+        with pytest.raises(ValueError, match=f"threshold: expected a share from 0 to 1; got {threshold!r}"):
+            class_sensitivity_test(torch.ones(3), threshold=threshold)
     with pytest.raises(ValueError, match="agreement: expected finite numbers; those at 1 are not"):
         class_sensitivity_test(torch.tensor([0.1, torch.nan]))

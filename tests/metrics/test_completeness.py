@@ -6,7 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cfcam_gpu.hooks import find
+from cfcam_gpu.hooks.capture import capture
 from cfcam_gpu.metrics import completeness_gap
+from cfcam_gpu.targets.request import Request
+from tests.transformers_small import VisionTransformer
+from tests.transformers_small import images as of_transformer
 
 
 class Net(nn.Module):
@@ -61,6 +66,14 @@ def test_evidence_is_autograds(images):
     change = (logit - model[1:](torch.zeros_like(activation))[:, 3]).detach()
     np.testing.assert_allclose(found.change, change, rtol=1e-4)
     assert (found.gap > 0.01).all()
+
+
+def test_gradients_are_the_models_own_where_an_explainer_has_libragrads_by_default():
+    model, inputs = VisionTransformer(), of_transformer()
+    found = completeness_gap(model, "blocks.1", inputs, 2)
+    captured = capture(model, find(model, "blocks.1"), inputs, Request(indices=torch.full((len(inputs),), 2)))
+    expected = (captured.activations * captured.gradients[:, 0]).sum(dim=(1, 2, 3))
+    np.testing.assert_allclose(found.evidence, expected, rtol=1e-4)
 
 
 def test_a_layer_that_adds_nothing_has_no_gap():

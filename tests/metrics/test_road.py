@@ -182,7 +182,7 @@ def test_memory_changes_the_chunks_and_not_the_numbers(images, maps):
     assert [done for done, _ in steps] == [10, 20, 30, 36]
 
 
-@pytest.mark.parametrize("percentiles", [(), (0, 50), (100,), (float("nan"),)])
+@pytest.mark.parametrize("percentiles", [(), (0, 50), (100,), (float("nan"),), ("a",)])
 def test_percentiles_out_of_range_are_refused(images, maps, percentiles):
     with pytest.raises(ValueError, match="percentiles: expected numbers between 0 and 100; got"):
         road(TopLeft(), images, maps, 0, percentiles=percentiles)

@@ -198,6 +198,8 @@ def test_bad_input_is_refused(maps, captured, images, classes):
         pixel_noise_ssim(Brightness(), images, classes, std=float("nan"))
     with pytest.raises(ValueError, match="radius: expected a number that is not negative; got inf"):
         max_sensitivity(Brightness(), images, classes, radius=float("inf"))
+    with pytest.raises(ValueError, match="radius: expected a number that is not negative; got None"):
+        max_sensitivity(Brightness(), images, classes, radius=None)
     with pytest.raises(ValueError, match="samples: expected a whole number, at least 1; got 0"):
         max_sensitivity(Brightness(), images, classes, samples=0)
     with pytest.raises(ValueError, match=r"maps: expected shape \(2, 16, 12\); got \(2, 3, 16, 12\)"):

@@ -77,8 +77,9 @@ def test_bad_values_are_refused(values, error, message):
 
 
 def test_bad_options_are_refused(values):
-    with pytest.raises(ValueError, match="level: expected a number between 0 and 1; got 95"):
-        mean_interval(values, level=95)
+    for level in (95, "a", None):
+        with pytest.raises(ValueError, match=f"level: expected a number between 0 and 1; got {level!r}"):
+            mean_interval(values, level=level)
     for resamples in (0, 2.5, True):
         with pytest.raises(ValueError, match=f"resamples: expected a whole number, at least 1; got {resamples}"):
             mean_interval(values, resamples=resamples)

@@ -16,7 +16,7 @@ TAKES = photos.Preparation(24, 24, Image.Resampling.BILINEAR, (0.5,) * 3, (0.5,)
     [
         ({}, Config.gated(), True),
         ({"libragrad": False}, Config.gated(), False),
-        ({"layers": ("blocks.0",)}, Config(), False),
+        ({"layers": ("blocks.0",)}, Config.gated(), True),
         ({"preset": "broad"}, Config.gated("broad"), True),
         ({"preset": "paper"}, Config.paper(), False),
     ],

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CAM, CFCAM, targets
+from cfcam_gpu.core.finite import NotFiniteError
 from cfcam_gpu.explain import Bag
 from cfcam_gpu.results import Trust, trust
 
@@ -114,20 +116,17 @@ def test_what_a_map_owes_to_nothing_but_the_activations_knows_no_class(net, imag
     assert CFCAM(net, "3", augment="flip")(images).trust(images).flip.tolist() == pytest.approx([1, 1, 1])
 
 
-def finer(logits, target):
-    """Finer-CAM's score: the logit less those of the three classes nearest to it, by their probabilities."""
-    apart = (logits - logits[target]).detach().abs()
-    apart[target] = math.inf
-    nearest = apart.argsort()[:3]
-    return logits[target] - (logits[nearest].softmax(dim=0) * logits[nearest]).sum()
-
-
 def test_the_gap_is_of_what_is_differentiated(net, images):
     assert (CAM(net, "3")(images).trust(images).gap < 1e-4).all(), "a logit at a linear head"
-    result = CAM(net, "3", method="finercam")(images)
-    expected = gap_by_hand(net, 3, images, result.target, finer)
+    result = CAM(net, "3", method="shapleycam")(images)
+    expected = gap_by_hand(net, 3, images, result.target, lambda row, k: row[k] + row.log_softmax(dim=0)[k])
     assert (expected > 1e-4).any()
     np.testing.assert_allclose(result.trust(images).gap, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"method": "finercam"}, {"method": "gradcam", "libragrad": True}])
+def test_there_is_no_gap_of_classes_picked_by_their_logits_nor_of_sums_with_the_biases_part(net, images, options):
+    assert CAM(net, "3", **options)(images).trust(images).gap is None
 
 
 @pytest.mark.parametrize("spatial_dims", [1, 3])
@@ -216,6 +215,43 @@ def test_copies_go_through_together_within_the_budget(net, images, monkeypatch):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-6)
 
 
+@contextmanager
+def failing(net, size, error):
+    """The sizes of the batches that come, of which one of `size` fails."""
+    batches = []
+
+    def fail(module, args, output):
+        batches.append(len(output))
+        if len(output) == size:
+            raise error
+
+    handle = net[0].register_forward_hook(fail)
+    try:
+        yield batches
+    finally:
+        handle.remove()
+
+
+def test_memory_that_is_out_makes_smaller_batches(net, images):
+    explain = CFCAM(net)
+    result = explain(images)
+    expected = result.trust(images)
+    with failing(net, 9, RuntimeError("out of memory")) as batches:
+        found = result.trust(images)
+    at = batches.index(9)
+    assert batches[at:][:4] == [9, 3, 3, 3]
+    torch.testing.assert_close(found.noise, expected.noise, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.flip, expected.flip, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [KeyError("weights"), NotFiniteError("logits")], ids=str)
+def test_what_is_not_of_the_number_of_images_is_not_tried_again(net, images, error):
+    result = CFCAM(net)(images)
+    with failing(net, 9, error) as batches, pytest.raises(type(error)):
+        result.trust(images)
+    assert batches[-1] == 9
+
+
 def test_a_model_that_takes_no_other_number_of_images(images):
     class OfAll(nn.Module):
         def __init__(self):
@@ -281,6 +317,9 @@ def test_what_is_refused(net, images):
         result.trust(images[:2])
     with pytest.raises(TypeError, match="images: expected a torch tensor"):
         result.trust(images.numpy())
+    for of in (result, CAM(net, ["1", "3"], method="refinecam")(images)):
+        with pytest.raises(TypeError, match=r"images: expected torch\.float32, as those .* got torch\.float64"):
+            of.trust(images.double())
     with pytest.raises(ValueError, match="images: expected those that were explained, prepared in the same way"):
         result.trust(images + 1)
     by_callable = explain(images, lambda logits: logits[0])

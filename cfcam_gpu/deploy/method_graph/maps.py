@@ -26,7 +26,7 @@ def enlarged(maps: torch.Tensor, size: tuple[int, ...], inside: Inside | None = 
 
 
 def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> torch.Tensor:
-    """As :func:`cfcam_gpu.core.two_level.gate`, of maps (N, *spatial); NaN where what gates is not finite.
+    """As :func:`cfcam_gpu.core.gate.gate`, of maps (N, *spatial); NaN where what gates is not finite.
 
     Parameters
     ----------

@@ -7,8 +7,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from cfcam_gpu.core import two_level
 from cfcam_gpu.core.cluster_filter import DEAD, DOMINANT, MAX_MAP, NOISE
+from cfcam_gpu.core.gate import gated
 from cfcam_gpu.deploy.method_graph import MethodGraph
 from cfcam_gpu.deploy.method_graph.channels import scale
 from cfcam_gpu.deploy.method_graph.graph import clustered
@@ -20,7 +20,7 @@ def expected(activations, gradients, config, coarse=None):
     """Raw maps (N, *spatial) and labels (N, C) of the library, of two (N, C, *spatial)."""
     found = cpu.run(activations, gradients[:, None], config)
     by = None if coarse is None else (coarse[0], coarse[1][:, None])
-    maps = two_level.gated(found.raw_maps, activations, gradients[:, None], config, by)
+    maps = gated(found.raw_maps, activations, gradients[:, None], config, by)
     return maps[:, 0], found.labels[:, 0]
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cfcam_gpu.core import two_level
 from cfcam_gpu.core.config import Config
+from cfcam_gpu.core.gate import gated
 from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.deploy.method_graph import filters, is_empty, shown
 from cfcam_gpu.deploy.method_graph.maps import gate
@@ -76,7 +76,8 @@ def test_the_gate_is_the_librarys(dims):
     raw = maps(dims)
     coarse = relu(1, 6, 40, *(3 for _ in range(dims)))
     coarse[1][0] = -1.0  # nothing speaks for it
-    wanted = two_level.gate(raw[:, None], coarse[0], coarse[1][:, None], 0.07)[:, 0]
+    by = coarse[0], coarse[1][:, None]
+    wanted = gated(raw[:, None], *by, Config.two_level(), by)[:, 0]
     found = gate(raw, *coarse, Config.two_level())
     assert is_empty(found).tolist() == [True, False, False, False, False, True]
     largest = raw.flatten(1).amax(1).clamp(min=1e-38).reshape(-1, *[1] * dims)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from bench.models import resnet50
 from cfcam_gpu import CFCAM, Config, cluster_filter_cam
-from cfcam_gpu.core import two_level
+from cfcam_gpu.core.gate import gate
 from cfcam_gpu.core.maps import upsample
 from cfcam_gpu.hooks import layers
 
@@ -124,7 +124,7 @@ def test_one_activation_is_explained_at_one_level(images):
     )
     result = CFCAM(model.eval())(images[:1])
     assert [layer.name for layer in result.layers] == ["1"]
-    assert result.config == Config()
+    assert result.config == Config.gated()
 
 
 def test_several_targets_from_one_forward(images):
@@ -168,7 +168,7 @@ def test_saturation_keeps_the_order_and_the_ends():
 
 def test_no_coarse_evidence_is_an_empty_map():
     activations, gradients = torch.rand(1, 3, 2, 2), -torch.rand(1, 1, 3, 2, 2)
-    gated = two_level.gate(torch.rand(1, 1, 4, 4), activations, gradients, 0.05)
+    gated = gate(torch.rand(1, 1, 4, 4), activations, gradients, Config(gate=0.05))
     assert not gated.any()
     assert bool(torch.isfinite(gated).all())
 
@@ -181,8 +181,8 @@ def test_the_gate_of_a_half_precision_layer_is_that_of_its_numbers_in_float32(dt
     raw, activations = torch.rand(2, 3, 9, 7, generator=generator), torch.rand(2, 64, 5, 4, generator=generator)
     gradients = torch.randn(2, 3, 64, 5, 4, generator=generator) + 0.3
     activations, gradients = (activations * size).to(dtype), (gradients * size).to(dtype)
-    exact = two_level.gate(raw, activations.double().float(), gradients.double().float(), 0.07)
-    gated = two_level.gate(raw, activations, gradients, 0.07)
+    exact = gate(raw, activations.double().float(), gradients.double().float(), Config.two_level())
+    gated = gate(raw, activations, gradients, Config.two_level())
     assert gated.dtype == torch.float32
     torch.testing.assert_close(gated, exact, rtol=1e-6, atol=1e-7)
     # Against an own sum in float64: what is left of it is float32's rounding.
@@ -220,8 +220,8 @@ def test_the_gate_is_float32_whatever_autocast_says():
     generator = torch.Generator().manual_seed(0)
     raw, activations = torch.rand(2, 3, 8, 8, generator=generator), torch.rand(2, 16, 4, 4, generator=generator)
     gradients = torch.randn(2, 3, 16, 4, 4, generator=generator)
-    expected = two_level.gate(raw, activations, gradients, 0.05)
+    expected = gate(raw, activations, gradients, Config(gate=0.05))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = two_level.gate(raw, activations, gradients, 0.05)
+        found = gate(raw, activations, gradients, Config(gate=0.05))
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)

@@ -25,24 +25,24 @@ def gated(
         Of the layer.
     config : Config
     coarse : tuple of two tensors, optional
-        The same of the coarser of two levels; without it there is no gate between them.
+        The same of the coarser of two levels.
+
+    Raises
+    ------
+    ValueError
+        If the configuration has two levels, and no coarse layer is given.
     """
     if config.gate is None:
         return raw_maps
     if config.gate_by == "own":
-        return gate(raw_maps, activations, gradients, config.gate, pooled=False)
-    return raw_maps if coarse is None else gate(raw_maps, *coarse, config.gate)
+        coarse = activations, gradients
+    if coarse is None:
+        raise ValueError("coarse: expected two tensors, as the configuration has two levels; got None")
+    return gate(raw_maps, *coarse, config)
 
 
-def gate(
-    raw_maps: torch.Tensor,
-    activations: torch.Tensor,
-    gradients: torch.Tensor,
-    constant: float,
-    *,
-    pooled: bool = True,
-) -> torch.Tensor:
-    """Maps where the target has evidence as a whole: times c^2 / (c^2 + constant).
+def gate(raw_maps: torch.Tensor, activations: torch.Tensor, gradients: torch.Tensor, config: Config) -> torch.Tensor:
+    """Maps where the target has evidence as a whole: times c^2 / (c^2 + gate).
 
     A layer halfway up a network localises well and hardly tells classes apart; the last one is the other way round. So
     with two levels c is the coarse layer's Grad-CAM map (Selvaraju et al., ICCV 2017), upsampled to the fine layer. The
@@ -55,22 +55,22 @@ def gate(
     raw_maps : (B, T, *spatial) float32, >= 0
         Of the fine layer.
     activations : (B, C, *spatial') floating
-        Of the coarse layer, or the same one.
+        Of the coarse layer, or of the layer itself where the configuration is gated by its own evidence.
     gradients : (B, T, C, *spatial') floating
         Of the targets' scores with respect to them.
-    constant : float
-        c^2 at which half of the fine map passes.
-    pooled : bool
-        Whether gradients are averaged over the positions, as Grad-CAM does, or taken one by one.
+    config : Config
+        With a gate.
 
     Returns
     -------
     (B, T, *spatial) float32
     """
+    assert config.gate is not None
     dims = activations.ndim - 2
     activations, gradients = activations.float(), gradients.float()
-    weights = gradients.mean(dim=last_axes(dims), keepdim=True) if pooled else gradients
+    if config.gate_by == "coarse":
+        gradients = gradients.mean(last_axes(dims), keepdim=True)
     # Sums, not a matrix product: those are float32 whatever the caller's autocast or TF32 flags say.
-    sums = [(weight * activations).sum(dim=1) for weight in weights.unbind(dim=1)]
+    sums = [(gradient * activations).sum(dim=1) for gradient in gradients.unbind(dim=1)]
     squared = enlarged(torch.stack(sums, dim=1).relu(), raw_maps.shape[2:]).square()
-    return raw_maps * (squared / (squared + constant))
+    return raw_maps * (squared / (squared + config.gate))
