@@ -53,7 +53,7 @@ def test_a_folder(album, tmp_path):
     assert [row["source"] for row in found] == ["a/x.png", "b/x.png", "b/y.jpg"]
     wants = Preparation(224, 256, Image.Resampling.BILINEAR, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pixels = torch.stack([wants.pixels(photos.read(album / row["source"])) for row in found])
-    library = CFCAM(small().eval(), "1")(wants.normalize(pixels))
+    library = CFCAM(small().eval())(wants.normalize(pixels))
     array = zarr.open_array(tmp_path / "out" / "maps.zarr", mode="r")
     np.testing.assert_array_equal(array[:], library.maps)
     assert [row["class"] for row in found] == [f"class {k}" for k in library.target]

@@ -60,7 +60,9 @@ def spoilt():
 
 def asked(slides, out, **options):
     """A job, sound or not."""
-    settings = Settings(model=options.pop("model", "tests.slides.jobs:green"), device="cpu")
+    settings = Settings(
+        model=options.pop("model", "tests.slides.jobs:green"), layers=options.pop("layers", ()), device="cpu"
+    )
     return job.Job(slides=slides, out=out, settings=settings, **{"classes": ["1"], "batch_size": 8, **options})
 
 
