@@ -137,6 +137,12 @@ class CAM:
         return None if None in by_part else tuple(layer for of_part in by_part if of_part for layer in of_part)
 
     @property
+    def config(self) -> Config | None:
+        """What CF-CAM computes; None of other methods, and before the first call where it depends on the layers."""
+        first = self._parts[0]
+        return first.config if isinstance(first, CFCAM) else None
+
+    @property
     def libragrad(self) -> bool | None:
         """Whether gradients are LibraGrad's; of ``"cfcam"`` before the first call what was asked for."""
         first = self._parts[0]

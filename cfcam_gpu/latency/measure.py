@@ -13,7 +13,6 @@ import torch
 
 from ..core.config import Config
 from ..explain.attempts import OUT_OF_MEMORY, check, reason
-from ..explain.cfcam import CFCAM
 from ..hooks.layers import find as find_layer
 from ..hooks.target_layer import TargetLayer
 from ..photographs import loading, models
@@ -302,10 +301,9 @@ class Run:
 
 def _of_default(loaded: LoadedModel) -> tuple[Config, bool]:
     """CF-CAM's configuration, and whether its gradients are LibraGrad's, as its explainer has them."""
-    (explain,) = loaded.explain._parts
-    assert isinstance(explain, CFCAM)
-    assert explain.config is not None  # a blank image was explained
-    return explain.config, bool(explain.libragrad)
+    config = loaded.explain.config
+    assert config is not None  # a blank image was explained
+    return config, bool(loaded.explain.libragrad)
 
 
 def peaks(

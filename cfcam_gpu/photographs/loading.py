@@ -12,7 +12,6 @@ from .. import engines, methods
 from ..core import axes
 from ..deploy.loading import Deployed
 from ..explain.cam import CAM
-from ..explain.cfcam import CFCAM
 from ..explain.plan import check_libragrad
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
@@ -154,10 +153,10 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
     )
     if trial == method and not settings.augment and not settings.smooth:
         return loaded
-    config, libragrad, tried = None, settings.libragrad, loaded.explain._parts[0]
-    if method == "cfcam" and isinstance(tried, CFCAM):
+    config, libragrad = None, settings.libragrad
+    if method == "cfcam":
         # Of layers that are named another configuration and other gradients would be the default.
-        config, libragrad = tried.config, tried.libragrad
+        config, libragrad = loaded.explain.config, loaded.explain.libragrad
     explain = CAM(
         loaded.model.module,
         [layer.name for layer in loaded.layers],
