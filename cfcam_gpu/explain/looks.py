@@ -220,7 +220,7 @@ class Attention(_Look):
 
     def __init__(self, model: nn.Module, given: Sequence[Layer] | None, method: str) -> None:
         super().__init__(model, method, None)
-        self._given = None if given is None else [layers.find(model, layer).name for layer in given]
+        self._given = None if given is None else [layers.find(model, layer) for layer in given]
         self._blocks: tuple[TargetLayer, ...] = ()
 
     def _known(self, images: torch.Tensor, request: Request) -> tuple[TargetLayer, ...]:
@@ -236,10 +236,12 @@ class Attention(_Look):
             chosen = self._meant(blocks)
             _log.info("blocks: %s", ", ".join(layer.name for layer in chosen))
             self._blocks, self.layers = blocks, chosen
-        (last,) = self._layouts.of(self.model, images, self._blocks[-1:])
-        layout = _layout(last)
+        # All have the same tokens; of what the first returns it is plainest which place each is of.
+        told = next((layer for layer in self._given or () if layer.knows_layout(tuple(images.shape[1:]))), None)
+        first = told or self._layouts.of(self.model, images, self._blocks[:1])[0]
+        layout = _layout(first)
         if layout.kind != "tokens" or layout.folded:
-            raise ValueError(f"method: legrad expects blocks that return tokens; {last.name} returns {layout}")
+            raise ValueError(f"method: legrad expects blocks that return tokens; {first.name} returns {layout}")
         self.layers = known = tuple(replace(layer, layout=layout) for layer in self.layers)
         return known
 
@@ -247,15 +249,15 @@ class Attention(_Look):
         if self._given is None:
             return blocks
         names = {block.name for block in blocks}
-        parts = [name.split(".") for name in self._given]
+        parts = [layer.name.split(".") for layer in self._given]
         inside = [{".".join(part[: i + 1]) for i in range(len(part))} & names for part in parts]
-        for name, of_name in zip(self._given, inside):
-            if not of_name:
+        for layer, of_layer in zip(self._given, inside):
+            if not of_layer:
                 raise ValueError(
-                    f"target_layer: legrad takes blocks with attention, or layers in them; {name} is none of "
+                    f"target_layer: legrad takes blocks with attention, or layers in them; {layer.name} is none of "
                     f"{', '.join(block.name for block in blocks)}. Leave target_layer out to take them all"
                 )
-        return tuple(block for block in blocks if any(block.name in of_name for of_name in inside))
+        return tuple(block for block in blocks if any(block.name in of_layer for of_layer in inside))
 
     def look(
         self,

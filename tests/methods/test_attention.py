@@ -1,6 +1,7 @@
 """LeGrad: against its paper's equation, however a model writes its attention, and against torch-cam."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,27 @@ def test_named_blocks_are_those_that_count():
         np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match=r"target_layer: legrad takes blocks .* norm is none of blocks.0, blocks.1"):
         CAM(model, "norm", method="legrad")(images)
+
+
+def test_a_layout_that_is_told_is_taken_and_not_looked_for():
+    model, images, forwards = transformer(), pictures(), []
+    expected = CAM(model, method="legrad")(images, 1)
+    one = expected.layers[1]
+    other = replace(one, layout=replace(one.layout, grid=one.layout.grid[::-1]))
+    explain = CAM(model, ["blocks.0", other], method="legrad")
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    torch.testing.assert_close(explain(images, 1).raw_maps, expected.raw_maps.reshape(2, 3, 2))
+    assert len(forwards) == 2  # the other one shows the blocks
+
+
+def test_an_image_without_a_structure_is_explained():
+    """Deep blocks tell little of places in an image that is dark: the first one does."""
+    model = transformer()
+    with torch.no_grad():
+        for block in model.blocks[1:]:
+            for parameter in block.parameters():
+                parameter.mul_(30)
+    assert CAM(model, method="legrad")(torch.zeros_like(pictures()), 1).raw_maps.isfinite().all()
 
 
 def test_another_thread_that_runs_the_model_meanwhile_gets_what_it_gets_alone():
