@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..targets.outputs import first_tensor, tensors_in
@@ -19,7 +19,7 @@ from ..targets.per_image import ListsOf
 from ..targets.request import Request, are_sound, class_indices, logits_for, resolve
 from . import own_thread
 from .activation_hook import ActivationHook
-from .autograd_graph import depends
+from .autograd_graph import depends, leads_to, node_of
 from .gradients import (
     all_depend,
     check_callables,
@@ -185,11 +185,17 @@ def _saved_as_they_were() -> AbstractContextManager[None]:
     )
 
 
-def _cut_where_no_other_did(hook: ActivationHook, value: Any) -> Any:
-    """What a layer's hook makes of a value: a leaf, unless autograd has seen it come from another layer's."""
+def _cut_where_no_other_did(hook: ActivationHook, known: dict[Node, bool], value: Any) -> Any:
+    """What a layer's hook makes of a value: a leaf, unless autograd has seen it come from another layer's.
+
+    That it needs a gradient says little: behind another layer it may by trainable parameters alone.
+    """
     activation = first_tensor(value)
-    hook.cuts = activation is not None and not activation.requires_grad
-    return hook.replace(value)
+    hook.cuts = activation is not None and not (activation.requires_grad and leads_to(node_of(activation), known))
+    changed = hook.replace(value)
+    if hook.cuts:
+        known[node_of(hook.reached())] = True
+    return changed
 
 
 def _begun(libra: LibraGrad, hook: ActivationHook, change: Callable[[Any], Any], value: Any) -> Any:
@@ -215,7 +221,8 @@ def _capture(
     hooks = [ActivationHook(each, len(images), cuts=gradients and i == 0) for i, each in enumerate(layers)]
     with guarded(model, survey) as survey:
         in_any_order = gradients and len(layers) > levels
-        changes = [partial(_cut_where_no_other_did, hook) if in_any_order else hook.replace for hook in hooks]
+        cut_off: dict[Node, bool] = {}
+        changes = [partial(_cut_where_no_other_did, hook, cut_off) if in_any_order else hook.replace for hook in hooks]
         libra = LibraGrad() if libragrad and gradients else None
         if libra is not None:
             changes = [partial(_begun, libra, hook, change) for hook, change in zip(hooks, changes)]
@@ -242,7 +249,7 @@ def _capture(
             if of_output and not any(tensor.requires_grad for tensor in of_output):
                 raise independent(layers[0], model, images)
             if libra is not None:
-                libra.check(of_output, model)
+                libra.check(of_output, model, layers[0].name)
             with torch.enable_grad():
                 indices, scores = resolve(
                     request, logits, output, contrast=contrast, per_image=per_image, spatial_dims=images.ndim - 2

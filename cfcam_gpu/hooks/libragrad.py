@@ -4,8 +4,9 @@ A function is FullGrad-complete where its value is the sum of each input times i
 own. Linear maps and ReLU are; a product counts its value twice, a normalisation not at all, and a softmax or GELU
 something in between. Mehri, Baghshah and Pilehvar, "LibraGrad: Balancing Gradient Flow for Universally Better Vision
 Transformer Attributions", CVPR 2025 (arXiv:2411.16760), make them complete. What weighs is a constant: the denominator
-of a normalisation, an activation's gate, attention's weights. Features that multiply each other get half of
-the gradient each.
+of a normalisation, an activation's gate, attention's weights, and whatever is computed from these alone before it
+multiplies features (see :mod:`cfcam_gpu.hooks.libragrad_ranks`). Features that multiply each other get half of the
+gradient each.
 
 The same is done here to whatever else is homogeneous. Activations that neither are x times a gate nor weigh anything,
 tanh or ELU say, keep their own gradient, as does a softmax that is the model's output. In a product of features with
@@ -24,12 +25,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
-from .autograd_graph import leads_to
-from .libragrad_graph import gating, refuse_missed, scaled, with_value
+from .autograd_graph import leads_to, node_of
+from .libragrad_graph import refuse_missed, scaled, with_value
 from .libragrad_norms import NORMS, Norm
+from .libragrad_ranks import Rank, Ranks
 
 #: What a function of torch's that is written in Python asks, before anything else, to know whether a mode is there.
 _QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -91,6 +93,7 @@ class LibraGrad(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._known: dict[Node, bool] = {}
+        self._ranks = Ranks(self._known)
         self._inside: set[FunctionType] = set()
         self._on = False
 
@@ -100,7 +103,7 @@ class LibraGrad(TorchFunctionMode):
         What runs before records no graph; with a mode on, torch would not take its fused operators there, which round
         otherwise.
         """
-        self._known[get_gradient_edge(activation).node] = True
+        self._known[node_of(activation)] = True
         if not self._on:
             self._switch_on()
 
@@ -121,15 +124,15 @@ class LibraGrad(TorchFunctionMode):
         finally:
             self._switch_off()
 
-    def check(self, output: list[torch.Tensor], model: nn.Module) -> None:
-        """Refuse a forward in which something ran past the mode.
+    def check(self, output: list[torch.Tensor], model: nn.Module, layer: str) -> None:
+        """Refuse a forward from a layer in which something ran past the mode, or where it is unclear what weighs.
 
         Raises
         ------
         ValueError
             That names the operation, and the modules that may be meant.
         """
-        refuse_missed(output, self._known, model)
+        refuse_missed(output, self._known, self._ranks, model, layer)
 
     def _switch_on(self) -> None:
         # Below all others: a block of the model's own that began before would, at its end, take off the uppermost one.
@@ -163,11 +166,7 @@ class LibraGrad(TorchFunctionMode):
 
     def depends(self, value: object) -> bool:
         """Whether a value is a tensor that hangs on the activation, and not on parameters alone."""
-        return (
-            isinstance(value, torch.Tensor)
-            and value.requires_grad
-            and leads_to(get_gradient_edge(value).node, self._known)
-        )
+        return isinstance(value, torch.Tensor) and value.requires_grad and leads_to(node_of(value), self._known)
 
     def _product(self, func: Any, *args: Any, names: tuple[str, ...], first: int, **kwargs: Any) -> Any:
         """Factors that weigh are constants; those that are left share the gradient."""
@@ -179,9 +178,10 @@ class LibraGrad(TorchFunctionMode):
         dependent = [i for i, factor in enumerate(factors) if self.depends(factor)]
         if len(dependent) < 2:
             return list(factors)
-        ranks = {i: gating(factors[i], self._known) for i in dependent}
-        highest = max(ranks.values())
-        weighing = {i for i in dependent if ranks[i] == highest and highest > min(ranks.values())}
+        ranks = {i: self._ranks.of(factors[i]) for i in dependent}
+        lowest = min(ranks.values())
+        # One that is unknown keeps its part, so that the graph has it and `check` can name it.
+        weighing = {i for i in dependent if ranks[i] > lowest and ranks[i] != Rank.UNKNOWN}
         share = len(dependent) - len(weighing)
         return [
             factor.detach() if i in weighing else scaled(factor, 1 / share) if i in ranks and share > 1 else factor
@@ -255,7 +255,7 @@ class LibraGrad(TorchFunctionMode):
         if self.depends(attn_mask):
             # As a tensor that needs a gradient, since torch chooses its kernel by that, too.
             attn_mask = scaled(attn_mask, 0.0)
-            self._known[get_gradient_edge(attn_mask).node] = False
+            self._known[node_of(attn_mask)] = False
         return func(query.detach(), key.detach(), value, attn_mask, *args, **kwargs)
 
     def _norm(self, func: Any, value: torch.Tensor, *args: Any, read: Callable[..., Norm | None], **kwargs: Any) -> Any:

@@ -8,50 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
+from torch.utils.checkpoint import CheckpointFunction
 
-from .autograd_graph import leads_to
-
-#: How much what an operator returns is there to weigh something else: of two factors, the one with the higher number.
-_GATES = {
-    "Clamp": 1,
-    "Erf": 2,
-    "Exp": 2,
-    "Exp2": 2,
-    "Hardsigmoid": 2,
-    "Hardtanh": 1,
-    "Reciprocal": 2,
-    "Rsqrt": 2,
-    "Sgn": 3,
-    "Sigmoid": 2,
-    "Sign": 3,
-    "Softmax": 2,
-    "Tanh": 1,
-}
-
-#: Operators that leave the values as they are.
-_VIEWS = {
-    *("Alias", "AsStrided", "Clone", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze", "T", "ToCopy"),
-    *("Transpose", "Unsqueeze", "UnsafeView", "View"),
-}
-
-#: Linear ones: what weighs before them does so behind them.
-_LINEAR = _VIEWS | {
-    *("Add", "Addmm", "Bmm", "Convolution", "Div", "Index", "MaskedFill", "Mean", "Mm", "Mul", "NativeDropout", "Neg"),
-    *(
-        "Repeat",
-        "Roll",
-        "Rsub",
-        "Split",
-        "SplitWithSizes",
-        "Sub",
-        "Sum",
-        "Unbind",
-        "UnsafeSplit",
-        "Where",
-        "LibraScaled",
-    ),
-}
+from .autograd_graph import leads_to, node_of, successors
+from .gradients import reentrant
+from .libragrad_ranks import JOINT, VIEWS, Ranks, dependent, is_negative, kind_of
 
 #: Those with a rule, which are not seen in a graph where it was applied, and those that have none and need one.
 _MISSED = {
@@ -62,15 +24,6 @@ _MISSED = {
 
 #: Powers by a number, of which a rule scales what they get.
 _POWERS = ("PowBackward0", "SqrtBackward0", "VarBackward0")
-
-#: Operators of which a times all that they get gives a times their value: any number of these may be features.
-_JOINT = {
-    *("Add", "AsStridedScatter", "Cat", "Cdist", "Clamp", "ClampMax", "ClampMin", "Complex", "DiagonalScatter", "Dist"),
-    *("EuclideanDist", "Fill", "Fmax", "Fmin", "Hypot", "IndexAdd", "IndexCopy", "IndexFill", "IndexPut"),
-    *("IndexPutImpl", "MaskedFill", "MaskedScatter", "Maximum", "Minimum", "Put", "Rsub", "Scatter", "ScatterAdd"),
-    *("SelectScatter", "SliceScatter", "Stack", "Sub", "UnsafeIndexPut", "Where"),
-    *("torch::autograd::CopyBackwards", "torch::autograd::CopySlices"),
-}
 
 #: The places of what products multiply among an operator's arguments.
 _FACTORS = {
@@ -135,22 +88,9 @@ def scaled(value: torch.Tensor, factor: float) -> torch.Tensor:
     return found
 
 
-def gating(factor: torch.Tensor, known: dict[Node, bool]) -> int:
-    """How much a factor of a product is there to weigh the others, by the operator that it comes from."""
-    node = get_gradient_edge(factor).node
-    while True:
-        kind = _kind(node)
-        if kind == "Pow" and _is_negative(node):
-            return _GATES["Reciprocal"]
-        if kind in _GATES:
-            return _GATES[kind]
-        dependent = _dependent(node, slice(None), known)
-        if kind not in _LINEAR or len(dependent) != 1:
-            return 0
-        node = dependent[0]
-
-
-def refuse_missed(output: Sequence[torch.Tensor], known: dict[Node, bool], model: nn.Module) -> None:
+def refuse_missed(
+    output: Sequence[torch.Tensor], known: dict[Node, bool], ranks: Ranks, model: nn.Module, layer: str
+) -> None:
     """Refuse a graph in which an operator has a backward path that is not LibraGrad's.
 
     Raises
@@ -158,22 +98,40 @@ def refuse_missed(output: Sequence[torch.Tensor], known: dict[Node, bool], model
     ValueError
         That names the operator, and the modules that may be meant.
     """
-    ahead = [get_gradient_edge(tensor).node for tensor in output if tensor.requires_grad]
+    ahead = [node_of(tensor) for tensor in output if tensor.requires_grad]
     seen = set(ahead)
     while ahead:
         node = ahead.pop()
         if not leads_to(node, known):
             continue
+        if getattr(node, "_forward_cls", None) is CheckpointFunction:
+            raise reentrant(layer)
         if _is_missed(node, known):
             raise _missed(node, model)
-        for successor, _ in node.next_functions:
+        if kind_of(node) == "LibraScaled":
+            _refuse_unclear(node, ranks)
+        for successor in successors(node):
             if successor is not None and successor not in seen:
                 seen.add(successor)
                 ahead.append(successor)
 
 
+def _refuse_unclear(factor: Node, ranks: Ranks) -> None:
+    """Refuse to multiply, with its part in the gradient, what may weigh."""
+    if (unknown := ranks.unknown(factor)) is not None:
+        what = f"{kind_of(unknown)}, an operator of which LibraGrad does not know whether it is a gate"
+    elif (gate := ranks.gate_among_features(factor)) is not None:
+        what = f"features and a gate ({kind_of(gate)}) in one tensor, which LibraGrad can't tell apart"
+    else:
+        return
+    raise ValueError(
+        f"model: expected factors of a product that are features or gates; one is of {what}; write the model such that "
+        "gates multiply features on their own, or explain with libragrad=False"
+    )
+
+
 def _is_missed(node: Node, known: dict[Node, bool]) -> bool:
-    kind = _kind(node)
+    kind = kind_of(node)
     if _is_custom(node):
         return kind not in ("LibraScaled", "LibraValue")
     if kind in _MISSED or kind.startswith("torch::jit"):  # a part of a TorchScript graph as one node
@@ -181,24 +139,24 @@ def _is_missed(node: Node, known: dict[Node, bool]) -> bool:
     if kind.endswith("BatchNorm") and getattr(node, "_saved_training", False):
         return True
     if kind.startswith("ScaledDotProduct"):
-        return bool(_dependent(node, slice(0, 2), known))
+        return bool(dependent(node, slice(0, 2), known))
     if kind == "Pow" and len(node.next_functions) == 2:  # a tensor to the power of one
-        return bool(_dependent(node, slice(0, 1), known))
+        return bool(dependent(node, slice(0, 1), known))
     if kind == "Lerp":
-        return bool(_dependent(node, slice(2, 3), known))
-    dependent = _dependent(node, _FACTORS.get(kind, slice(None)), known)
+        return bool(dependent(node, slice(2, 3), known))
+    meeting = dependent(node, _FACTORS.get(kind, slice(None)), known)
     if node.name() in _POWERS:
-        return not _is_negative(node) and not any(map(_is_scaled, dependent))
-    return len(dependent) > 1 and kind not in _JOINT and not (kind in _FACTORS and any(map(_is_scaled, dependent)))
+        return not is_negative(node) and not any(map(_is_scaled, meeting))
+    return len(meeting) > 1 and kind not in JOINT and not (kind in _FACTORS and any(map(_is_scaled, meeting)))
 
 
 def _is_scaled(node: Node) -> bool:
-    while _kind(node) in _VIEWS:
-        following = [successor for successor, _ in node.next_functions if successor is not None]
+    while kind_of(node) in VIEWS:
+        following = [each for each in successors(node) if each is not None]
         if len(following) != 1:
             return False
         (node,) = following
-    return _kind(node) == "LibraScaled"
+    return kind_of(node) == "LibraScaled"
 
 
 def _missed(node: Node, model: nn.Module) -> ValueError:
@@ -208,11 +166,11 @@ def _missed(node: Node, model: nn.Module) -> ValueError:
         if isinstance(module, torch.jit.ScriptModule) and not inside:
             scripted.append(name)
     if _is_custom(node):
-        what = f"{_kind(node)} is an autograd.Function of its own"
+        what = f"{kind_of(node)} is an autograd.Function of its own"
     elif scripted:
         what = f"{', '.join(scripted)} {'is' if len(scripted) == 1 else 'are'} TorchScript"
     else:
-        what = f"{_kind(node)} runs inside TorchScript or C++, or is an operator without a rule"
+        what = f"{kind_of(node)} runs inside TorchScript or C++, or is an operator without a rule"
     return ValueError(
         f"model: {what}, in which LibraGrad can't change the backward; write it in operators of torch's, or explain "
         "with libragrad=False"
@@ -222,18 +180,3 @@ def _missed(node: Node, model: nn.Module) -> ValueError:
 def _is_custom(node: object) -> bool:
     """Whether a node is of a Function in Python."""
     return isinstance(node, BackwardCFunction)
-
-
-def _kind(node: Node) -> str:
-    """The operator's name, without what releases of torch put around it."""
-    return node.name().rstrip("0123456789").removesuffix("Backward").lstrip("_")
-
-
-def _dependent(node: Node, places: slice, known: dict[Node, bool]) -> list[Node]:
-    return [each for each, _ in node.next_functions[places] if each is not None and leads_to(each, known)]
-
-
-def _is_negative(node: Node) -> bool:
-    # Of a power by a tensor this would read what a checkpoint may have to compute first.
-    exponent = getattr(node, "_saved_exponent", None) if node.name() == "PowBackward0" else None
-    return isinstance(exponent, (int, float)) and exponent < 0

@@ -33,7 +33,7 @@ def taken(function, value, *, libragrad=True):
             mode.begin(leaf)
         found = function(leaf.clone())
     if libragrad:
-        mode.check([found], nn.Identity())
+        mode.check([found], nn.Identity(), "")
     score = (found * WEIGHT.flatten()[: found.numel()].reshape(found.shape)).sum()
     return found.detach(), score.item(), torch.autograd.grad(score, leaf)[0]
 

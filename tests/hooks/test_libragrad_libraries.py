@@ -23,6 +23,17 @@ def of_timm(name, layer="blocks.0", **options):
     return from_timm(name, layer, **sizes | options)
 
 
+def unfused(make):
+    def without():
+        model, layer = make()
+        for part in model.modules():
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = False
+        return model, layer
+
+    return without
+
+
 def of_transformers(kind, layer, attention, **options):
     def make():
         import_torchvision()
@@ -68,6 +79,9 @@ NETWORKS = {
     "timm attention pool": of_timm("vit_base_patch16_siglip_224"),
     "timm swiglu": of_timm("vit_giant_patch14_dinov2", embed_dim=24),
     "timm eva": of_timm("eva02_tiny_patch14_224"),
+    "timm differential attention": of_timm("vit_tiny_patch16_224", attn_layer="diff", embed_dim=24),
+    "timm differential attention, unfused": unfused(of_timm("vit_tiny_patch16_224", attn_layer="diff", embed_dim=24)),
+    "timm convit": of_timm("convit_tiny", embed_dim=8),
     "timm swin": from_timm("swin_tiny_patch4_window7_224", "layers.0.blocks.0", **SWIN),
     "timm swin v2": from_timm("swinv2_tiny_window8_256", "layers.0.blocks.0", **SWIN),
     "timm convnext": from_timm("convnext_tiny", "stem", **CONVNEXT),
@@ -115,7 +129,7 @@ def looked(model, layer, images, *, libragrad):
     handle.remove()
     logits = output if isinstance(output, torch.Tensor) else output.logits
     if libragrad:
-        mode.check([logits], model)
+        mode.check([logits], model, layer)
     biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
     gradients = torch.autograd.grad(logits[0, 1], [leaves[0], *biases], allow_unused=True)
     pairs = zip(gradients, [leaves[0], *biases])
