@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias, cast
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from ..targets.request import Score, name_of
 from . import own_thread
-from .autograd_graph import leads_to
+from .autograd_graph import leads_to, reached_from
 from .guard import Survey
 from .target_layer import TargetLayer
 
@@ -97,7 +97,8 @@ def curvatures_of(activation: torch.Tensor, scores: list[torch.Tensor], keep_gra
     RuntimeError
         If an operator on the way has none.
     """
-    return [(_curvature_of(activation, score),) for score in scores]
+    with _in_order(scores):
+        return [(_curvature_of(activation, score),) for score in scores]
 
 
 def _curvature_of(activation: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
@@ -126,9 +127,31 @@ def gradients_of(
     """
     if not all(score.requires_grad for score in scores):
         return [(None,) * len(reached)]
-    if len(scores) > 1 and not survey.watched():
-        return _batched(scores, reached, keep_graph)
-    return _one_by_one(scores, reached, keep_graph)
+    with _in_order(scores):
+        if len(scores) > 1 and not survey.watched():
+            return _batched(scores, reached, keep_graph)
+        return _one_by_one(scores, reached, keep_graph)
+
+
+@contextmanager
+def _in_order(scores: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, batch norms on the CPU get gradients with their channels first.
+
+    torch's (2.13; see findings/torch_batch_norm_gradient_order.sh) reads one of a single image that has its channels
+    last as if they came first: what leaves it is another gradient, without a word.
+    """
+    on_cpu = [score.grad_fn for score in scores if score.device.type == "cpu"]
+    norms = [node for node in reached_from(on_cpu) if "BatchNorm" in node.name()]
+    handles = [node.register_prehook(_contiguous) for node in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _contiguous(gradients: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
+    return tuple(None if gradient is None else gradient.contiguous() for gradient in gradients)
 
 
 def all_depend(
@@ -180,7 +203,7 @@ def cut(layers: Sequence[TargetLayer], model: nn.Module, images: torch.Tensor) -
                 ValueError(
                     f"model: {quantised[module]} is quantised ({type(module).__name__}), and quantised layers have no "
                     "gradients; explain the model from before its quantisation, or take a method without gradients: "
-                    "'eigencam', 'scorecam' or 'ablationcam'"
+                    "'eigencam', 'scorecam', 'ablationcam', 'reciprocam' or, as a floor, 'randomcam'"
                 )
             )
 
