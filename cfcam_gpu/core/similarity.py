@@ -12,18 +12,26 @@ TOLERANCE, _UNITS = 1e-2, 8
 
 
 def pearson(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Pearson's correlation of each pair of maps, (B,) float64; 0 where one of them is the same everywhere."""
+    """Pearson's correlation of each pair of maps, (B,) float64; 0 where one of them is the same everywhere.
+
+    NaN where one of them is not finite.
+    """
     first, second = first.flatten(1).double(), second.flatten(1).double()
+    finite = first.isfinite().all(dim=1) & second.isfinite().all(dim=1)
     # Asked before the mean is taken off, which leaves rounding errors that correlate as they like.
     varied = (first.amax(dim=1) > first.amin(dim=1)) & (second.amax(dim=1) > second.amin(dim=1))
     first = first - first.mean(dim=1, keepdim=True)
     second = second - second.mean(dim=1, keepdim=True)
     scale = (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()
-    return torch.where(varied, (first * second).sum(dim=1) / scale, 0.0).clamp(-1, 1)
+    found = torch.where(varied, (first * second).sum(dim=1) / scale, 0.0).clamp(-1, 1)
+    return found.masked_fill(~finite, torch.nan)
 
 
 def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Spearman's rank correlation of each pair of maps, (B,) float64; 0 where one of them is the same everywhere."""
+    """Spearman's rank correlation of each pair of maps, (B,) float64; 0 where one of them is the same everywhere.
+
+    NaN where one of them has a NaN, which has no rank.
+    """
     return pearson(_ranks(first), _ranks(second))
 
 
@@ -33,14 +41,15 @@ def _ranks(maps: torch.Tensor) -> torch.Tensor:
     ordered = values.sort(dim=1).values
     below = torch.searchsorted(ordered, values, right=False)
     not_above = torch.searchsorted(ordered, values, right=True)
-    return (below + not_above).double() / 2
+    ranks = (below + not_above).double() / 2
+    return ranks.masked_fill(values.isnan().any(dim=1, keepdim=True), torch.nan)
 
 
 def agreement(first: torch.Tensor, second: torch.Tensor, top: float = TOP) -> torch.Tensor:
     """The share of the top positions of two maps that they have in common, (B,) float64 in [0, 1].
 
-    Of equal values those that come first in reading order are taken. Positions without evidence are never top ones; two
-    maps of zeros are the same in full.
+    Of equal values those that come first in reading order are taken. Positions without evidence are never top ones. NaN
+    where one of the maps is empty: it has no top, and to share nothing with it is no merit of the other.
 
     Parameters
     ----------
@@ -49,8 +58,9 @@ def agreement(first: torch.Tensor, second: torch.Tensor, top: float = TOP) -> to
         In (0, 1): the share of a map's positions, rounded down and at least one, that are its top ones.
     """
     first, second = _top(first, top), _top(second, top)
-    most = torch.maximum(first.sum(dim=1), second.sum(dim=1))
-    return torch.where(most > 0, (first & second).sum(dim=1).double() / most, 1.0)
+    counts = torch.stack([first.sum(dim=1), second.sum(dim=1)])
+    shared = (first & second).sum(dim=1).double() / counts.amax(dim=0)
+    return shared.masked_fill((counts == 0).any(dim=0), torch.nan)
 
 
 def _top(maps: torch.Tensor, share: float) -> torch.Tensor:

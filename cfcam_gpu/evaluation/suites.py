@@ -190,7 +190,8 @@ def _cascade(case: Case) -> Sequence[torch.Tensor]:
 
 def _class_sensitivity(case: Case) -> Sequence[torch.Tensor]:
     found = metrics.class_sensitivity(case.model, case.candidate.explainer(case.model), case.images)
-    return (100 * found.agreement,)
+    # An empty map is no top to agree with: it knows nothing of its class, as one that is the other class's.
+    return (100 * found.agreement.nan_to_num(nan=1.0),)
 
 
 #: Suites by name, and their measures by the name that ``--metrics`` takes.

@@ -50,7 +50,8 @@ class CAM:
     memory : int
         Bytes that the activations of one chunk of forwards may take, in methods that run many.
     libragrad : bool, optional
-        As for :class:`~cfcam_gpu.CFCAM`; of methods that take first derivatives.
+        As for :class:`~cfcam_gpu.CFCAM`; of methods that take first derivatives. None takes them for ``"cfcam"`` alone,
+        as :class:`~cfcam_gpu.CFCAM` does.
     config, extent
         As for :class:`~cfcam_gpu.CFCAM`; of ``"cfcam"`` alone.
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from ..core.chunks import DEFAULT_MEMORY
 from ..core.similarity import TOP, agreement
+from ..hooks.guard import check_model, warn_of_training
 from .numbers import is_number
-from .scoring import Explainer, check_images, check_maps, of_logits
+from .scoring import Explainer, check_images, check_maps, logits_of_images
 from .statistics import checked
 
 
@@ -18,7 +19,8 @@ class ClassSensitivity(NamedTuple):
     """How alike the maps of two classes are.
 
     ``agreement`` (B,) float64 in [0, 1]: the share of their top positions that the two maps have in common; lower is
-    better, and 1 is a map that knows nothing of the class. ``classes`` (B, 2) int64: the two.
+    better, and 1 is a map that knows nothing of the class; NaN where one of the maps is empty. ``classes`` (B, 2)
+    int64: the two.
     """
 
     agreement: torch.Tensor
@@ -33,8 +35,8 @@ def class_sensitivity(
     Williamson et al., "CASE: Contrastive Activation for Saliency Estimation", 2025 (arXiv:2506.07327): the share of the
     top 5% of positions of the one map, at the images' size, that are among those of the other. Of equal values those
     that come first in reading order are taken. Theirs are always exactly 5%; here positions without evidence are never
-    top ones, so that of two maps with fewer than that the larger number divides, and two maps of zeros agree in full.
-    Over a data set, see :func:`class_sensitivity_test`.
+    top ones, so that of two maps with fewer than that the larger number divides. With an empty map, any 5% of which
+    would agree with the other's by chance, it is NaN. Over a data set, see :func:`class_sensitivity_test`.
 
     Parameters
     ----------
@@ -56,12 +58,15 @@ def class_sensitivity(
     Raises
     ------
     TypeError, ValueError
-        If an argument, or what the explainer returns, is refused; the message names it.
+        If an argument, or what the explainer returns, is refused, or the model's logits of an image are NaN or
+        infinite; the message names it.
     """
     images = check_images(images, model)
     if not (is_number(top) and 0 < top < 1):
         raise ValueError(f"top: expected a share between 0 and 1; got {top!r}")
-    classes = of_logits(model, images, _two_likeliest, memory)
+    model = check_model(model)
+    warn_of_training(model)
+    classes = _two_likeliest(logits_of_images(model, images, memory)).to(images.device)
     first, second = (
         check_maps(explainer(images, column), (len(images), *images.shape[2:])) for column in classes.unbind(dim=1)
     )
@@ -92,7 +97,8 @@ def class_sensitivity_test(agreement: torch.Tensor, *, threshold: float = 0.5) -
     Parameters
     ----------
     agreement : (N,) tensor
-        One number for each image.
+        One number for each image. Those of images with an empty map, NaN, are to be left out by the caller, who then
+        says how many they are.
     threshold : float
         In [0, 1].
 

@@ -8,7 +8,7 @@ from torch import nn
 from .. import targets
 from ..hooks import layers
 from ..hooks.capture import capture
-from ..hooks.guard import check_model
+from ..hooks.guard import check_model, warn_of_training
 from ..hooks.target_layer import Layer
 from ..methods.completeness import Completeness, completeness
 from .scoring import check_images
@@ -51,12 +51,13 @@ def completeness_gap(
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it.
+        If an argument is refused, or what an image is explained with is NaN or infinite; the message names it.
     """
     images = check_images(images, model)
     request = targets.read(target, len(images))
     if request.scores is not None or request.several:
         raise ValueError("target: expected None or one class index for each image; the metric is about one logit")
     model = check_model(model)
-    captured = capture(model, layers.find(model, target_layer), images, request)
+    layer = layers.find(model, target_layer)
+    captured = capture(model, layer, images, request, survey=warn_of_training(model))
     return completeness(model, images, captured, request)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..core.chunks import DEFAULT_MEMORY, Progress
 from ..core.similarity import pearson
 from ..targets.request import Target
-from .scoring import Explainer, check_fit, check_maps, class_indices, class_scores, ranked
+from .scoring import Explainer, check_fit, check_maps, check_own, class_indices, class_scores, ranked
 
 _CONVOLUTION = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
@@ -28,7 +28,7 @@ class ConfidenceChange(NamedTuple):
 
     ``drop``: 100 max(0, Y - O) / Y, lower is better; its mean is Average Drop. ``increase``: 100 where O > Y, else 0,
     higher is better; its mean is Average Increase. ``gain``: 100 max(0, O - Y) / (1 - Y), higher is better; its mean is
-    Average Gain.
+    Average Gain. NaN where the model's logits of what is left are NaN or infinite.
     """
 
     drop: torch.Tensor
@@ -70,7 +70,7 @@ def confidence_change(
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it.
+        If an argument is refused, or the model's logits of an image are NaN or infinite; the message names it.
     """
     images, maps = check_fit(model, images, maps)
     classes = class_indices(model, images, target, memory)
@@ -83,16 +83,19 @@ def confidence_change(
 
     scores = class_scores(model, batch, len(both), memory=memory, progress=progress)
     before, after = scores[0::2], scores[1::2]
+    check_own(before)
     drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
     gain = torch.where(before < 1, (after - before).clamp(min=0) / (1 - before), 0.0)
-    return ConfidenceChange(100 * drop, 100 * (after > before).double(), 100 * gain)
+    found = (drop, (after > before).double(), gain)
+    return ConfidenceChange(*(100 * part.masked_fill(after.isnan(), torch.nan) for part in found))
 
 
 class Curve(NamedTuple):
     """Probabilities while pixels are changed in the order of the map.
 
     ``auc`` (B,): area under the curve, in [0, 1]. ``scores`` (B, S + 1): the probability after each of S steps, the
-    first before any. ``fractions`` (S + 1,): the share of pixels changed by then. All float64.
+    first before any. ``fractions`` (S + 1,): the share of pixels changed by then. All float64. A probability is NaN,
+    and the area with it, where the model's logits of the changed image are NaN or infinite.
     """
 
     auc: torch.Tensor
@@ -166,7 +169,7 @@ def deletion(
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it.
+        If an argument is refused, or the model's logits of an image are NaN or infinite; the message names it.
     """
     images, maps = check_fit(model, images, maps)
     end = _baseline(images, baseline)
@@ -200,6 +203,7 @@ def _curve(
 
     scores = class_scores(model, batch, len(images) * len(counts), memory=memory, progress=progress)
     scores = scores.reshape(len(images), len(counts))
+    check_own(scores[:, 0 if start is images else -1])
     fractions = counts.double() / pixels
     return Curve(torch.trapezoid(scores, fractions, dim=1), scores, fractions)
 
@@ -243,7 +247,7 @@ class ADCC(NamedTuple):
 
     ``adcc`` is the harmonic mean of coherency, 1 - complexity and 1 - average drop, higher is better; 0 where one of
     the three is. ``coherency``: (r + 1) / 2, with r Pearson's correlation of the map with the map of the image times
-    the map. ``complexity``: the map's mean. ``drop``: max(0, Y - O) / Y.
+    the map. ``complexity``: the map's mean. ``drop``: max(0, Y - O) / Y, NaN as in :class:`ConfidenceChange`.
     """
 
     adcc: torch.Tensor
@@ -281,7 +285,8 @@ def adcc(
     Raises
     ------
     TypeError, ValueError
-        If an argument, or what the explainer returns, is refused; the message names it.
+        If an argument, or what the explainer returns, is refused, or the model's logits of an image are NaN or
+        infinite; the message names it.
     """
     images, maps = check_fit(model, images, maps)
     classes = class_indices(model, images, target, memory)
@@ -290,5 +295,5 @@ def adcc(
     coherency = (pearson(maps, masked_maps) + 1) / 2
     complexity = maps.double().flatten(1).mean(dim=1)
     terms = torch.stack([coherency, 1 - complexity, 1 - drop])
-    harmonic = torch.where((terms > 0).all(dim=0), 3 / (1 / terms).sum(dim=0), 0.0)
+    harmonic = torch.where((terms <= 0).any(dim=0), 0.0, 3 / (1 / terms).sum(dim=0))
     return ADCC(harmonic, coherency, complexity, drop)

@@ -8,7 +8,7 @@ from torch import nn
 from ..core.chunks import DEFAULT_MEMORY, Progress
 from ..core.similarity import spearman
 from ..targets.request import Target
-from .scoring import check_fit, class_indices, class_scores
+from .scoring import check_fit, check_own, class_indices, class_scores
 
 
 def single_deletion(
@@ -49,11 +49,12 @@ def single_deletion(
     Returns
     -------
     (B,) float64 tensor in [-1, 1]
+        NaN where the logits without one of the patches are NaN or infinite.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it.
+        If an argument is refused, or the model's logits of an image are NaN or infinite; the message names it.
     """
     images, maps = check_fit(model, images, maps)
     shortest = min(maps.shape[1:])
@@ -80,4 +81,5 @@ def single_deletion(
     jobs = len(images) * per_image
     scores = class_scores(model, batch, jobs, memory=memory, progress=progress, softmax=False)
     scores = scores.reshape(len(images), per_image)
+    check_own(scores[:, 0])
     return spearman(scores[:, :1] - scores[:, 1:], sums)

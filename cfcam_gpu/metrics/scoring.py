@@ -11,9 +11,12 @@ from torch import nn
 from .. import targets
 from ..core import axes
 from ..core.chunks import Progress, chunk_size
+from ..engines.execution import check_finite
 from ..hooks.forward_memory import forward_bytes
 from ..hooks.guard import check_model, guarded, warn_of_training
 from ..targets.outputs import logits_of
+from ..targets.request import are_sound
+from ..targets.request import class_indices as classes_of
 
 #: Maps (B, H, W) in [0, 1] of images (B, ...) and class indices (B,), all B at once: B is the caller's to choose. Of
 #: volumes and signals maps are (B, D, H, W) and (B, L).
@@ -124,33 +127,37 @@ def class_indices(model: nn.Module, images: torch.Tensor, target: targets.Target
     Raises
     ------
     TypeError, ValueError
-        If `target` is neither None nor one class for each image: the metrics are defined for class probabilities.
+        If `target` is neither None nor one class for each image: the metrics are defined for class probabilities. Where
+        the predicted class is asked for, as :func:`logits_of_images`.
     """
     request = targets.read(target, len(images))
     if request.scores is not None or request.several:
         raise ValueError("target: expected None or one class index for each image; the metric is about one probability")
-    if request.indices is not None:
+    if request.indices is not None and request.predicted is None:
         return request.indices.to(images.device)
-    return of_logits(model, images, lambda logits: logits.argmax(dim=1), memory)
+    classes = classes_of(request, logits_of_images(model, images, memory))
+    assert classes is not None
+    return classes.to(images.device)
 
 
-def of_logits(
-    model: nn.Module, images: torch.Tensor, read: Callable[[torch.Tensor], torch.Tensor], memory: int
-) -> torch.Tensor:
-    """What `read` makes of the logits (n, K) of each chunk of images, (B, ...).
+def logits_of_images(model: nn.Module, images: torch.Tensor, memory: int) -> torch.Tensor:
+    """The logits (B, K) of images (B, ...), chunk by chunk.
 
     Raises
     ------
     ValueError
-        If the logits aren't (n, K).
+        If the logits aren't (n, K), or an image's are NaN or infinite; -infinity, of a class that is masked out, may
+        be.
     """
     model = check_model(model)
     chunks = []
     with guarded(model):
         size = chunk_size(memory, forward_bytes(model, lambda: model(images[:1]), 1))
         for start in range(0, len(images), size):
-            chunks.append(read(_logits(model, images[start : start + size])))
-    return torch.cat(chunks)
+            chunks.append(_logits(model, images[start : start + size]))
+    logits = torch.cat(chunks)
+    check_finite(are_sound(logits, None, []))
+    return logits
 
 
 def class_scores(
@@ -183,7 +190,8 @@ def class_scores(
     Returns
     -------
     (jobs,) float64 tensor
-        Taken in float64: what a probability near 1 lacks of it is a metric's denominator.
+        Taken in float64: what a probability near 1 lacks of it is a metric's denominator. NaN where an image's logits
+        are NaN or infinite, but for -infinity of another class.
 
     Raises
     ------
@@ -207,10 +215,24 @@ def class_scores(
             if out_of_range.numel():
                 raise ValueError(f"target: class {int(out_of_range[0])} is out of range for {logits.shape[1]} classes")
             scores = logits.double().softmax(dim=1) if softmax else logits.double()
-            chunks.append(scores.gather(1, classes[:, None]).squeeze(1))
+            of_classes = scores.gather(1, classes[:, None]).squeeze(1)
+            sound = are_sound(logits, None, [])["logits"] & of_classes.isfinite()
+            chunks.append(of_classes.masked_fill(~sound, torch.nan))
             if progress is not None:
                 progress(stop, jobs)
     return torch.cat(chunks)
+
+
+def check_own(scores: torch.Tensor) -> None:
+    """Refuse images of which the model itself says nothing: NaN among what :func:`class_scores` gives of them, (B,).
+
+    Of an image that a metric has changed, NaN is passed on.
+
+    Raises
+    ------
+    NotFiniteError
+    """
+    check_finite({"logits": ~scores.isnan()})
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -73,8 +73,9 @@ class Explanation(Record):
         """Figures of each explanation to judge it by: is it stable, does it tell classes apart, is it complete.
 
         The images are explained again with the likeliest other class beside the target, then flipped and with noise on
-        them, as many at once as 1 GiB of activations allows, and the model runs once more with the layer's activations
-        zero: about six forwards of the batch in all.
+        them, as many at once as 1 GiB of activations allows, but batch by batch where the explainer averages looks or
+        fuses layers, and the model runs once more with the layer's activations zero: about eight forwards of the batch
+        in all, where an explanation takes one.
 
         Parameters
         ----------

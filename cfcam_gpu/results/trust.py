@@ -21,7 +21,7 @@ from .record import Origin, Record
 from .same import check_images
 
 #: Noisy copies of each image, and the standard deviation of their noise as a share of the image's range of values.
-COPIES, NOISE = 2, 0.1
+COPIES, NOISE = 4, 0.1
 #: What comes of more images than a model or a device takes: a shape, an assertion, or that memory is out.
 _OF_SIZE = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
@@ -41,18 +41,22 @@ class Trust:
         map. None where a callable names places in the image. What a flip means is the user's to know: a model of
         letters, or of signals that have a beginning, may well see something else in a mirror.
     noise : float64 tensor
-        The same of two copies of the image with Gaussian noise of 10% of its range of values; their mean.
+        The same of four copies of the image with Gaussian noise of 10% of its range of values; their mean. The noise
+        is the same for every image, so that the figure is, too, whatever the batch.
     runner_up : int64 tensor or None
         The likeliest class beside the one that is explained. None where callables are, and where the model gives no
         logits of two classes or more.
     agreement : float64 tensor or None
         The share of the map's top 5% of positions that the runner-up's map has at its top, too, as in
         :func:`cfcam_gpu.metrics.class_sensitivity`; 1 is a map that does not tell the two apart. NaN where the
-        runner-up is masked out by a logit of -infinity.
+        runner-up's map is empty, and where the runner-up is masked out by a logit of -infinity.
     gap : float64 tensor or None
         The completeness gap of :func:`cfcam_gpu.metrics.completeness_gap` at the layer of `raw_maps`, of the score that
         is differentiated. None where callables are explained, where a method takes no gradients, LibraGrad's, whose sum
         has the biases' part, or those of a score that picks classes by their logits, and of several layers or looks.
+        NaN where the model has no finite answer without the layer's activations.
+    runner_up_empty : bool tensor or None
+        Whether the runner-up's map is empty; None where there is no runner-up.
     """
 
     flip: torch.Tensor | None
@@ -60,6 +64,7 @@ class Trust:
     runner_up: torch.Tensor | None
     agreement: torch.Tensor | None
     gap: torch.Tensor | None
+    runner_up_empty: torch.Tensor | None
 
     def __len__(self) -> int:
         """B, the number of images."""
@@ -73,12 +78,20 @@ class Trust:
             words = ["the map is empty"]
         else:
             flip = "" if self.flip is None else f"{self.flip[b]:.2f} under a flip, "
-            words = [f"stability {flip}{self.noise[b]:.2f} under noise"]
-            if self.agreement is None or self.runner_up is None or bool(self.agreement[b].isnan()):
-                words.append("no other class to compare with")
-            else:
-                words.append(f"shares {self.agreement[b]:.0%} of its top with the runner-up, class {self.runner_up[b]}")
-        return words if self.gap is None else [*words, f"completeness gap {self.gap[b]:.2f}"]
+            words = [f"stability {flip}{self.noise[b]:.2f} under noise", self._beside_the_runner_up(b)]
+        if self.gap is None:
+            return words
+        if bool(self.gap[b].isnan()):
+            return [*words, "no completeness gap, as the model has no answer without the layer"]
+        return [*words, f"completeness gap {self.gap[b]:.2f}"]
+
+    def _beside_the_runner_up(self, b: int) -> str:
+        if self.runner_up_empty is not None and bool(self.runner_up_empty[b]):
+            assert self.runner_up is not None
+            return f"the runner-up's map, of class {self.runner_up[b]}, is empty"
+        if self.agreement is None or self.runner_up is None or bool(self.agreement[b].isnan()):
+            return "no other class to compare with"
+        return f"shares {self.agreement[b]:.0%} of its top with the runner-up, class {self.runner_up[b]}"
 
 
 def examine(explanation: Record, images: torch.Tensor) -> Trust:
@@ -104,9 +117,9 @@ def examine(explanation: Record, images: torch.Tensor) -> Trust:
         )
     check_images(explanation, images)
     runner_up = _runner_up(explanation)
-    shared = _shared(explanation, images, origin.explain, runner_up)
+    shared, runner_up_empty = _shared(explanation, images, origin.explain, runner_up)
     flip, noise = _stability(explanation, images, origin, origin.explain)
-    return Trust(flip, noise, runner_up, shared, _gap(explanation, images, origin))
+    return Trust(flip, noise, runner_up, shared, _gap(explanation, images, origin), runner_up_empty)
 
 
 def _runner_up(explanation: Record) -> torch.Tensor | None:
@@ -118,18 +131,22 @@ def _runner_up(explanation: Record) -> torch.Tensor | None:
 
 def _shared(
     explanation: Record, images: torch.Tensor, explain: Explain, runner_up: torch.Tensor | None
-) -> torch.Tensor | None:
-    """The agreement with the runner-up's map, (B,). On the way the images are checked to be those explained."""
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """The agreement with the runner-up's map and whether that is empty, (B,) each.
+
+    On the way the images are checked to be those explained.
+    """
     logits, target = explanation.logits, explanation.target
     if runner_up is None or logits is None or target is None:
         _check_same(explanation, explain(images, _request(explanation)))
-        return None
+        return None, None
     masked_out = logits.gather(1, runner_up[:, None])[:, 0] == -torch.inf
     second = torch.where(masked_out, target, runner_up)  # which can be explained
     again = explain(images, Request(indices=torch.stack([target, second], dim=1), checked=True))
     _check_same(explanation, again)
     found = agreement(explanation.maps, again.maps[:, 1])
-    return found.masked_fill(explanation.empty | masked_out, torch.nan)
+    second_empty = ~(again.maps[:, 1] > 0).flatten(1).any(dim=1)
+    return found.masked_fill(explanation.empty | masked_out, torch.nan), second_empty & ~masked_out
 
 
 def _check_same(explanation: Record, again: Record) -> None:
@@ -153,7 +170,7 @@ def _stability(
     explanation: Record, images: torch.Tensor, origin: Origin, explain: Explain
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The correlation of the maps with those of flipped and of noisy images, (B,) each."""
-    copies = list(noisy_copies(images, COPIES, NOISE, seed=0))
+    copies = list(noisy_copies(images, COPIES, NOISE, seed=0, shared=True))
     layout = explanation.layers[0].layout
     flips = not any(getattr(score, "in_place", False) for score in _request(explanation).callables())
     if flips:
@@ -168,12 +185,7 @@ def _stability(
 
 def _maps(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin, explain: Explain) -> torch.Tensor:
     """Maps of copies of the images: as many batches at once as the budget allows and the model and the device take."""
-    try:
-        with guarded(origin.model):
-            bytes_each = forward_bytes(origin.model, lambda: origin.model(copies[:1]), 1)
-        size = max(1, chunk_size(DEFAULT_MEMORY, bytes_each) // batch) * batch
-    except _OF_SIZE:
-        size = batch
+    size = _at_once(explanation.method, copies, batch, origin)
     maps: list[torch.Tensor] = []
     start = 0
     while start < len(copies):
@@ -188,6 +200,20 @@ def _maps(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin,
         else:
             start += len(part)
     return torch.cat(maps)
+
+
+def _at_once(method: str, copies: torch.Tensor, batch: int, origin: Origin) -> int:
+    """How many of the copies to begin with, a multiple of the batch."""
+    # SmoothGrad, which is several looks, and Smooth Grad-CAM++ draw noise for the whole batch: it is that of the
+    # explanation in a batch of the same size alone.
+    if origin.capture is None or METHODS[method].from_model is not None:
+        return batch
+    try:
+        with guarded(origin.model):
+            bytes_each = forward_bytes(origin.model, lambda: origin.model(copies[:1]), 1)
+        return max(1, chunk_size(DEFAULT_MEMORY, bytes_each) // batch) * batch
+    except _OF_SIZE:
+        return batch
 
 
 def _request(explanation: Record, images: Sequence[int] | None = None) -> Request:

@@ -1,9 +1,9 @@
-"""Whether what comes again is what was before, but for arithmetic."""
+"""Whether what comes again is what was before, but for arithmetic, and what correlates with NaN."""
 
 import pytest
 import torch
 
-from cfcam_gpu.core.similarity import is_same
+from cfcam_gpu.core.similarity import is_same, pearson, spearman
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,13 @@ def test_infinity_is_the_same_as_itself_alone():
     assert not is_same(torch.tensor([[1.0, -1e30]]), before)
     assert not is_same(torch.tensor([[-torch.inf, -torch.inf]]), before)
     assert not is_same(before[:, :1], before)
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_a_correlation_with_nan_is_nan(correlation):
+    maps = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    spoilt = maps.clone()
+    spoilt[0, 1, 2] = torch.nan
+    spoilt[1] = torch.nan
+    for found in (correlation(spoilt, maps), correlation(maps, spoilt), correlation(torch.ones_like(maps), spoilt)):
+        assert found.isnan().tolist() == [True, True, False]

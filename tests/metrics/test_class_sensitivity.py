@@ -19,7 +19,7 @@ def agreement_by_hand(first, second, top):
         return {i for i in order[: max(1, int(top * len(values)))] if values[i] > 0}
 
     a, b = best(first.flatten().tolist()), best(second.flatten().tolist())
-    return len(a & b) / max(len(a), len(b)) if a or b else 1.0
+    return len(a & b) / max(len(a), len(b)) if a and b else np.nan
 
 
 @pytest.mark.parametrize("top", [0.05, 0.3])
@@ -33,7 +33,7 @@ def test_agreement_in_plain_sets(size, top):
     found = agreement(first, second, top)
     np.testing.assert_allclose(found, [agreement_by_hand(a, b, top) for a, b in zip(first, second)])
     assert 0 < found[0] < 1
-    assert found[4:].tolist() == [1, 0], "two maps of zeros are the same; one has nothing of the other"
+    assert found.isnan().tolist() == [False] * 4 + [True] * 2, "a map of zeros has no top"
 
 
 def test_few_positions_with_evidence_are_all_that_counts():
@@ -77,6 +77,24 @@ def test_a_map_that_knows_no_class_agrees_in_full(net):
     blind = class_sensitivity(net, lambda given, classes: given[:, 0].sigmoid(), images)
     assert blind.agreement.tolist() == [1, 1, 1]
     assert class_sensitivity_test(blind.agreement).p_value == 1
+
+
+def test_a_map_of_zeros_does_not_win(net):
+    images = torch.randn(2, 3, 20, 16, generator=torch.Generator().manual_seed(2))
+    calls = []
+
+    def explainer(given, classes):
+        """Of the second class the first image's map is empty."""
+        calls.append(classes)
+        return given[:, 0].sigmoid() * torch.tensor([len(calls) == 1, True])[:, None, None]
+
+    assert class_sensitivity(net, explainer, images).agreement.isnan().tolist() == [True, False]
+
+
+def test_training_mode_warns(net):
+    net.insert(4, nn.Dropout(0.5))
+    with pytest.warns(UserWarning, match="model: 1 modules in training mode drop at random"):
+        class_sensitivity(net.train(), lambda given, classes: given[:, 0].sigmoid(), torch.randn(2, 3, 20, 16))
 
 
 def test_the_signed_rank_test_by_counting_all_signs():

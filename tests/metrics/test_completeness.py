@@ -82,6 +82,35 @@ def test_a_layer_that_adds_nothing_has_no_gap():
     assert (found.gap.tolist(), found.evidence.tolist(), found.change.tolist()) == ([0], [0], [0])
 
 
+class Normed(nn.Module):
+    """Class 2 gets one over the length of what the layer gives; all are divided by it if `over`."""
+
+    def __init__(self, over):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.over = nn.Conv2d(3, 6, 3), nn.Linear(6, 4), over
+
+    def forward(self, images):
+        features = self.body(images).relu().mean(dim=(2, 3))
+        length = features.norm(dim=1, keepdim=True)
+        logits = self.head(features / length if self.over else features)
+        return logits + functional.pad(1 / length, (2, 1))
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["0 / 0", "another class is infinite"])
+def test_where_there_is_no_answer_without_the_layer_there_is_no_gap(images, over):
+    found = completeness_gap(Normed(over).eval(), "body", images, 1)
+    assert found.gap.isnan().all()
+    assert found.change.isnan().all()
+    assert found.evidence.isfinite().all()
+
+
+def test_training_mode_warns(images):
+    model = nn.Sequential(net(bias=True, power=1), nn.Dropout(0.5))
+    with pytest.warns(UserWarning, match="model: 1 modules in training mode drop at random"):
+        completeness_gap(model.train(), "0.body", images, 1)
+
+
 def test_bad_input_is_refused(images):
     model = net(bias=True, power=1)
     with pytest.raises(ValueError, match="target: expected None or one class index for each image"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from cfcam_gpu import CAM
 from cfcam_gpu.core.similarity import pearson
-from cfcam_gpu.metrics import adcc, confidence_change, deletion, insertion
+from cfcam_gpu.metrics import adcc, confidence_change, deletion, insertion, single_deletion
 from cfcam_gpu.metrics.faithfulness import gaussian_blur
 
 
@@ -59,6 +59,22 @@ def test_predicted_classes_are_the_default(model):
     found = confidence_change(model, images, maps)
     for part, expected in zip(found, confidence_change(model, images, maps, [0, 1])):
         assert torch.equal(part, expected)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *given: confidence_change(*given).drop,
+        lambda *given: insertion(*given, baseline="zero", step=1).auc,
+        lambda *given: single_deletion(*given, patches=2),
+    ],
+)
+def test_none_in_a_list_is_the_predicted_class(model, measure):
+    images = torch.tensor([[-4.0, 1.0, 0.5, -0.5], [-2.0, -0.1, 0.3, 0.1]]).reshape(2, 1, 2, 2)
+    maps = torch.tensor([[0.9, 0.5, 0.7, 0.1], [0.2, 0.3, 0.9, 0.1]]).reshape(2, 2, 2)
+    found = measure(model, images, maps, [None, 0])
+    assert torch.equal(found, measure(model, images, maps, [1, 0]))
+    assert not torch.equal(found, measure(model, images, maps, [0, 0]))
 
 
 def curve_by_hand(image, baseline, order, step, *, insert):

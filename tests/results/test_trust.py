@@ -71,6 +71,8 @@ EXPLAINERS = {
     "eigencam": lambda net: CAM(net, "3", method="eigencam"),
     "several looks": lambda net: CFCAM(net, "3", augment="flip"),
     "several layers": lambda net: CAM(net, ["1", "3"], method="layercam"),
+    "smoothed": lambda net: CFCAM(net, "3", smooth=2),
+    "smoothed by the method": lambda net: CAM(net, "1", method="smoothgradcam++"),
 }
 
 
@@ -83,9 +85,9 @@ def test_each_figure_by_plain_calls(net, images, name):
     flipped = explain(images.flip(3), result.target).maps.flip(2)
     generator = torch.Generator().manual_seed(0)
     noisy = []
-    for _ in range(2):
-        drawn = torch.randn(images.shape, generator=generator)
-        copies = torch.stack([x + 0.1 * (x.max() - x.min()) * d for x, d in zip(images, drawn)])
+    for _ in range(4):
+        drawn = torch.randn(images.shape[1:], generator=generator)
+        copies = torch.stack([x + 0.1 * (x.max() - x.min()) * drawn for x in images])
         noisy.append(explain(copies, result.target).maps)
     others = [next(k for k in row.argsort(descending=True) if k != own) for row, own in zip(result.logits, classes)]
     other = explain(images, torch.stack(others)).maps
@@ -96,7 +98,7 @@ def test_each_figure_by_plain_calls(net, images, name):
         np.testing.assert_allclose(found.noise[b], expected, atol=1e-4)
         top = [set(one[b].flatten().topk(480 // 20).indices.tolist()) for one in (result.maps, other)]
         np.testing.assert_allclose(found.agreement[b], len(top[0] & top[1]) / 24, atol=1e-9)
-    if name in ("eigencam", "several looks", "several layers"):
+    if name in ("eigencam", "several looks", "several layers", "smoothed"):
         assert found.gap is None
     else:
         contrast = 0.0 if result.config is None else result.config.contrast
@@ -174,11 +176,51 @@ def test_an_empty_map_has_no_figures(images):
     assert str(found).splitlines()[0] == "image 0: the map is empty; completeness gap 0.00"
 
 
-def test_a_runner_up_that_is_masked_out_is_not_explained(images):
+def test_a_runner_up_whose_map_is_empty_is_no_sign_of_class_sensitivity(images):
+    net = network()
+    net[7].weight.data[4] = -net[7].weight.data[4].abs()  # nothing speaks for class 4
+    net[7].bias.data[4] = 9
+    result = CAM(net, "3")(images, [0, 1, 2])
+    found = result.trust(images)
+    assert found.runner_up.tolist() == [4, 4, 4]
+    assert found.runner_up_empty.all()
+    assert found.agreement.isnan().all()
+    assert "under noise; the runner-up's map, of class 4, is empty; completeness" in str(found)
+    assert not CAM(net, "3")(images, [4, 4, 4]).trust(images).runner_up_empty.any()
+
+
+def test_a_model_without_an_answer_without_the_layer_has_no_gap(images):
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images):
+            features = self.net[:7](images)
+            return self.net[7](features / features.norm(dim=1, keepdim=True))
+
+    found = CAM(Normed(), "net.3")(images).trust(images)
+    assert found.gap.isnan().all()
+    assert str(found).count("; no completeness gap, as the model has no answer without the layer") == 3
+
+
+def test_an_images_figures_are_the_same_in_any_batch(net, images):
+    explain = CAM(net, "3")
+    together = explain(images).trust(images)
+    for b in range(3):
+        alone = explain(images[b : b + 1]).trust(images[b : b + 1])
+        for name in ("flip", "noise", "agreement", "gap"):
+            torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[b], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_runner_up_that_is_masked_out_is_not_explained(images, empty):
     class Masked(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = network()
+            if empty:
+                self.net[7].weight.data[2] = -self.net[7].weight.data[2].abs()
 
         def forward(self, images):
             mask = torch.full((6,), -torch.inf)
@@ -187,12 +229,14 @@ def test_a_runner_up_that_is_masked_out_is_not_explained(images):
 
     found = CAM(Masked(), "net.3")(images).trust(images)
     assert found.agreement.isnan().all()
-    assert not found.noise.isnan().any()
+    assert not found.runner_up_empty.any()
+    assert found.noise.isnan().all() == empty
+    assert str(found).count("the map is empty" if empty else "no other class to compare with") == 3
 
 
 def test_it_reads_well():
     values = [torch.tensor([x], dtype=torch.float64) for x in (0.934, 0.97, 0.388, 0.021)]
-    found = Trust(values[0], values[1], torch.tensor([207]), values[2], values[3])
+    found = Trust(values[0], values[1], torch.tensor([207]), values[2], values[3], torch.tensor([False]))
     shares = "shares 39% of its top with the runner-up, class 207"
     assert str(found) == f"image 0: stability 0.93 under a flip, 0.97 under noise; {shares}; completeness gap 0.02"
     assert repr(found) == str(found)
@@ -205,7 +249,7 @@ def test_copies_go_through_together_within_the_budget(net, images, monkeypatch):
     batches = []
     handle = net[0].register_forward_hook(lambda module, args, output: batches.append(len(output)))
     expected = result.trust(images)
-    assert max(batches) == 9, "a flipped and two noisy copies of three images"
+    assert max(batches) == 15, "a flipped and four noisy copies of three images"
     batches.clear()
     monkeypatch.setattr(trust, "DEFAULT_MEMORY", 1)
     found = result.trust(images)
@@ -236,10 +280,10 @@ def test_memory_that_is_out_makes_smaller_batches(net, images):
     explain = CFCAM(net)
     result = explain(images)
     expected = result.trust(images)
-    with failing(net, 9, RuntimeError("out of memory")) as batches:
+    with failing(net, 15, RuntimeError("out of memory")) as batches:
         found = result.trust(images)
-    at = batches.index(9)
-    assert batches[at:][:4] == [9, 3, 3, 3]
+    at = batches.index(15)
+    assert batches[at:][:6] == [15, 3, 3, 3, 3, 3]
     torch.testing.assert_close(found.noise, expected.noise, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.flip, expected.flip, rtol=1e-4, atol=1e-6)
 
@@ -247,9 +291,9 @@ def test_memory_that_is_out_makes_smaller_batches(net, images):
 @pytest.mark.parametrize("error", [KeyError("weights"), NotFiniteError("logits")], ids=str)
 def test_what_is_not_of_the_number_of_images_is_not_tried_again(net, images, error):
     result = CFCAM(net)(images)
-    with failing(net, 9, error) as batches, pytest.raises(type(error)):
+    with failing(net, 15, error) as batches, pytest.raises(type(error)):
         result.trust(images)
-    assert batches[-1] == 9
+    assert batches[-1] == 15
 
 
 def test_a_model_that_takes_no_other_number_of_images(images):
