@@ -93,8 +93,9 @@ class Candidate:
         """Maps (B, T, H, W) in [0, 1] at `size`, of images (B, 3, h, w) and classes (B, T), or rows of callables."""
         if self.render is not None:
             return self.render(*self.captured(model, images, classes), size)
-        known = _laid_out(model, self.layers, images)
-        explain = CAM(model, known, method=self.name.removesuffix(LIBRAGRAD), libragrad=self.libragrad)
+        name = self.name.removesuffix(LIBRAGRAD)
+        known = _told(methods.METHODS[name], model, self.layers, images)
+        explain = CAM(model, known, method=name, libragrad=self.libragrad)
         return upsample(explain(images, classes).raw_maps, size)
 
     def explainer(self, model: nn.Module) -> Explainer:
@@ -162,9 +163,19 @@ def _of_many(
     """The layers that a method of many chooses; none where the model has none for it, or the map of one is not told."""
     try:
         chosen = attention_blocks(model, images) if method.choose is None else method.choose(model, images, request)
-        return tuple(layer.name for layer in _laid_out(model, tuple(layer.name for layer in chosen), images))
+        names = tuple(layer.name for layer in chosen)
+        _told(method, model, names, images)
+        return names
     except ValueError:
         return ()
+
+
+def _told(
+    method: methods.Method, model: nn.Module, names: tuple[str, ...], images: torch.Tensor
+) -> tuple[TargetLayer | str, ...]:
+    """The layers of a method with their layouts; of attention's blocks, which all have the same, the first alone."""
+    count = 1 if method.attention else len(names)
+    return (*_laid_out(model, names[:count], images), *names[count:])
 
 
 def _takes_libragrad(candidate: Candidate) -> bool:
