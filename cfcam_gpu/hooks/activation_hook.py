@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from ..core.axes import ACTIVATIONS
 from ..targets.outputs import first_tensor, with_first_tensor
+from . import own_thread
 from .layouts import Layout
 from .target_layer import TargetLayer
 
@@ -98,6 +99,8 @@ class ActivationHook:
             raise runs_twice(self.layer.name)
         activation = floating(value, self.layer.name)
         shape = tuple(activation.shape)
+        if self.layout.kind == "tokens" and shape[:2] == (self.layout.tokens, self.batch) and shape[0] != self.batch:
+            raise tokens_first(self.layer.name, shape)
         if activation.ndim < 3 or self.layout.batch_of(shape) != self.batch:
             raise ValueError(
                 f"target_layer: expected an activation {ACTIVATIONS[len(self.layout.grid)]} with B = {self.batch} from "
@@ -140,6 +143,15 @@ def runs_twice(name: str) -> ValueError:
     )
 
 
+def tokens_first(name: str, shape: tuple[int, ...], otherwise: str = "") -> ValueError:
+    """What to raise of tokens (N, B, C) around a layer `name`; `otherwise` is another way out."""
+    return ValueError(
+        f"model: expected tokens (B, tokens, C), and its tokens come before the batch: those of {name} are {shape}; "
+        "build the model with batch_first=True, and with no tokens moved before the batch: the same state dict "
+        f"fits{otherwise}"
+    )
+
+
 def did_not_run(layer: TargetLayer, model: nn.Module | None = None) -> ValueError:
     """What to raise of a layer that a forward does not come to."""
     often = "" if layer.run is None else f" {layer.run + 1} times"
@@ -147,7 +159,9 @@ def did_not_run(layer: TargetLayer, model: nn.Module | None = None) -> ValueErro
 
 
 def of_one_graph(model: nn.Module | None) -> str:
-    """For an error: that no layer of a model runs as a module, as in a program that torch.export made."""
+    """For an error: what of a model runs as no module of its own, as in a program that torch.export made."""
+    if scripted := scripted_parts(model):
+        return f"; {', '.join(scripted)}: TorchScript, which takes no hooks; give the torch.nn.Module it was made from"
     if not isinstance(model, GraphModule) or any(
         node.op == "call_module" and node.target != "_guards_fn" for node in model.graph.nodes
     ):
@@ -156,3 +170,11 @@ def of_one_graph(model: nn.Module | None) -> str:
         "; the model is one graph, in which no layer runs as a module: of a program of torch.export's give "
         "torch.export.unflatten(program)"
     )
+
+
+def scripted_parts(model: nn.Module | None) -> list[str]:
+    """The names of the outermost TorchScript modules of a model."""
+    if model is None:
+        return []
+    hooked = {name for name, _ in own_thread.hookable(model)}
+    return [name for name, _ in model.named_modules() if name not in hooked and name.rpartition(".")[0] in hooked]

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from ..targets.outputs import first_tensor, logits_of, with_first_tensor
 from ..targets.request import Request, are_sound, class_indices, pinned, resolve
 from . import own_thread
-from .activation_hook import did_not_run, floating, runs_twice
+from .activation_hook import did_not_run, floating, of_one_graph, runs_twice, scripted_parts, tokens_first
 from .gradients import all_depend, derivatives_of, gradients_of
 from .guard import Survey, guarded, noted
 from .laying_out import with_one
@@ -149,7 +149,7 @@ def attention_blocks(model: nn.Module, images: torch.Tensor) -> tuple[TargetLaye
     ValueError
         If no tokens attend to each other, or not all of them to all: within windows, say, or to a pooled few.
     """
-    recorder, tokens, modules = _Recorder(), {}, [(name, module) for name, module in model.named_modules() if name]
+    recorder, tokens, modules = _Recorder(), {}, [(name, module) for name, module in own_thread.hookable(model) if name]
     counts: Counter[str] = Counter()
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
@@ -174,18 +174,25 @@ def attention_blocks(model: nn.Module, images: torch.Tensor) -> tuple[TargetLaye
     # Fewer queries than keys pool tokens: that is the head's affair.
     seen = [one for one in recorder.seen if one.queries >= one.keys]
     if not seen:
-        raise _unfit("no tokens of this model attend to each other", "needs the self-attention of a transformer")
+        found = f"no tokens of this model attend to each other{of_one_graph(model)}"
+        raise _unfit(found, "needs the self-attention of a transformer")
     shared = len(_common([one.path for one in seen]))
     names = list(dict.fromkeys(one.path[shared] if len(one.path) > shared else one.path[-2:][0] for one in seen))
     for name in names:
         if counts[name] != 1:
             raise runs_twice(name)
         shape, keys = tokens[name], sorted({one.keys for one in seen if name in one.path})
+        if shape is not None and len(shape) == 3 and shape[:2] == (*keys, batch) and shape[0] != batch:
+            raise tokens_first(name, shape)
         if shape is None or len(shape) != 3 or shape[0] != batch or keys != [shape[1]]:
             raise _unfit(
                 f"in {name}, which returns {shape}, they attend to {' or '.join(map(str, keys))}",
                 "needs blocks that return (B, tokens, C), whose tokens attend to all: no windows, no reduced keys",
             )
+    inside = tuple(f"{name}." for name in names)
+    if outside := [part for part in scripted_parts(model) if not part.startswith(inside)]:
+        # Blocks may be among them, and the last of those seen isn't the last one then.
+        raise _unfit(f"{', '.join(outside)}: TorchScript, in which no attention is seen", "needs all blocks as modules")
     if len({tokens[name] for name in names}) > 1:
         raise _unfit(f"{names[0]} and {names[-1]} have other tokens", "needs the same at all blocks")
     named = dict(modules)

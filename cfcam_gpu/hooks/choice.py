@@ -15,7 +15,7 @@ from ..core.axes import ACTIVATIONS
 from ..targets.outputs import logits_of, tensors_in
 from ..targets.request import Request
 from . import own_thread
-from .activation_hook import of_one_graph
+from .activation_hook import of_one_graph, scripted_parts, tokens_first
 from .capture import capture
 from .forward_trace import Activation, ForwardTrace
 from .laying_out import decide
@@ -37,7 +37,13 @@ class Choice:
         self.trace = ForwardTrace(model, images, request or Request())
         self.by_class_token = False
         self._why: ValueError | None = None
-        self.last = self._last()
+        try:
+            self.last = self._last()
+        except ValueError:
+            self._check_order(None)
+            raise
+        self._check_order(self.last)
+        self._check_scripted(self.last)
 
     def named(self, activation: Activation, what: str) -> TargetLayer | None:
         """The layer that an activation is known by; None where all modules around it run more than once."""
@@ -77,7 +83,9 @@ class Choice:
             If every module around it runs more than once.
         """
         what = "the last spatial activation"
-        if self.by_class_token:
+        if self.by_class_token and not self._tokenlike(activation):
+            what = "the last activation of patches alone (the head reads the class token alone)"
+        elif self.by_class_token:
             what = "the last normalised tokens whose patches have a gradient (the head reads the class token alone)"
         layer = self.named(activation, what)
         if layer is None:
@@ -160,6 +168,20 @@ class Choice:
             "target_layer: after its last activation of a known grid this model works on others, of which none can be "
             f"chosen; {str(reason).removeprefix('target_layer: ')}"
         )
+
+    def _check_order(self, last: Activation | None) -> None:
+        """Refuse a model whose attention works on tokens (N, B, C) behind `last`, and on none before it."""
+        one = self.trace.tokens_first_behind(last)
+        if one is None:
+            return
+        layer = None if last is None else self.named(last, "")
+        otherwise = "" if layer is None else f"; or name a layer before its attention, such as {layer.name!r}"
+        raise tokens_first(one.name, one.shape, otherwise) from None
+
+    def _check_scripted(self, last: Activation) -> None:
+        """Refuse a model of which nothing is left beside TorchScript but the image, maybe normalised."""
+        if last.shape[1:] == self.trace.evidence.whole and scripted_parts(self.model):
+            raise ValueError(f"target_layer: nothing but the image is left to explain{of_one_graph(self.model)}")
 
     def _any_layer(self, activation: Activation) -> TargetLayer:
         """What an activation leaves or enters, however often that runs."""

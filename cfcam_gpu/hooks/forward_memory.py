@@ -31,7 +31,7 @@ def forward_bytes(model: nn.Module, run: Callable[[], Any], batch: int) -> int:
         nonlocal peak
         peak = max(peak, _bytes(args, batch) + _bytes(output, batch))
 
-    with own_thread.hooked(own_thread.after(module, note) for module in model.modules()):
+    with own_thread.hooked(own_thread.after(module, note) for _, module in own_thread.hookable(model)):
         run()
     return 2 * peak // batch
 

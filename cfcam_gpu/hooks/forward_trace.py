@@ -37,7 +37,7 @@ class Activation:
     """An activation: its shape, how much of it is negative, what made it, and the modules around it.
 
     ``layout`` is one that its shape allows, and where ``settled`` the one that it has; None where it has none. ``node``
-    is its place in autograd's graph; None where it has none.
+    is its place in autograd's graph; None where it has none. ``tokens_first`` is one (N, B, C), which has no layout.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +49,7 @@ class Activation:
     node: Node | None = None
     layout: Layout | None = None
     settled: bool = False
+    tokens_first: bool = False
 
     @property
     def channels(self) -> int:
@@ -84,7 +85,7 @@ class ForwardTrace:
     request : Request
         For them.
     passed : list of Activation
-        All that the scores depend on, as they came; no tensor is kept.
+        All that the scores depend on, as they came, but for tokens (N, B, C); no tensor is kept.
     activations : list of Activation
         Those that may have a layout.
     calls : Counter
@@ -99,7 +100,8 @@ class ForwardTrace:
         self.named = {name: module for name, module in model.named_modules() if name}
         self._model = model
         with_one(lambda given: self._run(given, request), model, images)
-        self.passed = [one for one in self._passed if self._scored is None or one.node in self._scored]
+        self._with_tokens_first = [one for one in self._passed if self._scored is None or one.node in self._scored]
+        self.passed = [one for one in self._with_tokens_first if not one.tokens_first]
         placed = with_places([one.node for one in self.passed], self._source, self.evidence)
         for one in self.passed:
             one.settled = one.node in placed
@@ -155,8 +157,33 @@ class ForwardTrace:
         nodes = reached_from([activation.node])
         return [one for one in earlier if one.node is None or one.node in nodes]
 
+    def tokens_first_behind(self, last: Activation | None) -> Activation | None:
+        """The last of tokens (N, B, C) that blocks of attention behind an activation work on; None if there are none.
+
+        They are as many as `last` has positions, or more, and what came before it was no such tokens: a block may move
+        its own, and return them as they were. Blocks are told by norms, or by several attentions, from a head that
+        pools. None is the beginning of the model.
+        """
+        end = 0 if last is None else self._with_tokens_first.index(last)
+        tokens = [one for one in self._with_tokens_first if one.tokens_first and self._cover(one, last)]
+        if any(one in self._with_tokens_first[:end] for one in tokens):
+            return None
+        attended = [
+            one
+            for one in tokens
+            if any(isinstance(self.named[name], nn.MultiheadAttention) for name in one.returned_by)
+        ]
+        return tokens[-1] if len(attended) > 1 or any(one.normed for one in tokens) else None
+
+    def _cover(self, tokens: Activation, last: Activation | None) -> bool:
+        count, batch, channels = tokens.shape
+        grids = [prod(reading.grid) for reading in self.evidence.token_readings((batch, count, channels))]
+        return bool(grids) if last is None or last.layout is None else prod(last.layout.grid) in grids
+
     def _attach(self) -> Iterator[RemovableHandle]:
-        for name, module in self.named.items():
+        for name, module in own_thread.hookable(self._model):
+            if not name:
+                continue
 
             def before(module: nn.Module, args: tuple[Any, ...], *, name: str = name) -> None:
                 self._note(args, module, name, output=False)
@@ -177,12 +204,15 @@ class ForwardTrace:
         if tensor is None or tensor.ndim < 3 or not tensor.is_floating_point():
             return
         folded = self.evidence.folded and len(tensor) == self.evidence.entry_shape[0]
-        if tensor.ndim not in (3, rank + (1 if folded else 2)) or (len(tensor) != batch and not folded):
+        if tensor.ndim not in (3, rank + (1 if folded else 2)):
+            return
+        tokens_first = tensor.ndim == 3 and not folded and len(tensor) != batch and tensor.shape[1] == batch
+        if len(tensor) != batch and not (folded or tokens_first):
             return
         if isinstance(module, nn.Embedding):
             return  # positions, the same for every image
         tokens = tensor.ndim == 3 and rank > 1
-        if prod(tensor.shape[2:]) < 2 or (tokens and tensor.shape[1] < 2):
+        if prod(tensor.shape[2:]) < 2 or (tokens and not tokens_first and tensor.shape[1] < 2):
             return
         # An in-place ReLU returns the tensor that it was given, with other values.
         version = -1 if tensor.is_inference() else tensor._version
@@ -192,8 +222,8 @@ class ForwardTrace:
         else:
             activation = None
             if not (output and _is_reshaped(module)):
-                activation = Activation(tuple(tensor.shape), node=tensor.grad_fn)
-                if not tokens:
+                activation = Activation(tuple(tensor.shape), node=tensor.grad_fn, tokens_first=tokens_first)
+                if not tokens and not tokens_first:
                     activation.negative = _negative(tensor.detach())
                 self._passed.append(activation)
             self._remembered[id(tensor)] = weakref.ref(tensor), version, activation

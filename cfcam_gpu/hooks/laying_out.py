@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from ..core.axes import ACTIVATIONS
 from ..core.finite import NotFiniteError
 from . import own_thread, token_places
-from .activation_hook import did_not_run, floating, runs_twice
+from .activation_hook import did_not_run, floating, runs_twice, tokens_first
 from .evidence import Evidence
 from .frames import Frame, frame_of, plain_frame
 from .graph_places import with_places
@@ -237,6 +237,8 @@ def _of_tokens(
 ) -> Layout | ValueError:
     readings = evidence.token_readings(shape)
     told = f"target_layer: {name} gives {shape[1]} tokens for an image of {evidence.size}, and "
+    if not readings and shape[1] == evidence.batch and evidence.token_readings((shape[1], shape[0], shape[2])):
+        return tokens_first(name, shape)
     if not readings:
         return ValueError(f"{told}no grid fits{evidence.seen()}; {_REMEDY}")
     own, earlier = (token_places.best(one, readings, frame) for one in (seen, before))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -14,6 +15,11 @@ from torch.utils.hooks import RemovableHandle
 Before: TypeAlias = Callable[[nn.Module, tuple[Any, ...]], Any]
 #: Gets the module, its arguments and its output; what it returns, if not None, takes the output's place.
 After: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
+def hookable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model, and their names, but for those of TorchScript: torch has no hooks for these."""
+    return ((name, module) for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule))
 
 
 def before(module: nn.Module, hook: Before) -> RemovableHandle:

@@ -72,9 +72,14 @@ class TargetLayer:
         Raises
         ------
         ValueError
-            In the forward, if several tensors enter by keyword and none by its place.
+            If the module takes no hooks, or in the forward, if several tensors enter by keyword and none by its place.
         """
         assert self.module is not None
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"target_layer: {self.name} is TorchScript, and a TorchScript module takes no hooks; put the "
+                "torch.nn.Module it was made from in its place, or name a layer before or behind it"
+            )
         runs = count()
 
         def of_run(value: Any) -> Any:

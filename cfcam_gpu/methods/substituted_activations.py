@@ -61,6 +61,6 @@ def first_copy_only(model: nn.Module, copies: torch.Tensor) -> Iterator[None]:
     def thin(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(first(value) for value in args)
 
-    innermost = [module for module in model.modules() if next(module.children(), None) is None]
+    innermost = [module for _, module in own_thread.hookable(model) if next(module.children(), None) is None]
     with own_thread.hooked(own_thread.before(module, thin) for module in innermost):
         yield
