@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
@@ -30,6 +30,9 @@ Render: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], tu
 #: What the name of a method has behind it where its gradients are LibraGrad's; and of the default where they are not,
 #: if they are by default.
 LIBRAGRAD, PLAIN = "+libragrad", "+plain"
+
+#: The candidates that a model with one level has none of.
+_OF_TWO_LEVELS = ("layercam-fine", "gradcam*layercam-fine")
 
 #: Of each model, by the layers' names: what takes forwards of its own to find serves all candidates and photographs.
 _layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Layouts]] = WeakKeyDictionary()
@@ -136,15 +139,16 @@ def find(model: nn.Module, images: torch.Tensor, target: targets.Target = None) 
     found = []
     for name, method in methods.METHODS.items():
         if method.layers == "all":
-            chosen = _of_many(method, model, images, request)
-            if chosen:
-                found.append(Candidate(name, chosen))
+            try:
+                found.append(Candidate(name, _of_many(method, model, images, request)))
+            except ValueError:
+                continue  # missing() says why
         elif not method.cluster_filter:
             render = None if method.from_gradients is None else _single(method.from_gradients)
             found.append(Candidate(name, last, render, objective=method.objective))
     if len(levels) == 2:
-        found.append(Candidate("layercam-fine", fine, _single(gradient.layercam)))
-        found.append(Candidate("gradcam*layercam-fine", levels, _fused))
+        takes = ((fine, _single(gradient.layercam)), (levels, _fused))
+        found += [Candidate(name, *one) for name, one in zip(_OF_TWO_LEVELS, takes, strict=True)]
     found.append(_cfcam("cfcam-paper", last, Config.paper()))
     found.append(_cfcam("cfcam-one", last, Config()))
     default = Plan.automatic(known)
@@ -157,17 +161,53 @@ def find(model: nn.Module, images: torch.Tensor, target: targets.Target = None) 
     return {candidate.name: candidate for candidate in [*found, cfcam]}
 
 
+def missing(
+    name: str, there: Collection[str], model: nn.Module, images: torch.Tensor, target: targets.Target = None
+) -> str | None:
+    """Why a candidate is not there, of a name that is one's of other models; None where it is none's.
+
+    Parameters
+    ----------
+    name : str
+        Not in `there`.
+    there : collection of str
+        The names that :func:`find` returned for the other arguments.
+    model, images, target
+    """
+    base = name.removesuffix(PLAIN if name.endswith(PLAIN) else LIBRAGRAD)
+    if base in _OF_TWO_LEVELS and base not in there:
+        return "it is of two levels, and the layers of this model have one resolution"
+    if base in methods.METHODS and base not in there:
+        try:
+            _of_many(methods.METHODS[base], model, images, targets.read(target, 1))
+        except ValueError as error:
+            return f"this model has no layers for {base} ({error})"
+    if base == name or base not in there:
+        return None
+    suffix = name.removeprefix(base)
+    if suffix == PLAIN and base != "cfcam":
+        return f"{PLAIN} is of cfcam alone; {base} has such gradients, or none, without it"
+    if not any(one.endswith((LIBRAGRAD, PLAIN)) for one in there):
+        return f"{suffix} is for models with tokens, and the layers of this one are of channels over a grid"
+    if base == "cfcam":
+        return "it is cfcam itself, which has such gradients by default on this model"
+    return f"{base} is not measured with LibraGrad's gradients"
+
+
 def _of_many(
     method: methods.Method, model: nn.Module, images: torch.Tensor, request: targets.Request
 ) -> tuple[str, ...]:
-    """The layers that a method of many chooses; none where the model has none for it, or the map of one is not told."""
-    try:
-        chosen = attention_blocks(model, images) if method.choose is None else method.choose(model, images, request)
-        names = tuple(layer.name for layer in chosen)
-        _told(method, model, names, images)
-        return names
-    except ValueError:
-        return ()
+    """The layers that a method of many chooses.
+
+    Raises
+    ------
+    ValueError
+        If the model has none for it, or the map of one is not told.
+    """
+    chosen = attention_blocks(model, images) if method.choose is None else method.choose(model, images, request)
+    names = tuple(layer.name for layer in chosen)
+    _told(method, model, names, images)
+    return names
 
 
 def _told(

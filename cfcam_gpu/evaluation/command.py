@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ..photographs import terminal
 from ..photographs.options import WeightsAsExplained
+from . import measures
 
 if TYPE_CHECKING:
     from .table import Row
@@ -60,7 +61,7 @@ def bench(
             show_default=False,
             help="faithfulness: does the map show what the model looks at? localisation: does it lie on the object? "
             "robustness: does it stay when gradients or pixels change a little? sanity: does it change when the model "
-            "forgets what it learned?",
+            "forgets what it learned, and with the class that is asked about?",
         ),
     ],
     data: Annotated[
@@ -86,7 +87,7 @@ def bench(
         typer.Option(
             metavar="A,B,...",
             help="What cfcam-gpu methods lists, layercam-fine and gradcam*layercam-fine; of models with tokens also "
-            "METHOD+libragrad.",
+            "METHOD+libragrad, and cfcam+plain where cfcam has LibraGrad's gradients by default.",
             show_default="all that take one forward and backward",
         ),
     ] = "",
@@ -97,10 +98,9 @@ def bench(
         str,
         typer.Option(
             metavar="A,B,...",
-            help="Of faithfulness drop, insertion, deletion, adcc, road; of localisation energy, pointing, iou (images "
-            "with masks), grid2, grid3 (mosaics); of robustness gradient-noise, pixel-noise, sensitivity; of sanity "
-            "classifier and, on request, cascade.",
-            show_default="those that DIR has images for",
+            help=f"Names, and in brackets those of the results: {measures.told()}. Those of localisation are of images "
+            "with masks, grid2 and grid3 of mosaics.",
+            show_default=f"those that DIR has images for, without {', '.join(sorted(measures.ON_REQUEST))}",
         ),
     ] = "",
     out: Annotated[

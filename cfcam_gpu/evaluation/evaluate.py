@@ -22,10 +22,10 @@ from ..photographs.loading import device_of
 from ..photographs.models import Model
 from ..results import durable, saving
 from ..targets.outputs import logits_of
-from . import data
+from . import candidates, data
 from .candidates import Candidate
-from .candidates import find as find_candidates
 from .data import Grid, Sample
+from .measures import ON_REQUEST
 from .suites import CONSTANTS, SUITES, Case, Measure, Subject
 from .table import Row, Summary, mean_curves, summarise, write_rows
 
@@ -254,31 +254,36 @@ def check(job: Job) -> Run:
     if not 1 <= job.step <= size * size:
         raise ValueError(f"step: expected a number of pixels from 1 to {size * size}; got {job.step}")
     blank = model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
-    there = find_candidates(model.module, blank)
+    there = candidates.find(model.module, blank)
     names = job.methods or [name for name, candidate in there.items() if candidate.render is not None]
-    _known("methods", names, there)
-    _known("reference", [job.reference], there)
+    for argument, wanted in (("methods", names), ("reference", [job.reference])):
+        _known(argument, wanted, there, lambda name: candidates.missing(name, there, model.module, blank))
     album = _with_classes(model, blank, album)
     plan = _plan(job, suite, album)
     job.out.mkdir(parents=True, exist_ok=True)
-    candidates = tuple(there[name] for name in dict.fromkeys([job.reference, *names]))
-    return Run(job, model, device, candidates, plan, album.passed_over)
+    chosen = tuple(there[name] for name in dict.fromkeys([job.reference, *names]))
+    return Run(job, model, device, chosen, plan, album.passed_over)
 
 
 def _plan(job: Job, suite: Mapping[str, Measure], album: data.Album) -> tuple[tuple[Measure, tuple[Subject, ...]], ...]:
     found = {name: tuple(measure.subjects(album)) for name, measure in suite.items()}
     missing = [name for name in job.metrics if not found[name]]
-    chosen = job.metrics or [name for name, measure in suite.items() if measure.by_default and found[name]]
+    chosen = job.metrics or [name for name in suite if name not in ON_REQUEST and found[name]]
     if missing or not chosen:
         what = ", ".join(missing) or job.suite
         raise ValueError(f"data: {job.data} has no image for {what}: masks and mosaics come from a manifest")
     return tuple((suite[name], found[name]) for name in dict.fromkeys(chosen))
 
 
-def _known(argument: str, names: Sequence[str], known: Iterable[str]) -> None:
+def _known(
+    argument: str, names: Sequence[str], known: Iterable[str], why: Callable[[str], str | None] = lambda name: None
+) -> None:
+    """Refuse a name that is not known, with the reason where `why` has one."""
     for name in names:
         if name not in set(known):
-            raise ValueError(f"{argument}: expected one of {', '.join(known)}; got {name!r}")
+            reason_of = why(name)
+            because = "" if reason_of is None else f": {reason_of}"
+            raise ValueError(f"{argument}: expected one of {', '.join(known)}; got {name!r}{because}")
 
 
 def _with_classes(model: Model, blank: torch.Tensor, album: data.Album) -> data.Album:

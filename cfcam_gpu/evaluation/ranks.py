@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .suites import Better
+from .measures import Better
 from .table import Summary
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ..metrics import Curve
 from ..metrics.robustness import add_gradient_noise
 from .candidates import Candidate
 from .data import Album, Grid, Photograph, Sample
+from .measures import RESULTS, Better
 
 #: Standard deviation of noise in the gradients, in theirs.
 GRADIENT_NOISE = 2.0
@@ -38,7 +40,6 @@ CONSTANTS = {
     "sensitivity_samples": SENSITIVITY_SAMPLES,
 }
 
-Better: TypeAlias = Literal["high", "low"]
 Subject: TypeAlias = Photograph | Grid
 
 
@@ -85,7 +86,6 @@ class Measure:
     needs_maps : bool
     needs_render : bool
         Whether a candidate must be able to take gradients that are not the model's own.
-    by_default : bool
     """
 
     metrics: Mapping[str, Better]
@@ -93,7 +93,6 @@ class Measure:
     subjects: Callable[[Album], Sequence[Subject]] = field(default=_photographs)
     needs_maps: bool = True
     needs_render: bool = False
-    by_default: bool = True
 
 
 def _drop(case: Case) -> Sequence[torch.Tensor]:
@@ -126,22 +125,24 @@ def _single_deletion(case: Case) -> Sequence[torch.Tensor]:
     return (100 * metrics.single_deletion(*case.given),)
 
 
-def _mask_measure(name: str, metric: Callable[..., torch.Tensor]) -> Measure:
-    def run(case: Case) -> Sequence[torch.Tensor]:
-        assert case.maps is not None
-        assert case.sample.mask is not None
-        return (100 * metric(case.maps, case.sample.mask[None], spatial_dims=len(case.sample.size)),)
-
-    return Measure({name: "high"}, run, lambda album: [one for one in album.photographs if one.mask is not None])
+def _with_masks(album: Album) -> Sequence[Subject]:
+    return [one for one in album.photographs if one.mask is not None]
 
 
-def _grid_measure(n: int) -> Measure:
-    def run(case: Case) -> Sequence[torch.Tensor]:
-        assert case.maps is not None
-        # The mosaic is what was drawn, so it is what is resampled: its cells are no images of their own.
-        return (100 * metrics.grid_pointing_game(case.maps[None], n).mean(dim=1),)
+def _on_mask(metric: Callable[..., torch.Tensor], case: Case) -> Sequence[torch.Tensor]:
+    assert case.maps is not None
+    assert case.sample.mask is not None
+    return (100 * metric(case.maps, case.sample.mask[None], spatial_dims=len(case.sample.size)),)
 
-    return Measure({f"grid_{n}x{n}": "high"}, run, lambda album: [grid for grid in album.grids if grid.n == n])
+
+def _mosaics(n: int, album: Album) -> Sequence[Subject]:
+    return [grid for grid in album.grids if grid.n == n]
+
+
+def _on_mosaic(n: int, case: Case) -> Sequence[torch.Tensor]:
+    assert case.maps is not None
+    # The mosaic is what was drawn, so it is what is resampled: its cells are no images of their own.
+    return (100 * metrics.grid_pointing_game(case.maps[None], n).mean(dim=1),)
 
 
 def _gradient_noise(case: Case) -> Sequence[torch.Tensor]:
@@ -194,40 +195,29 @@ def _class_sensitivity(case: Case) -> Sequence[torch.Tensor]:
     return (100 * found.agreement.nan_to_num(nan=1.0),)
 
 
-#: Suites by name, and their measures by the name that ``--metrics`` takes.
+#: How each measure is taken, by its name; makes one of the names of its results.
+_TAKEN: Mapping[str, Callable[[Mapping[str, Better]], Measure]] = {
+    "drop": partial(Measure, run=_drop),
+    "insertion": partial(Measure, run=_insertion),
+    "deletion": partial(Measure, run=_deletion),
+    "adcc": partial(Measure, run=_adcc),
+    "road": partial(Measure, run=_road),
+    "single-deletion": partial(Measure, run=_single_deletion),
+    "energy": partial(Measure, run=partial(_on_mask, metrics.energy_pointing_game), subjects=_with_masks),
+    "pointing": partial(Measure, run=partial(_on_mask, metrics.pointing_game), subjects=_with_masks),
+    "iou": partial(Measure, run=partial(_on_mask, metrics.best_iou), subjects=_with_masks),
+    "grid2": partial(Measure, run=partial(_on_mosaic, 2), subjects=partial(_mosaics, 2)),
+    "grid3": partial(Measure, run=partial(_on_mosaic, 3), subjects=partial(_mosaics, 3)),
+    "gradient-noise": partial(Measure, run=_gradient_noise, needs_maps=False, needs_render=True),
+    "pixel-noise": partial(Measure, run=_pixel_noise, needs_maps=False),
+    "sensitivity": partial(Measure, run=_max_sensitivity, needs_maps=False),
+    "classifier": partial(Measure, run=_classifier, needs_maps=False),
+    "class-sensitivity": partial(Measure, run=_class_sensitivity, needs_maps=False),
+    "cascade": partial(Measure, run=_cascade, needs_maps=False),
+}
+
+#: Suites by name, and their measures by the name that ``--metrics`` takes: those of
+#: :data:`cfcam_gpu.evaluation.measures.RESULTS`, from which help has them, too.
 SUITES: Mapping[str, Mapping[str, Measure]] = MappingProxyType(
-    {
-        "faithfulness": {
-            "drop": Measure({"average_drop": "low", "average_increase": "high", "average_gain": "high"}, _drop),
-            "insertion": Measure({"insertion_auc": "high"}, _insertion),
-            "deletion": Measure({"deletion_auc": "low"}, _deletion),
-            "adcc": Measure({"adcc": "high", "coherency": "high", "complexity": "low"}, _adcc),
-            "road": Measure({"road": "high"}, _road),
-            "single-deletion": Measure({"single_deletion": "high"}, _single_deletion),
-        },
-        "localisation": {
-            "energy": _mask_measure("energy_pointing_game", metrics.energy_pointing_game),
-            "pointing": _mask_measure("pointing_game", metrics.pointing_game),
-            "iou": _mask_measure("best_iou", metrics.best_iou),
-            "grid2": _grid_measure(2),
-            "grid3": _grid_measure(3),
-        },
-        "robustness": {
-            "gradient-noise": Measure(
-                {"gradient_noise_ssim": "high"}, _gradient_noise, needs_maps=False, needs_render=True
-            ),
-            "pixel-noise": Measure({"pixel_noise_ssim": "high"}, _pixel_noise, needs_maps=False),
-            "sensitivity": Measure({"max_sensitivity": "low"}, _max_sensitivity, needs_maps=False),
-        },
-        "sanity": {
-            "classifier": Measure({"classifier_randomisation_ssim": "low"}, _classifier, needs_maps=False),
-            "class-sensitivity": Measure({"class_agreement": "low"}, _class_sensitivity, needs_maps=False),
-            "cascade": Measure(
-                {"cascade_correlation_mean": "low", "cascade_correlation_last": "low"},
-                _cascade,
-                needs_maps=False,
-                by_default=False,
-            ),
-        },
-    }
+    {suite: {name: _TAKEN[name](results) for name, results in found.items()} for suite, found in RESULTS.items()}
 )

@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import metrics
 from ..metrics import Curve, Interval
 from ..results import durable
-from .suites import Better
+from .measures import Better
 
 
 class Row(NamedTuple):

@@ -66,7 +66,7 @@ class CFCAM:
         gated by the layer's own evidence, as ``Config.gated()`` is.
     extent : {"broad", "balanced", "tight"}, optional
         How much of the image the map shows strongly, where `config` is left out; None is ``"balanced"``. See
-        :meth:`cfcam_gpu.Config.two_level`. Not with one named layer.
+        :meth:`cfcam_gpu.Config.two_level`. Not with one named layer, for which ``Config.gated`` takes it.
 
     Raises
     ------
@@ -101,12 +101,12 @@ class CFCAM:
         extent: Extent | None = None,
     ) -> None:
         self._libragrad = check_libragrad(libragrad)
-        self._extent = check_extent(extent, config)
+        self._given_config = None if config is None else check_config(config)
+        self._extent = check_extent(extent, self._given_config)
         self._views = Views.read(augment, smooth, noise, seed)
         self.model = check_model(model)
         engines.check_name(engine)
         self.engine = engine
-        self._given_config = None if config is None else check_config(config)
         self._plan: Plan | None = None
         self._named: tuple[TargetLayer, ...] | None = None
         self._layouts = Layouts()

@@ -76,7 +76,11 @@ def check_extent(asked: Extent | None, config: Config | None) -> Extent | None:
     if asked is not None:
         Config.two_level(asked)
         if config is not None:
-            raise ValueError(f"extent: expected none beside config, which has a saturation of its own; got {asked!r}")
+            way_out = "gated" if config.levels == 1 else "two_level"
+            raise ValueError(
+                f"extent: expected none beside config, which has a saturation of its own; got {asked!r}. Give "
+                f"config=Config.{way_out}({asked!r})"
+            )
     return asked
 
 
@@ -89,8 +93,9 @@ def check_levels(layers: tuple[TargetLayer, ...], config: Config | None, extent:
     """
     if extent is not None and len(layers) == 1:
         raise ValueError(
-            f"extent: expected none with one target layer, {layers[0].name}, whose map has no such choice; got "
-            f"{extent!r}. Give two, leave target_layer out, or of tokens give config=Config.gated({extent!r})"
+            f"extent: expected none with one named target layer, {layers[0].name}, as not every layer's default "
+            f"configuration has such a choice; got {extent!r}. Give config=Config.gated({extent!r}), of tokens the "
+            "default with this extent; or two layers as two levels; or leave target_layer out"
         )
     if config is not None and config.levels != len(layers):
         names = ", ".join(layer.name for layer in layers)

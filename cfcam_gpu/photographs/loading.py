@@ -73,6 +73,12 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
     views = Views.read(list(settings.augment), settings.smooth, 0.0, 0)
     if settings.preset != "default" and settings.method != "cfcam":
         raise ValueError(f"preset: {settings.preset} is a form of the method cfcam; got the method {settings.method}")
+    if settings.preset in exported.EXTENTS and settings.layers and (len(settings.layers) == 1 or fuse is not None):
+        named = f"fused layers, {', '.join(settings.layers)}" if fuse else f"one named layer, {settings.layers[0]}"
+        raise ValueError(
+            f"preset: expected default or paper with {named}; got {settings.preset}, which is for two levels, or "
+            "for layers that are chosen. Give two layers, the finer one first, without fuse; or name none"
+        )
     fused = fuse is not None or (len(settings.layers) > 1 and settings.preset == "paper")
     if components is not None and (settings.method != "cfcam" or views.several or fused):
         raise ValueError("components: only one look by the method cfcam has them, without augment, smooth and fuse")
@@ -133,7 +139,7 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
         If model, weights, layer, engine, device or method can't be what is meant; the message says why. An exported
         file is refused.
     """
-    check(settings)
+    check(settings, fuse=fuse)
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
     extent = exported.EXTENTS.get(settings.preset)
     chosen = methods.find(method)

@@ -68,8 +68,8 @@ EngineOption: TypeAlias = Annotated[str, typer.Option(help="auto, or one that cf
 PresetOption: TypeAlias = Annotated[
     Preset,
     typer.Option(
-        help="Of two levels, broad shows more of the image strongly, and tight less; paper is the form of the authors' "
-        "code."
+        help="broad shows more of the image strongly, and tight less, of two levels and of layers that are chosen; "
+        "paper is the form of the authors' code."
     ),
 ]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option(help="auto is the GPU where there is one.")]

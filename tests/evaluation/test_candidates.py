@@ -1,5 +1,8 @@
 """What is measured side by side on tokens, and on what is not an image."""
 
+from functools import cache
+
+import pytest
 import torch
 from torch import nn
 
@@ -7,6 +10,7 @@ from cfcam_gpu import CAM, CFCAM
 from cfcam_gpu.evaluation import candidates
 from cfcam_gpu.targets import Segment
 
+from ..networks import two_scales
 from ..transformers import pictures, transformer
 
 
@@ -49,3 +53,38 @@ def test_a_segmentation_of_volumes_is_explained_by_a_callable():
         found = there[name].maps(model, volumes, target, (6, 8, 10))
         assert found.shape == (1, 1, 6, 8, 10)
         assert torch.equal(found[:, 0], explain(volumes, Segment(1)).maps)
+
+
+def of_one_level():
+    return nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+@cache
+def those_of(make):
+    """The arguments of ``missing``: the names that are there, the model and its images."""
+    model = make().eval()
+    images = pictures() if make is transformer else torch.rand(1, 3, 32, 32)
+    return set(candidates.find(model, images)), model, images
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "said"),
+    [
+        (two_scales, "legrad+libragrad", "has no layers for legrad (method: legrad needs the self-attention of a tra"),
+        (of_one_level, "winsorcam", "has no layers for winsorcam (target_layer: this method takes all convolutions"),
+        (of_one_level, "layercam-fine", "it is of two levels, and the layers of this model have one resolution"),
+        (two_scales, "gradcam+libragrad", "+libragrad is for models with tokens, and the layers of this one are of"),
+        (two_scales, "cfcam+plain", "+plain is for models with tokens, and the layers of this one are of channels"),
+        (transformer, "cfcam+libragrad", "it is cfcam itself, which has such gradients by default on this model"),
+        (transformer, "gradcam+plain", "+plain is of cfcam alone; gradcam has such gradients, or none, without it"),
+        (transformer, "scorecam+libragrad", "scorecam is not measured with LibraGrad's gradients"),
+    ],
+)
+def test_why_a_candidate_of_other_models_is_missing(make, name, said):
+    assert name not in those_of(make)[0]
+    assert said in candidates.missing(name, *those_of(make))
+
+
+@pytest.mark.parametrize("name", ["gradcamp", "gradcamp+libragrad", "+plain", ""])
+def test_what_is_no_candidates_name_is_missing_for_no_reason(name):
+    assert candidates.missing(name, *those_of(two_scales)) is None

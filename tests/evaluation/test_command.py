@@ -1,11 +1,13 @@
 """``cfcam-gpu bench`` as a command, and where the device fails on the way."""
 
 import json
+import re
 
+import pytest
 from typer.testing import CliRunner
 
 from cfcam_gpu.cli import app
-from cfcam_gpu.evaluation import evaluate
+from cfcam_gpu.evaluation import evaluate, suites
 
 from .test_evaluation import MODEL, bench, folder
 
@@ -50,3 +52,21 @@ def test_help_names_both_kinds_of_bench():
     assert "SUITE" in said
     assert "latency" in said
     assert "--metrics" in CliRunner().invoke(app, ["bench", "sanity", "--help"]).stdout
+
+
+@pytest.mark.parametrize("suite", suites.SUITES)
+def test_help_names_every_measure_and_what_it_gives(suite):
+    said = CliRunner().invoke(app, ["bench", suite, "--help"]).stdout
+    words = set(re.findall(r"[\w+-]+", said))
+    for name, measure in suites.SUITES[suite].items():
+        assert {name, *measure.metrics} <= words
+    assert {"METHOD+libragrad", "cfcam+plain"} <= words
+
+
+@pytest.mark.parametrize("option", ["--methods", "--reference"])
+def test_a_method_that_the_model_has_no_layers_for_is_refused_with_the_reason(option, folder, tmp_path):
+    done = bench("localisation", folder, tmp_path / "out", option, "legrad")
+    assert done.exit_code == 2
+    assert f"{option[2:]}: expected one of gradcam, " in done.stderr
+    reason = "this model has no layers for legrad (method: legrad needs the self-attention of a transformer; "
+    assert f"; got 'legrad': {reason}" in done.stderr

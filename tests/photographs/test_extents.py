@@ -1,6 +1,7 @@
 """How broad a two-level map is, by name: on the command line and in CAM."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cfcam_gpu import CAM, CFCAM, Config
 from cfcam_gpu.cli import app
 
 from ..networks import photographs, two_scales
+from ..transformers import pictures, transformer
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,11 @@ def test_presets_of_two_levels(photograph, tmp_path):
     ("options", "said"),
     [
         (["--method", "gradcam"], "preset: broad is a form of the method cfcam; got the method gradcam"),
-        (["--layer", "4"], "extent: expected none with one target layer, 4, whose map has no such choice; got 'broad'"),
+        (["--layer", "4"], "preset: expected default or paper with one named layer, 4; got broad, which is for two"),
+        (
+            ["--layer", "2", "--layer", "4", "--fuse", "max"],
+            "preset: expected default or paper with fused layers, 2, 4; got broad, which is for two levels",
+        ),
         (["--fuse", "mean", "--components", "1"], "components: only one look by the method cfcam"),
     ],
 )
@@ -64,10 +70,27 @@ def test_a_cam_takes_the_configuration():
     assert torch.equal(found.maps, CFCAM(model, config=config)(images).maps)
     assert found.config == config
     assert CFCAM(model, extent="broad")(images).config == config
-    with pytest.raises(ValueError, match="extent: expected none beside config, which has a saturation of its own"):
-        CFCAM(model, config=config, extent="tight")
     with pytest.raises(ValueError, match="extent: expected one of broad, balanced, tight; got 'wide'"):
         CFCAM(model, extent="wide")
     for method in ("gradcam", "cfcam-paper"):
         with pytest.raises(ValueError, match=f"config: expected none with {method}, as only cfcam takes one; got Con"):
             CAM(model, method=method, config=config)
+
+
+@pytest.mark.parametrize(("config", "named"), [("two_level", None), ("gated", "4"), ("paper", "4")])
+def test_an_extent_beside_a_configuration_is_refused_with_what_it_would_be(config, named):
+    way_out = "two_level" if config == "two_level" else "gated"
+    said = f"which has a saturation of its own; got 'tight'. Give config=Config.{way_out}('tight')"
+    with pytest.raises(ValueError, match=re.escape(f"extent: expected none beside config, {said}")):
+        CFCAM(two_scales().eval(), named, config=getattr(Config, config)(), extent="tight")
+
+
+def test_the_extent_of_a_named_layer_of_tokens_is_its_configurations():
+    model, images = transformer(), pictures()
+    chosen = CFCAM(model, extent="tight")
+    maps = chosen(images).maps
+    (layer,) = (one.name for one in chosen.layers)
+    with pytest.raises(ValueError, match=f"one named target layer, {layer}, as not every layer's default") as refusal:
+        CFCAM(model, layer, extent="tight")
+    assert "Give config=Config.gated('tight'), of tokens the default with this extent;" in str(refusal.value)
+    assert torch.equal(CFCAM(model, layer, config=Config.gated("tight"))(images).maps, maps)
