@@ -150,6 +150,8 @@ def ablationcam(work: Work) -> torch.Tensor:
 def _head(work: Work) -> Head:
     """What comes after the layer. Of tokens more than the class token is to be read there: else no score would change.
 
+    That is asked of the logits: a probability of one may be the same with the patches and without.
+
     Raises
     ------
     ValueError
@@ -158,9 +160,8 @@ def _head(work: Work) -> Head:
     layout = work.layer.layout
     if layout is None or not layout.extra:
         return head
-    logits = logits_of(head.tried)
-    with_patches, without_patches = _scores(work, torch.zeros(2, dtype=torch.int64, device=logits.device), logits)
-    if torch.allclose(with_patches, without_patches, rtol=torch.finfo(logits.dtype).eps ** 0.5, atol=0.0):
+    with_patches, without_patches = logits_of(head.tried)
+    if torch.allclose(with_patches, without_patches, rtol=torch.finfo(with_patches.dtype).eps ** 0.5, atol=0.0):
         raise ValueError(
             f"target_layer: at {work.layer.name} the scores don't depend on the patches: from there on the head reads "
             "the class token alone; take a layer before the last attention, such as what its block's first norm "

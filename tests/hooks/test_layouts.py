@@ -177,6 +177,15 @@ def test_ablationcam_refuses_the_last_block_by_the_scores():
     assert CAM(VisionTransformer(mean=True), "blocks.3", method="ablationcam")(pictures, [[0, 1]] * 2).raw_maps.any()
 
 
+def test_a_sure_probability_is_no_sign_of_a_head_that_reads_the_class_token_alone():
+    model, pictures = VisionTransformer(registers=2), images()
+    with torch.no_grad():
+        model.head.weight.mul_(1e5)
+        least = model(pictures).argmin(dim=1)  # 0 with the patches and without
+    found = CAM(model, "blocks.3.norm1", method="reciprocam")(pictures, least)
+    assert found.raw_maps.isfinite().all()
+
+
 class Dropping(VisionTransformer):
     """Works on without the last patch."""
 
