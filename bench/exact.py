@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from cfcam_gpu import metrics
-from cfcam_gpu.evaluation.suites import Better
+from cfcam_gpu.evaluation.measures import Better
 
 from . import instruments
 

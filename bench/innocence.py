@@ -32,7 +32,7 @@ from torch.nn import functional
 from cfcam_gpu import CAM, CFCAM, Config, metrics
 from cfcam_gpu.core.cluster_filter import DEAD, NOISE, noise_left
 from cfcam_gpu.engines.execution import compute
-from cfcam_gpu.evaluation.suites import Better
+from cfcam_gpu.evaluation.measures import Better
 
 from . import instruments, shapes
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CAM, environment, methods
-from cfcam_gpu.evaluation.suites import Better
+from cfcam_gpu.evaluation.measures import Better
 from cfcam_gpu.evaluation.table import Row, summarise
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.results import durable

@@ -32,7 +32,7 @@ Render: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], tu
 LIBRAGRAD, PLAIN = "+libragrad", "+plain"
 
 #: The candidates that a model with one level has none of.
-_OF_TWO_LEVELS = ("layercam-fine", "gradcam*layercam-fine")
+_FINE, _PRODUCT = "layercam-fine", "gradcam*layercam-fine"
 
 #: Of each model, by the layers' names: what takes forwards of its own to find serves all candidates and photographs.
 _layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Layouts]] = WeakKeyDictionary()
@@ -147,8 +147,8 @@ def find(model: nn.Module, images: torch.Tensor, target: targets.Target = None) 
             render = None if method.from_gradients is None else _single(method.from_gradients)
             found.append(Candidate(name, last, render, objective=method.objective))
     if len(levels) == 2:
-        takes = ((fine, _single(gradient.layercam)), (levels, _fused))
-        found += [Candidate(name, *one) for name, one in zip(_OF_TWO_LEVELS, takes, strict=True)]
+        found.append(Candidate(_FINE, fine, _single(gradient.layercam)))
+        found.append(Candidate(_PRODUCT, levels, _fused))
     found.append(_cfcam("cfcam-paper", last, Config.paper()))
     found.append(_cfcam("cfcam-one", last, Config()))
     default = Plan.automatic(known)
@@ -175,7 +175,7 @@ def missing(
     model, images, target
     """
     base = name.removesuffix(PLAIN if name.endswith(PLAIN) else LIBRAGRAD)
-    if base in _OF_TWO_LEVELS and base not in there:
+    if base in (_FINE, _PRODUCT) and base not in there:
         return "it is of two levels, and the layers of this model have one resolution"
     if base in methods.METHODS and base not in there:
         try:

@@ -45,10 +45,9 @@ def reached_from(roots: Iterable[Node | None]) -> set[Node]:
     return found
 
 
-def depends(later: torch.Tensor, earlier: torch.Tensor) -> bool:
-    """Whether autograd has a way from the one to the other."""
-    edge = torch.autograd.graph.get_gradient_edge
-    return later.requires_grad and edge(earlier).node in reached_from([edge(later).node])
+def depends(tensor: torch.Tensor, known: dict[Node, bool]) -> bool:
+    """Whether autograd has a way from a tensor to a node that is `known` to be true; see :func:`leads_to`."""
+    return tensor.requires_grad and leads_to(node_of(tensor), known)
 
 
 def leads_to(node: Node, known: dict[Node, bool]) -> bool:

@@ -19,7 +19,7 @@ from ..targets.per_image import ListsOf
 from ..targets.request import Request, are_sound, class_indices, logits_for, resolve
 from . import own_thread
 from .activation_hook import ActivationHook
-from .autograd_graph import depends, leads_to, node_of
+from .autograd_graph import depends, node_of
 from .gradients import (
     all_depend,
     check_callables,
@@ -191,7 +191,7 @@ def _cut_where_no_other_did(hook: ActivationHook, known: dict[Node, bool], value
     That it needs a gradient says little: behind another layer it may by trainable parameters alone.
     """
     activation = first_tensor(value)
-    hook.cuts = activation is not None and not (activation.requires_grad and leads_to(node_of(activation), known))
+    hook.cuts = activation is not None and not depends(activation, known)
     changed = hook.replace(value)
     if hook.cuts:
         known[node_of(hook.reached())] = True
@@ -240,7 +240,7 @@ def _capture(
         by_target: list[tuple[torch.Tensor, ...]] = []
         curvatures: list[torch.Tensor] = []
         if gradients:
-            if levels == 2 and not layers[1].checked and not depends(reached[1], reached[0]):
+            if levels == 2 and not layers[1].checked and not depends(reached[1], {node_of(reached[0]): True}):
                 raise cut(layers, model, images) or ValueError(
                     "target_layer: expected the finer layer first, and the coarser one behind it; "
                     f"{layers[1].name} does not depend on {layers[0].name}"

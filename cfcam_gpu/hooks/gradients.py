@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from ..targets.request import Score, name_of
 from . import own_thread
-from .autograd_graph import leads_to, reached_from
+from .autograd_graph import leads_to, node_of, reached_from
 from .guard import Survey
 from .target_layer import TargetLayer
 
@@ -244,7 +244,7 @@ def check_callables(
     """
     if not callables:
         return
-    known = {torch.autograd.graph.get_gradient_edge(activation).node: True}
+    known = {node_of(activation): True}
     # Of each target the scores of all images, which were stacked.
     of_images = zip(*(() if score.grad_fn is None else score.grad_fn.next_functions for score in scores))
     nodes = [node for of_image in of_images for node, _ in of_image]

@@ -28,7 +28,7 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
-from .autograd_graph import leads_to, node_of
+from .autograd_graph import depends, node_of
 from .libragrad_graph import refuse_missed, scaled, with_value
 from .libragrad_norms import NORMS, Norm
 from .libragrad_ranks import Rank, Ranks
@@ -166,7 +166,7 @@ class LibraGrad(TorchFunctionMode):
 
     def depends(self, value: object) -> bool:
         """Whether a value is a tensor that hangs on the activation, and not on parameters alone."""
-        return isinstance(value, torch.Tensor) and value.requires_grad and leads_to(node_of(value), self._known)
+        return isinstance(value, torch.Tensor) and depends(value, self._known)
 
     def _product(self, func: Any, *args: Any, names: tuple[str, ...], first: int, **kwargs: Any) -> Any:
         """Factors that weigh are constants; those that are left share the gradient."""

@@ -11,6 +11,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import CheckpointFunction
 
+from .activation_hook import scripted_parts
 from .autograd_graph import leads_to, node_of, successors
 from .gradients import reentrant
 from .libragrad_ranks import JOINT, VIEWS, Ranks, dependent, is_negative, kind_of
@@ -160,11 +161,7 @@ def _is_scaled(node: Node) -> bool:
 
 
 def _missed(node: Node, model: nn.Module) -> ValueError:
-    scripted: list[str] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in scripted)
-        if isinstance(module, torch.jit.ScriptModule) and not inside:
-            scripted.append(name)
+    scripted = scripted_parts(model)
     if _is_custom(node):
         what = f"{kind_of(node)} is an autograd.Function of its own"
     elif scripted:

@@ -145,8 +145,7 @@ def _shared(
     again = explain(images, Request(indices=torch.stack([target, second], dim=1), checked=True))
     _check_same(explanation, again)
     found = agreement(explanation.maps, again.maps[:, 1])
-    second_empty = ~(again.maps[:, 1] > 0).flatten(1).any(dim=1)
-    return found.masked_fill(explanation.empty | masked_out, torch.nan), second_empty & ~masked_out
+    return found.masked_fill(masked_out, torch.nan), again.empty[:, 1] & ~masked_out
 
 
 def _check_same(explanation: Record, again: Record) -> None:

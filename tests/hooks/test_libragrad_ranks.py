@@ -134,8 +134,10 @@ def test_a_factor_that_may_or_may_not_weigh_is_refused(function, message):
 
 
 def test_what_is_unclear_is_no_matter_where_nothing_is_multiplied_or_a_gate_weighs_it():
-    for function in (lambda x: torch.linalg.pinv(x) + gate(x), lambda x: gate(x) * torch.linalg.pinv(x)):
-        taken(function, ALL)
+    added, own = (taken(lambda x: torch.linalg.pinv(x) + gate(x), ALL, libragrad=one)[2] for one in (True, False))
+    assert torch.equal(added, own)
+    weighed = taken(lambda x: gate(x) * torch.linalg.pinv(x), ALL)[2]
+    assert torch.equal(weighed, taken(lambda x: gate(x).detach() * torch.linalg.pinv(x), ALL)[2])
 
 
 class Both(nn.Module):

@@ -177,8 +177,9 @@ def _modules_with(stems: list[str], model: nn.Module, images: torch.Tensor) -> d
         if stem in stems and inside and inside[-1] not in found.setdefault(stem, []):
             found[stem].append(inside[-1])
 
-    handles = [own_thread.before(module, partial(enter, name)) for name, module in own_thread.hookable(model)]
-    handles += [own_thread.after(module, leave) for _, module in own_thread.hookable(model)]
+    handles = []
+    for name, module in own_thread.hookable(model):
+        handles += [own_thread.before(module, partial(enter, name)), own_thread.after(module, leave)]
     with guarded(model), torch.no_grad(), own_thread.hooked(handles), _Calls(note):
         model(images)
     return found
