@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu import cli
+from cfcam_gpu.photographs import explain_command
 
 from .albums import album, small
 from .test_cli import contents, explain, lines
@@ -97,6 +97,6 @@ def test_pages_behind_the_first_are_told(album, tmp_path, monkeypatch):
         "y.jpg": 1,
         "stack.tif": 4,
     }
-    monkeypatch.setattr(cli, "TABLE", 0)
+    monkeypatch.setattr(explain_command, "TABLE", 0)
     done = explain(album, "--out", tmp_path / "out", "--overwrite")
     assert "of 1 more file of several pages the first was explained" in done.stderr
