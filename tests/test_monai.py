@@ -56,3 +56,15 @@ def test_the_scores_of_a_segmentation_are_not_what_is_chosen(peer, residual):
     result = CFCAM(model)(noise(1, 1, 16, 16, 16), targets.Segment(1))
     assert result.layers[-1].name == "model.1"  # 16 channels; 3, the scores, behind it
     assert not result.empty.any()
+
+
+def test_an_image_that_knows_its_place_is_explained_as_a_plain_one(peer):
+    """MetaTensor makes a node of its own of what autograd is asked about a tensor."""
+    torch.manual_seed(0)
+    ends = nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), *ends).eval()
+    images = noise(2, 1, 16, 16)
+    explain = CFCAM(model, ["1", "4"])
+    assert torch.equal(
+        explain(peer("monai.data").MetaTensor(images)).maps.as_subclass(torch.Tensor), explain(images).maps
+    )

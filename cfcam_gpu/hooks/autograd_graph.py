@@ -20,7 +20,9 @@ def successors(node: Node) -> list[Node | None]:
 
 def node_of(tensor: torch.Tensor) -> Node:
     """The node that a tensor which needs a gradient comes from."""
-    edge = get_gradient_edge(tensor)
+    # A class of tensors that makes views its own (MONAI's MetaTensor) would have a node of its making in between.
+    with torch._C.DisableTorchFunctionSubclass():
+        edge = get_gradient_edge(tensor)
     node = _past_hooks(edge.node, edge.output_nr)
     assert node is not None
     return node
