@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 # What ours is checked against and timed beside. Their dependencies are left out, so that none of them replaces torch;
 # bench/torchvision_shim.py has why torchvision is content with that.
 PEERS := grad-cam==1.5.7 torchcam==0.5.0 torchvision==0.28.0 opencv-python-headless==5.0.0.93 ttach==0.0.3
-TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1
+TEST_PEERS := $(PEERS) quantus==0.6.0 timm==1.0.31 captum==0.9.0 monai==1.6.1 open_clip_torch==3.3.0
 # Triton's client has the definition of a model's configuration; it asks for an older protobuf than is there.
 TEST_PEERS += tritonclient==2.73.0 python-rapidjson==1.25
 # Reads slides without a GPU, and without CuPy, which it asks for.
@@ -36,6 +36,7 @@ demo: $(VENV)/ready
 pictures: demo $(VENV)/ready-to-test
 	cp out/demo/contact_sheet.png out/demo/components.png docs/
 	$(BIN)/python -m bench.dicom_picture docs/dicom.png
+	$(BIN)/python -m bench.notebook_pictures docs
 	$(BIN)/python examples/slides/tissue.py out/slides
 	cp out/slides/slides.png docs/
 

@@ -24,7 +24,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         "empty_maps": empty,
         "limit": given.limit,
         "versions": environment.describe()["versions"],
-        "config": repr(one.config),
+        "config": asdict(one.config),
         "likeness": components.LIKENESS,
         "evidence_by_label": {key: interval([row[key] for row in labels]) for key in labels[0]},
         "chosen": CHOSEN,

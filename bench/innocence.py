@@ -22,6 +22,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     networks = {"honest": measure(honest)}
     for against in ATTACKS:
         networks[f"against {against}"] = measure(fooled(honest, against))
-    settings = {"steps": STEPS, "batch": BATCH, "weight": WEIGHT, "config": repr(CONFIG)}
+    settings = {"steps": STEPS, "batch": BATCH, "weight": WEIGHT, "config": asdict(CONFIG)}
     record = {"settings": settings, "reference": instruments.REFERENCE, "networks": networks}
     instruments.write(given.out / "innocence.json", "innocence", record)
     return 0

@@ -6,12 +6,26 @@ from ._lazy import lazily
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import core, deploy, engines, explain, hooks, methods, metrics, photographs, pipelines, results, targets
+    from . import (
+        core,
+        deploy,
+        detection,
+        engines,
+        explain,
+        hooks,
+        methods,
+        metrics,
+        photographs,
+        pipelines,
+        results,
+        targets,
+    )
     from .core import Config
+    from .detection import explain_detections
     from .engines.execution import cluster_filter_cam
-    from .explain import CAM, CFCAM
+    from .explain import CAM, CFCAM, explain_point, explain_text
     from .hooks import layers
-    from .results import Explanation
+    from .results import Explanation, compare
 
 __all__ = [
     "CAM",
@@ -20,11 +34,16 @@ __all__ = [
     "Explanation",
     "__version__",
     "cluster_filter_cam",
+    "compare",
     "core",
     "deploy",
+    "detection",
     "engines",
     "environment",
     "explain",
+    "explain_detections",
+    "explain_point",
+    "explain_text",
     "hooks",
     "layers",
     "methods",
@@ -41,6 +60,10 @@ _HOMES = {name: name for name in __all__} | {
     "Config": "core",
     "Explanation": "results",
     "cluster_filter_cam": "engines.execution",
+    "compare": "results.figures",
+    "explain_detections": "detection",
+    "explain_point": "explain",
+    "explain_text": "explain",
     "layers": "hooks.layers",
 }
 

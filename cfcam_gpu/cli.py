@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ._version import __version__
+from .detection.command import detect
 from .evaluation.command import SUITE, Benches, bench
 from .latency.command import latency
 from .photographs.explain_command import demo, explain
 from .photographs.export_command import export
 from .photographs.layers_command import layers
+from .photographs.usage import Commands
 from .pipelines.command import run as run_pipeline
 from .report.command import report
 from .service.command import serve
@@ -28,6 +30,7 @@ from .slides.command import slide
 
 app = typer.Typer(
     name="cfcam-gpu",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -90,6 +93,10 @@ def info(
 
 
 app.command()(demo)
+app.command(
+    epilog="Exit status: 0 all explained; 1 some photographs failed, each named with the reason; 2 bad usage, found "
+    "before any work."
+)(detect)
 app.command(epilog="Exit status: 0 listed; 2 bad usage, or a model without a layer that can be chosen.")(layers)
 app.command(
     epilog="Exit status: 0 written; 2 bad usage, a model that can't be exported, or a file whose maps are not the "

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from . import __version__, engines
+from . import engines
+from ._version import __version__
 
 #: Of each package the distributions that it may come from.
 PACKAGES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.torchvision_shim import import_torchvision
 
 FOLDER = Path(__file__).parent
-HELPERS = ("__main__", "onnx_only", "photographs", "plain_nms")
+HELPERS = ("__main__", "onnx_only", "photographs", "plain_nms", "service_client")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
 
 

@@ -64,6 +64,9 @@ preparation = said["preparation"]
 if preparation is None:
     raise SystemExit(f"{options.file} doesn't say how a photograph is prepared; export it with preparation=")
 
+if preparation.get("squash") or not isinstance(preparation["size"], int) or len(preparation["mean"]) != 3:
+    raise SystemExit(f"{options.file} takes other images than squares of colours, cut out of a photograph's middle")
+# Of the libraries' roundings ("rounding") it knows none: what the model sees may lie a pixel apart.
 pixels = pixels_of(options.photograph, preparation)
 images = (pixels.astype(np.float32) / 255 - np.float32(preparation["mean"])) / np.float32(preparation["std"])
 # A file of a fixed batch takes so many images: the same one as often.

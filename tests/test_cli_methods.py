@@ -92,8 +92,8 @@ def test_the_check_of_a_job_runs_no_forward_for_each_channel(album, tmp_path, mo
     calls = []
     build = models.load
 
-    def counted(*given):
-        model = build(*given)
+    def counted(*given, **asked):
+        model = build(*given, **asked)
         model.module.register_forward_hook(lambda module, args, output: calls.append(len(output)))
         return model
 

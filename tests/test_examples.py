@@ -10,11 +10,14 @@ from examples.__main__ import NAMES, run
 
 from .needs import lacking
 
+#: Those that train a network, or measure: half a minute. What they call has tests of its own.
+LONG = {"measure", "own_classes"}
 
-@pytest.mark.parametrize("name", NAMES)
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.long] * (one in LONG)) for one in NAMES])
 @pytest.mark.filterwarnings("default:::(timm|torchvision|transformers|efficientnet_lite)")
 def test_it_runs(name, tmp_path, monkeypatch, peer):
-    for library in ("timm", "torchvision", "transformers"):
+    for library in ("open_clip", "timm", "torchvision", "transformers"):
         peer(library)
     if name == "volumes" and find_spec("deepbet") is None:
         lacking("deepbet is not installed", "PEERS")

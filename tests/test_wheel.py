@@ -54,7 +54,7 @@ def test_what_is_in_it(wheel):
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if not name.endswith("/")}
         metadata = archive.read(f"cfcam_gpu-{__version__}.dist-info/METADATA").decode()
-        classes = archive.read("cfcam_gpu/photographs/data/imagenet_classes.txt").decode()
+        classes = archive.read("cfcam_gpu/targets/data/imagenet_classes.txt").decode()
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cfcam_gpu").rglob("*.py")}
     inside = {name for name in found if ".dist-info/" not in name}
     page = {f"cfcam_gpu/report/{name}" for name in ("template.html", "page.css", "page.js")}
@@ -62,7 +62,7 @@ def test_what_is_in_it(wheel):
     kernels = {f"cfcam_gpu/kernels/{path.name}" for path in (ROOT / "kernels").iterdir()}
     assert {name for name in inside if name.startswith("cfcam_gpu/kernels/")} == kernels
     assert {Path(name).suffix for name in kernels} >= {".cu", ".cuh"}
-    assert inside >= sources | page | {"cfcam_gpu/py.typed", "cfcam_gpu/photographs/data/imagenet_classes.txt"}
+    assert inside >= sources | page | {"cfcam_gpu/py.typed", "cfcam_gpu/targets/data/imagenet_classes.txt"}
     assert {name.partition("/")[0] for name in inside} == {"cfcam_gpu"}
     assert not [name for name in inside if "__pycache__" in name or "test" in name]
     assert any(name.endswith("/licenses/LICENSE") for name in found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, cast, get_args, get_type_hints
 
 Importance = Literal["activation", "contribution"]
 Distance = Literal["euclidean", "unit_norm"]
@@ -21,7 +21,7 @@ Extent = Literal["broad", "balanced", "tight"]
 _SATURATION: dict[str, float | None] = {"broad": 0.1, "balanced": 0.25, "tight": None}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """Options of CF-CAM, one for each choice the method makes.
 
@@ -170,6 +170,18 @@ class Config:
             If `extent` is none of these.
         """
         return replace(cls.two_level(extent), gate_by="own")
+
+    def __repr__(self) -> str:
+        """A ready-made configuration by its name; of any other, what is not as in ``Config()``."""
+        named = {"paper()": Config.paper()}
+        for extent in _SATURATION:
+            named[f"two_level({extent!r})"] = Config.two_level(cast(Extent, extent))
+            named[f"gated({extent!r})"] = Config.gated(cast(Extent, extent))
+        for name, config in named.items():
+            if self == config:
+                return f"Config.{name}"
+        changed = (field.name for field in fields(self) if getattr(self, field.name) != field.default)
+        return f"Config({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     @property
     def levels(self) -> int:

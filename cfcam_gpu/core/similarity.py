@@ -30,7 +30,8 @@ def pearson(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Spearman's rank correlation of each pair of maps, (B,) float64; 0 where one of them is the same everywhere.
 
-    NaN where one of them has a NaN, which has no rank.
+    NaN where one of them has a NaN, which has no rank. It is ``scipy.stats.spearmanr`` for whole batches on their
+    device, where SciPy takes a pair on the host and has NaN for a map that is the same everywhere.
     """
     return pearson(_ranks(first), _ranks(second))
 

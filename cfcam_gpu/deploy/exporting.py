@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from .._version import __version__
 from ..core.config import Config
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM, check_images
+from ..hooks.state import weights_sha256
 from ..hooks.target_layer import Layer
 from ..results import durable
 from ..targets import Segment
@@ -73,7 +73,8 @@ def export(
         What the file is for; None is ``"onnxruntime"`` for .onnx. For ``"tensorrt"`` there are only operators that
         TensorRT has.
     class_names : sequence of str, optional
-        One for each logit, for those who show the maps.
+        One for each logit, for those who show the maps or name a target. None takes the explainer's, which may be the
+        model's own.
     preparation : mapping, optional
         How a photograph becomes an image, for the same: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
     name : str, optional
@@ -109,7 +110,7 @@ def export(
     check_images(explain.model, images)
     refusals.check_model(explain.model, images, runtime)
     plan = Plan.of(explain, images, None if batch == "any" else int(batch), target, classes, runtime)
-    refusals.check_class_names(class_names, plan.expected.logits)
+    class_names = refusals.class_names(class_names, explain, plan.logits[0])
     written: aoti_file.Package | onnx_file.OnnxFile
     writer = aoti_file.Package if runtime == "aoti" else onnx_file.OnnxFile
     with _ONE_AT_A_TIME:
@@ -133,7 +134,7 @@ def export(
         classes=classes,
         logits=plan.logits,
         segment=target.index if isinstance(target, Segment) else None,
-        class_names=None if class_names is None else tuple(class_names),
+        class_names=class_names,
         preparation=noted,
         weights_sha256=weights_sha256(plan.model),
         graph_sha256=written.sha256,
@@ -145,13 +146,3 @@ def export(
         description = replace(description, check=plan.check(trial))
     durable.write(path, written.with_metadata(description.metadata()), alone=False)
     return description
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Of a model's state dict: of each tensor, by name, its dtype, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

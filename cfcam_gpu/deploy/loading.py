@@ -15,6 +15,8 @@ from ..core.finite import NotFiniteError
 from ..hooks.guard import warn
 from ..hooks.target_layer import TargetLayer
 from ..results.explanation import Explanation
+from ..results.seen import Seen
+from ..targets.names import text_of
 from . import players
 from .description import Description
 
@@ -53,7 +55,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto", threads: int | N
     Examples
     --------
     >>> explain = cfcam_gpu.deploy.load("lite0.onnx")  # doctest: +SKIP
-    >>> explain(images).save("out", images=images, class_names=explain.class_names)  # doctest: +SKIP
+    >>> explain(images).save("out", images=images)  # doctest: +SKIP
     """
     return Deployed(path, device=device, threads=threads)
 
@@ -153,7 +155,7 @@ class Deployed:
             Prepared as the model wants them, of the size that the file was exported for, on any device. Other floating
             dtypes than float32 are converted. A file of a fixed batch N takes any B: N at a time, the last ones filled
             up.
-        target : None, int, sequence or tensor
+        target : None, int, str, sequence or tensor
             As for :class:`cfcam_gpu.CFCAM`, but that a file of T classes takes (B, T) alone, one of the predicted class
             takes None, and no file takes a callable.
 
@@ -205,9 +207,19 @@ class Deployed:
             size=self.description.size,
             inside=self.description.inside,
             method=self.method,
+            class_names=self.class_names,
+            called=self._called(len(images)),
+            seen=Seen.of(images),
         )
         vars(result).update(maps=maps, empty=empty)  # in the places of what would be computed from the raw maps
         return result
+
+    def _called(self, batch: int) -> tuple[tuple[str, ...], ...] | None:
+        """What is explained, where it is a segmentation's class."""
+        index = self.description.segment
+        if index is None:
+            return None
+        return ((text_of(targets.Segment(index), self.class_names),),) * batch
 
     def _check(self, images: object) -> None:
         if not isinstance(images, torch.Tensor):
@@ -225,7 +237,7 @@ class Deployed:
 
     def _asked(self, target: targets.Target, batch: int) -> torch.Tensor | None:
         """The input `target`, on the host, -1 for a predicted class; None where the file takes none."""
-        request = targets.read(target, batch)
+        request = targets.read(target, batch, targets.ClassNames(self.class_names, None))
         if request.scores is not None:
             raise TypeError(
                 "target: expected class indices or None; got a callable, which no file can hold: explain it with "
@@ -281,6 +293,7 @@ class Deployed:
             size=self.description.size,
             inside=self.description.inside,
             method=self.method,
+            class_names=self.class_names,
         )
 
 

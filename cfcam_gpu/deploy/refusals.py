@@ -14,7 +14,7 @@ from torch import nn
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
 from ..hooks.guard import survey_of
-from ..targets import Segment
+from ..targets import ClassNames, Segment
 from .description import Runtime
 from .onnx_file import MOST_BYTES
 from .players import NEEDS
@@ -191,16 +191,17 @@ def noted(preparation: Mapping[str, Any] | None, name: str | None) -> dict[str, 
     return found
 
 
-def check_class_names(class_names: Sequence[str] | None, logits: torch.Tensor | None) -> None:
-    """Refuse names of another number of classes.
+def class_names(given: Sequence[str] | None, explain: CFCAM, classes: int) -> tuple[str, ...] | None:
+    """The names that are given, or the explainer's; of the model's own none where they are of other classes.
 
     Raises
     ------
     TypeError, ValueError
+        If those given are no names, or of another number of classes.
     """
-    if class_names is None or logits is None:
-        return
-    if isinstance(class_names, str) or not all(isinstance(each, str) for each in class_names):
-        raise TypeError("class_names: expected a sequence of strings, one for each logit")
-    if len(class_names) != logits.shape[1]:
-        raise ValueError(f"class_names: expected one for each of the {logits.shape[1]} logits; got {len(class_names)}")
+    names = explain._class_names if given is None else ClassNames(given, None)
+    if names.names is None or len(names.names) == classes:
+        return names.names
+    if names.given:
+        raise ValueError(f"class_names: expected one for each of the {classes} logits; got {len(names.names)}")
+    return None

@@ -10,8 +10,15 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from ..photographs import terminal
-from ..photographs.options import WeightsAsExplained
+from ..photographs import options, terminal
+from ..photographs.options import (
+    ChannelsOption,
+    ClassesOption,
+    MeanOption,
+    SizeOption,
+    StdOption,
+    WeightsAsExplained,
+)
 from . import measures
 
 if TYPE_CHECKING:
@@ -82,6 +89,11 @@ def bench(
         ),
     ] = "lite0",
     weights: WeightsAsExplained = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -130,12 +142,16 @@ def bench(
     from ..photographs import photos
     from . import evaluate, table
 
+    with terminal.refusing():
+        asked = options.input_of(size=size, channels=channels, mean=mean, std=std)
     job = evaluate.Job(
         suite=suite.value,
         data=data,
         out=out,
         model=model,
         weights=weights,
+        classes=classes,
+        **asked,
         methods=_names(methods),
         reference=reference,
         metrics=_names(metrics),
@@ -151,6 +167,8 @@ def bench(
     err.print(f"{suite.value} of {model} on {run.device}: {', '.join(c.name for c in run.candidates)}")
     for candidate in run.candidates:
         err.print(f"  {candidate.name}: {' and '.join(candidate.layers)}")
+    for line in run.model.notes:
+        err.print(terminal.plain(line))
     if run.passed_over:
         err.print(terminal.plain(photos.told(run.passed_over)))
     if not run.model.trained:

@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
 from .. import metrics
-from ..photographs import models, photos
-from ..photographs.photos import Preparation
+from ..photographs import photos
+from ..photographs.photos import Page, Preparation
+from ..targets.names import classes_called, either
 from . import masks
 
 Item = TypeVar("Item")
@@ -58,19 +60,18 @@ class Photograph:
         ValueError
             If a file can't be read, or the mask doesn't fit the image.
         """
-        image = photos.read(self.path)
+        page = photos.first_page(self.path, takes=preparation)
         mask = None
         if self.mask is not None:
             drawn = Image.fromarray(np.where(masks.read(self.mask), np.uint8(255), np.uint8(0)))
-            if drawn.size != image.size:
-                raise ValueError(
-                    f"mask: expected {_sides(image)} pixels, as the image; {self.mask} has {_sides(drawn)}"
-                )
-            nearest = replace(preparation, interpolation=Image.Resampling.NEAREST)
+            if drawn.size != page.size:
+                raise ValueError(f"mask: expected {_sides(page)} pixels, as the image; {self.mask} has {_sides(drawn)}")
+            half = (0.5, 0.5, 0.5)
+            nearest = replace(preparation, interpolation=Image.Resampling.NEAREST, mean=half, std=half)
             mask = _pixels(drawn.convert("RGB"), nearest)[0] > 127
-        pixels = _pixels(image, preparation)
-        size = preparation.size
-        return Sample(preparation.normalize(pixels), torch.tensor([self.class_index]), mask, (size, size))
+        pixels = _pixels(page.image, preparation)
+        size = preparation.height, preparation.width
+        return Sample(preparation.normalize(pixels), torch.tensor([self.class_index]), mask, size)
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ class Grid:
         """
         images = torch.stack([cell.load(preparation).image for cell in self.cells])
         large = metrics.mosaic(images[None], self.n)
-        size = preparation.size
-        small = functional.interpolate(large, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        side = -(-size // self.n) * self.n
-        return Sample(small[0], torch.tensor([cell.class_index for cell in self.cells]), None, (side, side))
+        size = preparation.height, preparation.width
+        small = functional.interpolate(large, size=size, mode="bilinear", antialias=True, align_corners=False)
+        divided = tuple(-(-side // self.n) * self.n for side in size)
+        return Sample(small[0], torch.tensor([cell.class_index for cell in self.cells]), None, divided)
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,11 @@ class Album:
         """
         if not self.folders:
             return self
-        called = [models.classes_called(folder, names, _plain) for folder in self.folders]
+        called = [classes_called(folder, names, _plain) for folder in self.folders]
         for folder, some in zip(self.folders, called):
             if len(some) > 1:
                 raise ValueError(
-                    f"data: the folder {folder} may be {models.either(some, names)}; call the folders by class indices"
+                    f"data: the folder {folder} may be {either(some, names)}; call the folders by class indices"
                 )
         indices = [some[0] if some else None for some in called]
         if None in indices and len(self.folders) == len(names):
@@ -247,10 +248,11 @@ def _spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     return [items[i * len(items) // limit] for i in range(limit)]
 
 
-def _pixels(image: Image.Image, preparation: Preparation) -> torch.Tensor:
+def _pixels(image: Image.Image | NDArray[Any], preparation: Preparation) -> torch.Tensor:
     """An image that has the model's size is taken as it is; others are resized and cropped."""
-    if image.size == (preparation.size, preparation.size):
-        preparation = replace(preparation, resize=preparation.size)
+    size = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    if size == (preparation.width, preparation.height):
+        preparation = replace(preparation, resize=(preparation.height, preparation.width))
     return preparation.pixels(image)
 
 
@@ -258,5 +260,6 @@ def _plain(name: str) -> str:
     return name.casefold().replace("_", " ")
 
 
-def _sides(image: Image.Image) -> str:
-    return f"{image.width} x {image.height}"
+def _sides(image: Image.Image | Page) -> str:
+    width, height = image.size
+    return f"{width} x {height}"

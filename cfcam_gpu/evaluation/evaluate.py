@@ -17,9 +17,9 @@ import torch
 from ..environment import describe
 from ..explain.attempts import attempt, reason, together_or_alone
 from ..metrics import Curve
-from ..photographs import models
-from ..photographs.loading import device_of
+from ..photographs import loading
 from ..photographs.models import Model
+from ..photographs.options import Settings
 from ..results import durable, saving
 from ..targets.outputs import logits_of
 from . import candidates, data
@@ -49,6 +49,8 @@ class Job:
         See :func:`cfcam_gpu.photographs.load`.
     weights : Path or None
         A state dict for the model.
+    size, channels, mean, std, classes
+        Its input and the names of its classes, as :class:`cfcam_gpu.photographs.options.Settings` has them.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; none is every one that takes one forward and backward.
     reference : str
@@ -70,6 +72,11 @@ class Job:
     out: Path
     model: str = "lite0"
     weights: Path | None = None
+    size: tuple[int, ...] | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: Path | None = None
     methods: Sequence[str] = ()
     reference: str = "gradcam"
     metrics: Sequence[str] = ()
@@ -84,8 +91,8 @@ class Job:
 class Run:
     """A job that was found sound, ready to go.
 
-    ``passed_over`` counts what class folders have besides. ``rows`` has what is measured: all of it, or what was before
-    a fault.
+    ``passed_over`` counts what class folders have besides, ``class_names`` are those that were given. ``rows`` has what
+    is measured: all of it, or what was before a fault.
     """
 
     job: Job
@@ -94,6 +101,7 @@ class Run:
     candidates: tuple[Candidate, ...]
     plan: tuple[tuple[Measure, tuple[Subject, ...]], ...]
     passed_over: Counter[str]
+    class_names: tuple[str, ...] | None = None
     rows: list[Row] = field(default_factory=list, init=False)
 
     @property
@@ -204,6 +212,13 @@ def write(run: Run, rows: Sequence[Row]) -> list[Summary]:
         "device": str(run.device),
         "versions": describe()["versions"] | {name: metadata.version(name) for name in PACKAGES},
         "seed": job.seed,
+        "input": {
+            "preparation": repr(run.model.preparation),
+            "classes": None if job.classes is None else str(job.classes),
+            # What makes the same model again: models of libraries are built with so many classes.
+            "asked": {name: getattr(job, name) for name in ("size", "channels", "mean", "std")},
+            "class_names": run.class_names,
+        },
         "options": {"limit": job.limit, "batch_size": job.batch_size, "step": job.step, **CONSTANTS},
         "methods": {candidate.name: list(candidate.layers) for candidate in run.candidates},
         "reference": job.reference,
@@ -247,22 +262,25 @@ def check(job: Job) -> Run:
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"{package} is not installed; pip install 'cfcam-gpu[bench]'")
 
-    device = device_of("auto")
-    model = models.load(job.model, job.weights)
+    device = loading.device_of("auto")
+    asked = {name: getattr(job, name) for name in ("model", "weights", "size", "channels", "mean", "std", "classes")}
+    settings = Settings(**asked)
+    named = loading.names_given(settings)
+    model = loading.model_of(settings, named)
     model.module.to(device)
-    size = model.preparation.size
-    if not 1 <= job.step <= size * size:
-        raise ValueError(f"step: expected a number of pixels from 1 to {size * size}; got {job.step}")
-    blank = model.preparation.normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+    wants = model.preparation
+    if not 1 <= job.step <= wants.height * wants.width:
+        raise ValueError(f"step: expected a number of pixels from 1 to {wants.height * wants.width}; got {job.step}")
+    blank = wants.normalize(wants.blank(1).to(device))
     there = candidates.find(model.module, blank)
     names = job.methods or [name for name, candidate in there.items() if candidate.render is not None]
     for argument, wanted in (("methods", names), ("reference", [job.reference])):
         _known(argument, wanted, there, lambda name: candidates.missing(name, there, model.module, blank))
-    album = _with_classes(model, blank, album)
+    album = _with_classes(model, blank, album, named, job.classes)
     plan = _plan(job, suite, album)
     job.out.mkdir(parents=True, exist_ok=True)
     chosen = tuple(there[name] for name in dict.fromkeys([job.reference, *names]))
-    return Run(job, model, device, chosen, plan, album.passed_over)
+    return Run(job, model, device, chosen, plan, album.passed_over, named)
 
 
 def _plan(job: Job, suite: Mapping[str, Measure], album: data.Album) -> tuple[tuple[Measure, tuple[Subject, ...]], ...]:
@@ -286,11 +304,13 @@ def _known(
             raise ValueError(f"{argument}: expected one of {', '.join(known)}; got {name!r}{because}")
 
 
-def _with_classes(model: Model, blank: torch.Tensor, album: data.Album) -> data.Album:
+def _with_classes(
+    model: Model, blank: torch.Tensor, album: data.Album, named: tuple[str, ...] | None, path: Path | None
+) -> data.Album:
     """The album with the model's classes, all of which it has."""
     with torch.no_grad():
         classes = logits_of(model.module(blank)).shape[1]
-    album = album.with_classes_of(models.class_names(classes))
+    album = album.with_classes_of(loading.names_for(model, classes, named, path).names)
     for photograph in album.photographs:
         if photograph.class_index >= classes:
             raise ValueError(

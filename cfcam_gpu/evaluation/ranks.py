@@ -1,4 +1,7 @@
-"""Which method is ahead in which metric, and how far the metrics agree on it."""
+"""Which method is ahead in which metric, and how far the metrics agree on it.
+
+Ranks and Kendall's tau are SciPy's. Its ``friedmanchisquare``, of which W is a multiple, refuses two methods.
+"""
 
 from __future__ import annotations
 

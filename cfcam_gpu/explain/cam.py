@@ -16,9 +16,11 @@ from ..core.config import Config, Extent
 from ..hooks.guard import check_model, warn_of_training
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
+from ..results.seen import Seen
+from ..targets.names import ClassNames
 from .cfcam import CFCAM, check_images
 from .looks import Attention, ManyLayers, OneLayer, Options
-from .plan import check_libragrad, explained_by
+from .plan import check_libragrad, described, explained_by
 from .views import Augment, Fuse, Views, check_fuse
 
 _Part: TypeAlias = "CFCAM | OneLayer | ManyLayers | Attention"
@@ -54,6 +56,8 @@ class CAM:
         as :class:`~cfcam_gpu.CFCAM` does.
     config, extent
         As for :class:`~cfcam_gpu.CFCAM`; of ``"cfcam"`` alone.
+    class_names : sequence of K str, optional
+        As for :class:`~cfcam_gpu.CFCAM`.
 
     Raises
     ------
@@ -86,6 +90,7 @@ class CAM:
         libragrad: bool | None = None,
         config: Config | None = None,
         extent: Extent | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         chosen = methods.find(method)
         for name, value in (("config", config), ("extent", extent)):
@@ -94,6 +99,7 @@ class CAM:
         self._libragrad = libragrad = check_libragrad(libragrad, method)
         self.method = method
         self.model = check_model(model)
+        self._class_names = ClassNames(class_names, model)
         check_fuse(fuse)
         engines.check_name(engine)
         chunk_size(memory, 1)
@@ -124,12 +130,16 @@ class CAM:
                     engine=engine,
                     libragrad=libragrad,
                     extent=extent,
+                    class_names=class_names,
                 )
                 for group in groups
             ]
         else:
             options = Options(memory, float(noise), seed, bool(libragrad))
             self._parts = [OneLayer(self.model, cast("Layer | None", layer), method, options) for layer in given]
+
+    def __repr__(self) -> str:
+        return f"<CAM by {self.method} of {described(self.model, self.layers)}>"
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
@@ -150,6 +160,11 @@ class CAM:
         return first.libragrad if isinstance(first, CFCAM) else bool(self._libragrad)
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the model's classes, by index: those given, or its own; None where there are none."""
+        return self._class_names.names
+
+    @property
     def engine(self) -> str | None:
         """The engine of CF-CAM as it was asked for; None for the other methods, which have none."""
         return next((part.engine for part in self._parts if isinstance(part, CFCAM)), None)
@@ -163,7 +178,7 @@ class CAM:
         ----------
         images : (B, 3, H, W) floating tensor
             Prepared as the model wants them, on the model's device.
-        target : None, int, sequence, tensor or callable
+        target : None, int, str, sequence, tensor or callable
             As for :class:`~cfcam_gpu.CFCAM`. Finer-CAM compares classes, and takes no callable.
         progress : callable, optional
             Called with (done, total) where there are many forwards to wait for.
@@ -182,12 +197,13 @@ class CAM:
             If this machine lacks the engine, or ShapleyCAM meets an operator without second derivatives.
         """
         check_images(self.model, images)
-        request = targets.read(target, len(images))
+        request = targets.read(target, len(images), self._class_names)
         if methods.METHODS[self.method].classes_only and request.scores is not None:
             raise ValueError(f"target: {self.method} compares classes: expected class indices or None; got a callable")
         return self._explain(images, request, progress)
 
     def _explain(self, images: torch.Tensor, request: targets.Request, progress: Progress | None = None) -> Explanation:
+        seen = Seen.of(images)
         for part in self._parts:
             if isinstance(part, CFCAM):
                 part._prepare(images, request)
@@ -197,4 +213,4 @@ class CAM:
         looks = [partial(part._look if isinstance(part, CFCAM) else part.look, survey=survey) for part in self._parts]
         explanation = self._views.explain(self.model, looks, images, request, fuse=self._fuse, progress=progress)
         named = explanation if explanation.method == self.method else replace(explanation, method=self.method)
-        return explained_by(named, self._explain)
+        return explained_by(named, self._explain, seen, self._class_names)

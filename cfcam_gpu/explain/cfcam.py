@@ -21,8 +21,10 @@ from ..hooks.guard import Survey, check_model, warn_of_training
 from ..hooks.laying_out import laid_out
 from ..hooks.target_layer import Layer, TargetLayer
 from ..results.explanation import Explanation
+from ..results.seen import Seen
+from ..targets.names import ClassNames
 from .cuda_graph import GraphedCFCAM, fused_engine
-from .plan import Layouts, Plan, check_extent, check_levels, check_libragrad, explained_by
+from .plan import Layouts, Plan, check_extent, check_levels, check_libragrad, described, explained_by
 from .views import Augment, Views
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ class CFCAM:
     extent : {"broad", "balanced", "tight"}, optional
         How much of the image the map shows strongly, where `config` is left out; None is ``"balanced"``. See
         :meth:`cfcam_gpu.Config.two_level`. Not with one named layer, for which ``Config.gated`` takes it.
+    class_names : sequence of K str, optional
+        Names of the model's classes, by which a target may be given, and which results have. None takes the model's
+        own, as :func:`cfcam_gpu.targets.names_of` finds them; where these are not as many as it has classes, none.
 
     Raises
     ------
@@ -99,12 +104,14 @@ class CFCAM:
         seed: int = 0,
         libragrad: bool | None = None,
         extent: Extent | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self._libragrad = check_libragrad(libragrad)
         self._given_config = None if config is None else check_config(config)
         self._extent = check_extent(extent, self._given_config)
         self._views = Views.read(augment, smooth, noise, seed)
         self.model = check_model(model)
+        self._class_names = ClassNames(class_names, model)
         engines.check_name(engine)
         self.engine = engine
         self._plan: Plan | None = None
@@ -116,6 +123,9 @@ class CFCAM:
                 raise ValueError(f"target_layer: expected one layer, or two, the finer one first; got {len(asked)}")
             self._named = tuple(layers.find(self.model, layer) for layer in asked)
             check_levels(self._named, self._given_config, self._extent)
+
+    def __repr__(self) -> str:
+        return f"<CFCAM of {described(self.model, self.layers)}, engine {self.engine}>"
 
     @property
     def layers(self) -> tuple[TargetLayer, ...] | None:
@@ -132,6 +142,11 @@ class CFCAM:
         """Whether gradients are LibraGrad's; before the first call what was asked for."""
         return self._libragrad if self._plan is None else self._plan.libragrad
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the model's classes, by index: those given, or its own; None where there are none."""
+        return self._class_names.names
+
     def __call__(self, images: torch.Tensor, target: targets.Target = None) -> Explanation:
         """Explain a batch.
 
@@ -140,12 +155,12 @@ class CFCAM:
         images : (B, C, H, W) floating tensor
             Prepared as the model wants them, on the model's device. Volumes are (B, C, D, H, W), signals (B, C, L); the
             target layer's activation has as many spatial axes.
-        target : None, int, sequence, tensor or callable
-            What to explain. None: the predicted class. An int: that class for every image. A list or tensor (B,): one
-            class for each image; None in a list is that image's predicted class. (B, T): T classes for each image, from
-            one forward. A callable: gets one image's logits (K, ...), or its part of an output without logits, and
-            returns a scalar tensor; or a list of B callables, or of B lists of T. :mod:`cfcam_gpu.targets` has ready
-            ones.
+        target : None, int, str, sequence, tensor or callable
+            What to explain. None: the predicted class. An int, or a class's name: that class for every image. A list or
+            tensor (B,): one class for each image; None in a list is that image's predicted class. (B, T): T classes for
+            each image, from one forward. A callable: gets one image's logits (K, ...), or its part of an output without
+            logits, and returns a scalar tensor; or a list of B callables, or of B lists of T.
+            :mod:`cfcam_gpu.targets` has ready ones.
 
         Returns
         -------
@@ -160,13 +175,14 @@ class CFCAM:
             If this machine lacks the engine that is named.
         """
         check_images(self.model, images)
-        return self._explain(images, targets.read(target, len(images)))
+        return self._explain(images, targets.read(target, len(images), self._class_names))
 
     def _explain(self, images: torch.Tensor, request: targets.Request) -> Explanation:
+        seen = Seen.of(images)  # before a model may write to them
         self._prepare(images, request)
         look = partial(self._look, survey=warn_of_training(self.model))
         explanation = self._views.explain(self.model, [look], images, request)
-        return explained_by(explanation, self._explain)
+        return explained_by(explanation, self._explain, seen, self._class_names)
 
     def _prepare(self, images: torch.Tensor, request: targets.Request) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
@@ -204,7 +220,7 @@ class CFCAM:
         ----------
         images : (B, 3, H, W) floating tensor on a CUDA device
             An example: shape, dtype, device and memory layout are those of the graph, and the values don't matter.
-        target : None, int, sequence, tensor or callable
+        target : None, int, str, sequence, tensor or callable
             As in a call. With class indices, (B,) or (B, T), each replay may name others. A callable runs here alone;
             the graph keeps what it did on the device.
         overlay : bool
@@ -238,13 +254,15 @@ class CFCAM:
             raise ValueError(
                 "cuda_graph: a graph holds one look at the images; make the explainer without augment, smooth"
             )
-        request = targets.read(target, len(images))
+        request = targets.read(target, len(images), self._class_names)
         if request.predicted is not None:
             raise ValueError(
                 "target: a graph explains a class that is named, or the predicted one, of all images alike"
             )
         engine = fused_engine(self.model, images.device, self.engine, images.ndim - 2)
-        return GraphedCFCAM(self.model, self._laid_out(images, request), engine, images, request, overlay=overlay)
+        return GraphedCFCAM(
+            self.model, self._laid_out(images, request), engine, images, request, self._class_names, overlay=overlay
+        )
 
     def _planned(self, images: torch.Tensor, request: targets.Request) -> Plan:
         plan = self._plan or self._settled(images, request)

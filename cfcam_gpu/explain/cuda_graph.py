@@ -14,8 +14,9 @@ from torch import nn
 from .. import engines, targets
 from ..engines import execution
 from ..results.explanation import Explanation
+from ..targets.names import ClassNames
 from ..targets.request import Request, Target
-from .plan import Plan
+from .plan import Plan, named
 
 Written = TypeVar("Written")
 
@@ -79,16 +80,18 @@ class GraphedCFCAM:
         engine: engines.CheckedEngine,
         images: torch.Tensor,
         request: Request,
+        names: ClassNames,
         *,
         overlay: bool,
     ) -> None:
         self._lock = Lock()
+        self._names = names = names.fixed()
         # The graph knows addresses only: what it reads must not be freed, even where the model gets other tensors.
         self._kept = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
         device = images.device
 
         def work(request: Request) -> GraphedExplanation:
-            return explain_within_graph(model, plan, engine, self.images, request, overlay=overlay)
+            return explain_within_graph(model, plan, engine, self.images, request, names, overlay=overlay)
 
         def warm_up() -> None:
             logits = work(request).logits
@@ -114,9 +117,9 @@ class GraphedCFCAM:
         ----------
         images : (B, 3, H, W) tensor
             Of the shape, dtype and device that the graph was made for; copied into `images` of the graph.
-        target : None, int, sequence or tensor
-            Class indices of the shape, (B,) or (B, T), that the graph was made with; None are the ones that it was
-            made with. A graph of the predicted class or of callables takes None alone. Indices on the device are
+        target : None, int, str, sequence or tensor
+            Class indices or names of the shape, (B,) or (B, T), that the graph was made with; None are the ones that
+            it was made with. A graph of the predicted class or of callables takes None alone. Indices on the device are
             checked there, which makes the host wait; those on the host cost nothing.
         out : GraphedExplanation, optional
             An earlier result of this graph, which is overwritten; ``static`` saves all copies. By default the result
@@ -173,7 +176,7 @@ class GraphedCFCAM:
                 "target: this graph explains the predicted class, or callables; make one with class indices to name "
                 "them at a replay"
             )
-        request = targets.read(target, len(self.images))
+        request = targets.read(target, len(self.images), self._names)
         indices = request.indices if request.predicted is None else None
         if indices is None or indices.shape != self._indices.shape:
             got = "other targets" if indices is None else f"shape {tuple(indices.shape)}"
@@ -286,6 +289,7 @@ def explain_within_graph(
     engine: engines.CheckedEngine,
     images: torch.Tensor,
     request: Request,
+    names: ClassNames,
     *,
     overlay: bool,
 ) -> GraphedExplanation:
@@ -301,7 +305,7 @@ def explain_within_graph(
     )
     finite = torch.stack(list(flags.values())).all(dim=0)
     result = result._replace(raw_maps=result.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))
-    explanation = plan.explanation(model, captured, result, images, request)
+    explanation = named(plan.explanation(model, captured, result, images, request), names)
     overlays = explanation.overlay(images) if overlay else None
     shared = {field.name: getattr(explanation, field.name) for field in fields(Explanation)}
     graphed = GraphedExplanation(**shared, finite=finite, overlays=overlays)

@@ -14,9 +14,11 @@ from ..core.config import Config, Extent
 from ..hooks.capture import Captured, capture
 from ..hooks.guard import Survey
 from ..hooks.laying_out import laid_out
-from ..hooks.target_layer import TargetLayer, are_tokens_of_one_grid
+from ..hooks.target_layer import TargetLayer, are_tokens_of_one_grid, in_words
 from ..results.explanation import Explanation
 from ..results.record import Origin
+from ..results.seen import Seen
+from ..targets.names import ClassNames, text_of
 from ..targets.request import Request
 
 #: Sizes of images for which the layouts of layers are kept.
@@ -204,7 +206,34 @@ class Plan:
         )
 
 
-def explained_by(explanation: Explanation, explain: Callable[[torch.Tensor, Request], Explanation]) -> Explanation:
-    """The same explanation, which knows how to have other images explained as it was."""
+def explained_by(
+    explanation: Explanation,
+    explain: Callable[[torch.Tensor, Request], Explanation],
+    seen: Seen | None,
+    names: ClassNames,
+) -> Explanation:
+    """The same explanation, which knows how to have other images explained as it was, and what its own were."""
     assert explanation.origin is not None
-    return replace(explanation, origin=explanation.origin._replace(explain=explain))
+    origin = explanation.origin._replace(explain=explain)
+    return replace(named(explanation, names), origin=origin, seen=seen)
+
+
+def named(explanation: Explanation, names: ClassNames) -> Explanation:
+    """The same explanation with the names of its classes, and what the callables are called that it explains."""
+    assert explanation.origin is not None
+    scores, logits = explanation.origin.scores, explanation.logits
+    known, called = names.fitting(logits), None
+    if scores is not None:
+        rows = [row if isinstance(row, tuple) else (row,) for row in scores]
+        each = {id(score): score for row in rows for score in row}  # one may serve all images
+        # Of other logits than (B, K) the second axis is the classes', too, as far as a target names any.
+        of_logits = known if known and logits is not None and logits.shape[1:2] == (len(known),) else None
+        texts = {key: text_of(score, of_logits) for key, score in each.items()}
+        called = tuple(tuple(texts[id(score)] for score in row) for row in rows)
+    return replace(explanation, class_names=known, called=called)
+
+
+def described(model: nn.Module, layers: tuple[TargetLayer, ...] | None) -> str:
+    """An explainer's model and where it looks, for its `repr`; a model's own text has a line for each module."""
+    at = "layers chosen at the first call" if layers is None else in_words(layers)
+    return f"{type(model).__name__} at {at}"

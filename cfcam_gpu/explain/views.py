@@ -193,7 +193,7 @@ class Views:
             eps=None,
             layers=tuple(layer for explanation, _ in by_look for layer in explanation.layers),
             size=size,
-            origin=origin._replace(capture=None),
+            origin=origin._replace(capture=None, noisy=self.samples > 0),
             inside=None,
         )
 

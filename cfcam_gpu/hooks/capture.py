@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -34,6 +34,8 @@ from .guard import Shared, Survey, guarded, noted
 from .laying_out import laid_out
 from .libragrad import LibraGrad
 from .target_layer import TargetLayer
+
+Result = TypeVar("Result")
 
 #: Fused attention has no second derivatives; torch knows one choice for the whole process.
 _plain_attention = Shared(lambda: sdpa_kernel(SDPBackend.MATH))
@@ -161,18 +163,36 @@ def capture(
     def take() -> Captured:
         return _capture(model, layers, levels, images, request, contrast, gradients, curvature, libragrad, survey)
 
+    return taken(model, layer.name, take)
+
+
+def taken(model: nn.Module, name: str, take: Callable[[], Result]) -> Result:
+    """What `take` makes of a forward and a backward of a model; once more where it writes into what that needs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    name : str
+        Of the layer behind which autograd records.
+    take : callable
+
+    Raises
+    ------
+    ValueError
+        If the model checkpoints in a way that knows no gradients with respect to an activation.
+    """
     try:
         if model not in _write_in_place:
             return take()
     except RuntimeError as error:
         if "use_reentrant=True" in str(error):
-            raise reentrant(layer.name) from error
+            raise reentrant(name) from error
         if "modified by an inplace operation" not in str(error):
             raise
     with _saved_as_they_were():
-        captured = take()
+        result = take()
     _write_in_place.add(model)
-    return captured
+    return result
 
 
 def _saved_as_they_were() -> AbstractContextManager[None]:
@@ -185,7 +205,7 @@ def _saved_as_they_were() -> AbstractContextManager[None]:
     )
 
 
-def _cut_where_no_other_did(hook: ActivationHook, known: dict[Node, bool], value: Any) -> Any:
+def cut_where_no_other_did(hook: ActivationHook, known: dict[Node, bool], value: Any) -> Any:
     """What a layer's hook makes of a value: a leaf, unless autograd has seen it come from another layer's.
 
     That it needs a gradient says little: behind another layer it may by trainable parameters alone.
@@ -222,7 +242,7 @@ def _capture(
     with guarded(model, survey) as survey:
         in_any_order = gradients and len(layers) > levels
         cut_off: dict[Node, bool] = {}
-        changes = [partial(_cut_where_no_other_did, hook, cut_off) if in_any_order else hook.replace for hook in hooks]
+        changes = [partial(cut_where_no_other_did, hook, cut_off) if in_any_order else hook.replace for hook in hooks]
         libra = LibraGrad() if libragrad and gradients else None
         if libra is not None:
             changes = [partial(_begun, libra, hook, change) for hook, change in zip(hooks, changes)]

@@ -123,9 +123,9 @@ def with_one(work: Callable[[torch.Tensor], Result], model: nn.Module, images: t
         if tower is None:
             raise
         raise TypeError(
-            f"model: its forward takes no images alone ({type(error).__name__}: {error}); explain its image tower: "
-            f"give model.{tower}, or a module that returns the image's embedding, with a target of its embedding, such "
-            "as targets.ImageText"
+            f"model: its forward takes no images alone ({type(error).__name__}: {error}); explain it by "
+            f"cfcam_gpu.explain_text, or its image tower: give model.{tower}, or a module that returns the image's "
+            "embedding, with a target of its embedding, such as targets.ImageText"
         ) from error
 
 

@@ -21,9 +21,11 @@ from .layouts import Grid, Layout
 INPUT_SUFFIX = ".input"
 #: A number behind a module's name, "backbone[1]", that means one of several runs in a forward, counted from 0.
 _RUN = re.compile(r"^(.*)\[(\d+)\]$")
+#: Layers that a line has room for.
+_MANY = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TargetLayer:
     """A resolved target layer.
 
@@ -53,6 +55,12 @@ class TargetLayer:
     layout: Layout | None = None
     run: int | None = None
     checked: bool = False
+
+    def __repr__(self) -> str:
+        """One line; a module's own text has one for each of its modules."""
+        kind = "" if self.module is None else f": {type(self.module).__name__}"
+        layout = "" if self.layout is None else f", {self.layout}"
+        return f"<TargetLayer {self.name}{kind}{layout}; {self.reason}>"
 
     def knows_layout(self, size: Grid) -> bool:
         """Whether `layout` is known for images of (C, H, W)."""
@@ -101,6 +109,12 @@ class TargetLayer:
         if self.takes_input:
             return own_thread.before_with_keywords(self.module, enters)
         return own_thread.after(self.module, lambda module, args, output: of_run(output))
+
+
+def in_words(layers: Sequence[TargetLayer]) -> str:
+    """The names of layers; of many the first and the last, and how many they are."""
+    names = [layer.name for layer in layers]
+    return ", ".join(names) if len(names) <= _MANY else f"{names[0]}, ..., {names[-1]} ({len(names)} layers)"
 
 
 def are_tokens_of_one_grid(layers: Sequence[TargetLayer]) -> bool:

@@ -9,7 +9,19 @@ import typer
 from rich.console import Console
 
 from ..photographs import terminal
-from ..photographs.options import Device, DeviceOption, EngineOption, Preset, Settings, WeightsAsExplained
+from ..photographs.options import (
+    ChannelsOption,
+    ClassesOption,
+    Device,
+    DeviceOption,
+    EngineOption,
+    MeanOption,
+    Preset,
+    Settings,
+    SizeOption,
+    StdOption,
+    WeightsAsExplained,
+)
 
 #: Columns that the tables take.
 WIDTH = 120
@@ -33,6 +45,11 @@ def latency(
             show_default="chosen, and told",
         ),
     ] = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
     batch_size: Annotated[str, typer.Option(metavar="N,M,...", help="Images in one forward.")] = "1,8",
     methods: Annotated[
         str,
@@ -66,7 +83,19 @@ def latency(
         from . import machine, measure, record, timing
 
         job = measure.Job(
-            settings=Settings.given(model, weights, layer, engine, Preset.default, device),
+            settings=Settings.given(
+                model,
+                weights,
+                layer,
+                engine,
+                Preset.default,
+                device,
+                size=size,
+                channels=channels,
+                mean=mean,
+                std=std,
+                classes=classes,
+            ),
             out=out,
             batch_sizes=sizes,
             methods=tuple(name.strip() for name in methods.split(",") if name.strip()),

@@ -15,7 +15,7 @@ from ..core.config import Config
 from ..explain.attempts import OUT_OF_MEMORY, check, reason
 from ..hooks.layers import find as find_layer
 from ..hooks.target_layer import TargetLayer
-from ..photographs import loading, models
+from ..photographs import loading
 from ..photographs.loading import LoadedModel
 from ..photographs.options import Settings
 from ..results import saving
@@ -331,7 +331,7 @@ def peaks(
         Of the candidate.
     sizes : list of int
     """
-    model = models.load(settings.model, settings.weights)
+    model = loading.model_of(settings, loading.names_given(settings))
     known = tuple(find_layer(model.module, layer) for layer in layers)
     found = candidates.find(known, methods, engine, of_default[0], libragrad=of_default[1])
     call = found.makers[name](model.module)

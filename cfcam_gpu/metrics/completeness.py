@@ -41,7 +41,7 @@ def completeness_gap(
     images : (B, C, H, W) floating tensor
         Or volumes (B, C, D, H, W), or signals (B, C, L). They go through the model twice, all at once, and through what
         follows the layer once back.
-    target : None, int, sequence or (B,) tensor
+    target : None, int, str, sequence or (B,) tensor
         The classes; None: the predicted ones.
 
     Returns
@@ -54,7 +54,7 @@ def completeness_gap(
         If an argument is refused, or what an image is explained with is NaN or infinite; the message names it.
     """
     images = check_images(images, model)
-    request = targets.read(target, len(images))
+    request = targets.read(target, len(images), targets.ClassNames(None, model))
     if request.scores is not None or request.several:
         raise ValueError("target: expected None or one class index for each image; the metric is about one logit")
     model = check_model(model)

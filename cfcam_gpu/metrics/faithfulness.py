@@ -56,7 +56,7 @@ def confidence_change(
         Its outputs are logits (B, K).
     images : (B, C, H, W) floating tensor
     maps : (B, H, W) floating tensor in [0, 1]
-    target : None, int, sequence or (B,) tensor
+    target : None, int, str, sequence or (B,) tensor
         The classes that the maps explain; None: the predicted ones.
     memory : int
         Bytes that the activations of one forward may take.
@@ -150,7 +150,7 @@ def deletion(
         Its outputs are logits (B, K).
     images : (B, C, H, W) floating tensor
     maps : (B, H, W) floating tensor in [0, 1]
-    target : None, int, sequence or (B,) tensor
+    target : None, int, str, sequence or (B,) tensor
         The classes that the maps explain; None: the predicted ones.
     baseline : {"zero", "blur"}
         ``"zero"``: 0 in the model's input space. ``"blur"``: a Gaussian of 11 pixels along each axis with sigma 5, as

@@ -37,7 +37,7 @@ def single_deletion(
     images : (B, C, H, W) floating tensor
         Or volumes (B, C, D, H, W), or signals (B, C, L).
     maps : (B, H, W) floating tensor in [0, 1]
-    target : None, int, sequence or (B,) tensor
+    target : None, int, str, sequence or (B,) tensor
         The classes that the maps explain; None: the predicted ones.
     patches : int
         Along each axis, at least 2. Where a side is no multiple, the first ones are a pixel longer.

@@ -56,7 +56,7 @@ def road(
         Its outputs are logits (B, K).
     images : (B, C, H, W) floating tensor
     maps : (B, H, W) floating tensor in [0, 1]
-    target : None, int, sequence or (B,) tensor
+    target : None, int, str, sequence or (B,) tensor
         The classes that the maps explain; None: the predicted ones.
     percentiles : sequence of P floats
         Percent of the pixels to remove, between 0 and 100, both excluded.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -130,10 +131,12 @@ def class_indices(model: nn.Module, images: torch.Tensor, target: targets.Target
         If `target` is neither None nor one class for each image: the metrics are defined for class probabilities. Where
         the predicted class is asked for, as :func:`logits_of_images`.
     """
-    request = targets.read(target, len(images))
+    request = targets.read(target, len(images), targets.ClassNames(None, model))
     if request.scores is not None or request.several:
         raise ValueError("target: expected None or one class index for each image; the metric is about one probability")
     if request.indices is not None and request.predicted is None:
+        if request.named is not None:  # by names of the model's, which may be of other classes than it has
+            classes_of(replace(request, indices=request.indices[:1]), logits_of_images(model, images[:1], memory))
         return request.indices.to(images.device)
     classes = classes_of(request, logits_of_images(model, images, memory))
     assert classes is not None

@@ -1,4 +1,9 @@
-"""Means over images with bootstrap intervals, and paired differences."""
+"""Means over images with bootstrap intervals, and paired differences.
+
+The intervals are those of ``scipy.stats.bootstrap``, method percentile, but for the draws, as a test holds. It is not
+called: it refuses a single image, its seed's argument has another name since SciPy 1.15, and the draws here are those
+that all committed figures are of.
+"""
 
 from __future__ import annotations
 

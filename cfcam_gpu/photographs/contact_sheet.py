@@ -1,4 +1,8 @@
-"""Pictures of many explanations at a glance: photographs beside their overlays, or beside their components."""
+"""Pictures of many explanations at a glance: photographs beside their overlays, or beside their components.
+
+Drawn by Pillow: matplotlib's text is not shortened to a tile, makes no room for the lines that it wraps and warns of
+each letter that its font lacks, and 60 photographs take it four times as long.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..results import overlays
 
@@ -25,8 +29,10 @@ TILE = 224
 GAP = 6  # between a photograph and its overlay
 SPACE = 36  # between cells, and around them
 CAPTION = 62
-HEADER = 116
+HEADER = 116  # at least: a head of more lines is higher
 COLUMNS = 4
+SCALE = 200  # the width of the colour scale
+WIDE = 900  # sheets from here on have it beside their title
 
 INK, FAINT, PAPER, ALARM = "#1b1f24", "#69727d", "#ffffff", "#b3261e"
 
@@ -64,8 +70,8 @@ class Row(NamedTuple):
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Square `pixels` (H, W, 3) as an image of the size that it has on the sheet."""
-    return Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
+    """`pixels` (H, W, 3) as a square of the size that it has on the sheet; what is no square has paper around it."""
+    return ImageOps.pad(Image.fromarray(pixels), (TILE, TILE), Image.Resampling.LANCZOS, color=PAPER)
 
 
 def draw(entries: Sequence[Entry], *, title: str, subtitle: str, alarm: str = "") -> Image.Image:
@@ -89,11 +95,12 @@ def draw(entries: Sequence[Entry], *, title: str, subtitle: str, alarm: str = ""
     columns = min(COLUMNS, len(entries), max(1, round(math.sqrt(len(entries) * 1.5 * height / width))))
     columns = max(columns, min(2, len(entries)))
     rows = math.ceil(len(entries) / columns)
-    sheet = Image.new("RGB", (columns * (width + SPACE) + SPACE, rows * (height + SPACE) + HEADER + SPACE // 2), PAPER)
+    head = _head(columns * (width + SPACE) + SPACE, title, subtitle, alarm)
+    sheet = Image.new("RGB", (head.width, head.height + rows * (height + SPACE) + SPACE // 2), PAPER)
+    sheet.paste(head)
     pen = ImageDraw.Draw(sheet)
-    _head(sheet, pen, title, subtitle, alarm)
     for i, entry in enumerate(entries):
-        x, y = SPACE + i % columns * (width + SPACE), HEADER + i // columns * (height + SPACE)
+        x, y = SPACE + i % columns * (width + SPACE), head.height + i // columns * (height + SPACE)
         sheet.paste(entry.photograph, (x, y))
         sheet.paste(entry.overlay, (x + TILE + GAP, y))
         y += TILE + 10
@@ -121,10 +128,10 @@ def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: st
     """
     width, height = TILE + GAP, TILE + CAPTION
     columns = 2 + max(len(row.groups) for row in rows)
-    size = (columns * width - GAP + 2 * SPACE, len(rows) * (height + GAP) + HEADER + SPACE // 2)
-    sheet = Image.new("RGB", size, PAPER)
+    head = _head(columns * width - GAP + 2 * SPACE, title, subtitle, alarm)
+    sheet = Image.new("RGB", (head.width, head.height + len(rows) * (height + GAP) + SPACE // 2), PAPER)
+    sheet.paste(head)
     pen = ImageDraw.Draw(sheet)
-    _head(sheet, pen, title, subtitle, alarm)
     for i, (entry, groups) in enumerate(rows):
         count = f"{len(groups)} group{'s' * (len(groups) != 1)}"
         probability = "" if entry.probability is None else f"{entry.probability:.1%}, "
@@ -134,7 +141,7 @@ def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: st
             *((group.overlay, f"{group.share:.0%}", group.told) for group in groups),
         ]
         for j, (image, says, more) in enumerate(tiles):
-            x, y = SPACE + j * width, HEADER + i * (height + GAP)
+            x, y = SPACE + j * width, head.height + i * (height + GAP)
             sheet.paste(image, (x, y))
             y += TILE + 10
             pen.text((x, y), _shortened(pen, says, _font(20, bold=True), TILE), INK, _font(20, bold=True))
@@ -142,31 +149,77 @@ def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: st
     return sheet
 
 
-def _head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str, subtitle: str, alarm: str) -> None:
-    """Title and subtitle on the left; on the right what the colours mean, where there is room for it."""
-    room = sheet.width - 2 * SPACE
-    if sheet.width > 900:
-        evidence = torch.linspace(0, 1, 200).expand(1, 12, -1)
-        bar = Image.fromarray(overlays.overlay(evidence, torch.ones(1, 3, 12, 200))[0].numpy())
-        left = sheet.width - SPACE - bar.width
-        sheet.paste(bar, (left, 36))
-        pen.rectangle((left - 1, 35, left + bar.width, 36 + bar.height), outline=FAINT)
-        pen.text((left, 54), "no evidence", FAINT, _font(14))
-        pen.text((left + bar.width, 54), "strongest", FAINT, _font(14), anchor="ra")
-        room -= bar.width + SPACE
-    pen.text((SPACE, 24), _shortened(pen, title, _font(24, bold=True), room), INK, _font(24, bold=True))
-    pen.text((SPACE, 58), _shortened(pen, subtitle, _font(15), room), FAINT, _font(15))
-    if alarm:
-        pen.text((SPACE, 82), _shortened(pen, alarm, _font(15, bold=True), room), ALARM, _font(15, bold=True))
+def color_scale(width: int = SCALE, height: int = 12) -> Image.Image:
+    """The colours of overlays over white, from no evidence on the left to the strongest on the right."""
+    evidence = torch.linspace(0, 1, width).expand(1, height, -1)
+    return Image.fromarray(overlays.overlay(evidence, torch.ones(1, 3, height, width))[0].numpy())
+
+
+def _head(width: int, title: str, subtitle: str, alarm: str) -> Image.Image:
+    """Title and subtitle, in as many lines as they take; on the right, or below, what the colours mean."""
+    wide = width > WIDE
+    room = width - 2 * SPACE - (SCALE + SPACE if wide else 0)
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines, y = [], 24
+    # Each with the distance to its next line, and to what follows.
+    for text, font, ink, step, after in (
+        (title, _font(24, bold=True), INK, 30, 4),
+        (subtitle, _font(15), FAINT, 20, 4),
+        (alarm, _font(15, bold=True), ALARM, 20, 4),
+    ):
+        for line in _wrapped(pen, text, font, room):
+            lines.append((y, line, font, ink))
+            y += step
+        y += after
+    scale = 35 if wide else y + 4
+    head = Image.new("RGB", (width, max(HEADER, y + 12 if wide else y + 52)), PAPER)
+    pen = ImageDraw.Draw(head)
+    for y, line, font, ink in lines:
+        pen.text((SPACE, y), line, ink, font)
+    _draw_scale(head, pen, width - SPACE - SCALE if wide else SPACE, scale)
+    return head
+
+
+def _draw_scale(head: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    bar = color_scale()
+    head.paste(bar, (left, top + 1))
+    pen.rectangle((left - 1, top, left + bar.width, top + 1 + bar.height), outline=FAINT)
+    pen.text((left, top + 19), "no evidence", FAINT, _font(14))
+    pen.text((left + bar.width, top + 19), "strongest", FAINT, _font(14), anchor="ra")
+
+
+def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
+    """`text` in lines, broken between words, and in one that is longer than a line behind a mark, if it has one."""
+    lines, line = [], ""
+    for word in _printable(text).split():
+        if line and pen.textlength(f"{line} {word}", font) > room:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}" if line else word
+        while pen.textlength(line, font) > room:
+            kept = max(1, _fitting(pen, line, font, room))
+            kept = max(line.rfind(mark, kept // 2, kept) for mark in "./:_-") + 1 or kept
+            lines.append(line[:kept])
+            line = line[kept:]
+    return [*lines, line] if line else lines
 
 
 def _shortened(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """`text`, its end cut off where it is too long, and without what can't be drawn on one line."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    """`text` on one line, its end cut off where it is too long."""
+    text = _printable(text)
     if pen.textlength(text, font) <= room:
         return text
-    kept = bisect.bisect(range(1, len(text)), room, key=lambda count: pen.textlength(text[:count] + "…", font))
-    return text[:kept] + "…"
+    return text[: _fitting(pen, text, font, room, "…")] + "…"
+
+
+def _fitting(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, room: float, end: str = "") -> int:
+    """How many of the first letters of `text` fit, with `end` behind them."""
+    return bisect.bisect(range(1, len(text)), room, key=lambda count: pen.textlength(text[:count] + end, font))
+
+
+def _printable(text: str) -> str:
+    """`text` without what can't be drawn on a line."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:

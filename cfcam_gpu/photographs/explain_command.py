@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +16,12 @@ from .dicom_options import DicomOption, MarkOption, ReportOption, SecondaryCaptu
 from .options import (
     AugmentOption,
     ChannelsOption,
+    ClassesOption,
     Device,
     DeviceOption,
     EngineOption,
     LibragradOption,
+    MeanOption,
     MethodOption,
     OverwriteOption,
     Preset,
@@ -27,6 +30,7 @@ from .options import (
     SizeOption,
     SmoothOption,
     SpatialDimsOption,
+    StdOption,
     WeightsOption,
     WindowOption,
 )
@@ -34,6 +38,8 @@ from .options import (
 if TYPE_CHECKING:
     from .job import Run
 
+#: The folders for results where none is named, with a number behind the name where they are there.
+OUT, DEMO_OUT = Path("explanations"), Path("out/demo")
 #: Lines of the table of results; all of them are in explanations.jsonl.
 TABLE = 12
 
@@ -61,11 +67,12 @@ def explain(
         str,
         typer.Option(
             help="lite0, lite1 or lite2 (EfficientNet-Lite with its ImageNet weights), torchvision:NAME or timm:NAME "
-            "(random weights unless --weights; nothing is downloaded), package.module:factory, a function that returns "
-            "a torch module, or FILE.onnx or FILE.pt2 that cfcam-gpu export wrote, which settles all but --target and "
+            "(random weights unless --weights; nothing is downloaded), transformers:FOLDER, which save_pretrained "
+            "wrote, package.module:factory, a function that returns a torch module, or one and what describes its "
+            "images, or FILE.onnx or FILE.pt2 that cfcam-gpu export wrote, which settles all but --target and "
             "--device of what follows on the model. Photographs are resized and their middle is cut out, as the model "
-            "was trained; for a factory's, which can't tell, 224 pixels out of 256, with ImageNet's mean and standard "
-            "deviation."
+            "was trained; for a factory's that doesn't tell, 224 pixels out of 256, with ImageNet's mean and "
+            "standard deviation."
         ),
     ] = "lite0",
     weights: WeightsOption = None,
@@ -104,6 +111,9 @@ def explain(
     spatial_dims: SpatialDimsOption = 2,
     size: SizeOption = None,
     channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
     components: Annotated[
         int | None,
         typer.Option(
@@ -115,6 +125,25 @@ def explain(
             show_default="none",
         ),
     ] = None,
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_NAME",
+            help="The class that you expected, by index or name: of each photograph that the model takes for another, "
+            "NAME.expected.png shows the map of the predicted class, that of the expected one, and what speaks for "
+            "each against the other; the maps are NAME.*.npy.",
+            show_default="none",
+        ),
+    ] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence",
+            help="A folder evidence/NAME for each photograph: the photograph as the model saw it, its map, a figure, "
+            "and explanation.json with the model, the SHA-256 of its weights, method, versions, figures of trust and "
+            "limits.",
+        ),
+    ] = False,
     dicom: DicomOption = True,
     secondary_capture: SecondaryCaptureOption = False,
     segment_above: SegmentOption = None,
@@ -122,14 +151,15 @@ def explain(
     mark: MarkOption = True,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Photographs in one forward.")] = 8,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="DIR",
             help="For each photograph NAME.png (overlay) and NAME.npy (map, float32 in [0, 1]); explanations.jsonl; "
             "contact_sheet.png (of the first 60). Photographs of one name get numbers; NAME of DICOM is its UID. Of a "
             "volume NAME.map.nii.gz is the map in its own space, and NAME.png shows three planes.",
+            show_default="explanations, or where that is there explanations-2, ...",
         ),
-    ] = Path("explanations"),
+    ] = None,
     overwrite: OverwriteOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
@@ -150,6 +180,9 @@ def explain(
             spatial_dims=spatial_dims,
             size=size,
             channels=channels,
+            mean=mean,
+            std=std,
+            classes=classes,
         )
         in_dicom = dicom_options.given(
             dicom=dicom,
@@ -164,15 +197,25 @@ def explain(
         targets=tuple(target or ()),
         fuse=None if fuse is None else fuse.value,
         components=components,
+        expected=expected,
+        evidence=evidence,
         dicom=in_dicom,
         batch_size=batch_size,
-        out=out,
+        out=out or OUT,
         overwrite=overwrite,
+        fresh=out is None and not overwrite,
     )
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("out/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the results.",
+            show_default="out/demo, or where that is there out/demo-2, ...",
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Explain five photographs of scikit-image and scikit-learn with EfficientNet-Lite0, with their components."""
@@ -182,12 +225,19 @@ def demo(
         samples = photos.samples()
     except FileNotFoundError as error:
         terminal.refuse(error)
-    _run(paths=samples, out=out, overwrite=overwrite, components=4)
+    _run(
+        paths=samples,
+        out=out or DEMO_OUT,
+        overwrite=overwrite,
+        fresh=out is None and not overwrite,
+        components=4,
+    )
 
 
 def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
-    from .job import Job, Run, check
+    from .asked import Job
+    from .job import Run, check
     from .photos import told
     from .volume_job import VolumeRun
 
@@ -198,6 +248,8 @@ def _run(**job: object) -> None:
     err.print(f"{run.title} of {run.job.settings.model} on {run.device}: {run.how}")
     for layer in run.layers:
         err.print(f"  {layer.name}: {layer.reason}")
+    for line in run.nobody_said:
+        err.print(terminal.plain(line))
     if run.passed_over:
         err.print(terminal.plain(told(run.passed_over)))
     if not run.model.trained:
@@ -220,16 +272,19 @@ def _run(**job: object) -> None:
 
 def _report(run: Run, err: Console) -> None:
     out = Console(markup=False, highlight=False, soft_wrap=True)
-    table = Table(run.noun, "class", Column("probability", justify="right"), box=None, pad_edge=False)
+    right = partial(Column, justify="right")
+    awaited: list[str | Column] = [] if run.expected is None else ["expected", right("probability")]
+    table = Table(run.noun, "class", right("probability"), *awaited, box=None, pad_edge=False)
     for record in run.records[:TABLE]:
-        share = record["probability"]
-        table.add_row(
-            terminal.plain(Path(record["file"]).name), record["class"], "" if share is None else f"{share:.1%}"
-        )
+        said = [record, *([record["expected"]] if awaited else [])]
+        shares = ("" if one["probability"] is None else f"{one['probability']:.1%}" for one in said)
+        cells = [cell for one, share in zip(said, shares) for cell in (one["class"], share)]
+        table.add_row(terminal.plain(Path(record["file"]).name), *cells)
     if run.records:
         out.print(table)
         more = len(run.records) - TABLE
         out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {terminal.plain(run.sheet)}")
+        _compare(run, out)
     for name, pages in run.paged[:TABLE]:
         err.print(f"{terminal.plain(name)}: page 1 of {pages} was explained")
     if len(run.paged) > TABLE:
@@ -239,3 +294,15 @@ def _report(run: Run, err: Console) -> None:
         err.print(f"failed: {terminal.plain(name)}: {terminal.plain(reason)}", style="red")
     if run.failed:
         err.print(f"{len(run.failed)} of {len(run.pictures)} {run.noun}s failed", style="red")
+
+
+def _compare(run: Run, out: Console) -> None:
+    """Say where predicted and expected are shown side by side, and where there is nothing to compare."""
+    if run.expected is None:
+        return
+    name = run.class_names[run.expected]
+    met = sum(record["expected"]["is_predicted"] for record in run.records)
+    if others := len(run.records) - met:
+        out.print(f"{others} predicted as another class than {name}, as *.expected.png shows")
+    if met:
+        out.print(f"{met} predicted as expected, without a contrast")

@@ -9,8 +9,18 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from . import terminal
-from .options import LibragradOption, Preset, PresetOption, Settings, WeightsOption
+from . import options, terminal
+from .options import (
+    ChannelsOption,
+    LibragradOption,
+    MeanOption,
+    Preset,
+    PresetOption,
+    Settings,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+)
 
 
 class TargetFrom(StrEnum):
@@ -46,8 +56,8 @@ def export(
     model: Annotated[
         str,
         typer.Option(
-            help="lite0, lite1 or lite2, torchvision:NAME, timm:NAME, or package.module:factory, a function that "
-            "returns a torch module."
+            help="lite0, lite1 or lite2, torchvision:NAME, timm:NAME, transformers:FOLDER, or package.module:factory, "
+            "a function that returns a torch module."
         ),
     ] = "lite0",
     weights: WeightsOption = None,
@@ -61,6 +71,18 @@ def export(
     ] = None,
     preset: PresetOption = Preset.default,
     libragrad: LibragradOption = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The names of the model's classes, as --classes of cfcam-gpu explain.",
+            show_default="the model's own",
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(metavar="any|N", help="Images in a call of the file.")] = "any",
     target: Annotated[
         TargetFrom,
@@ -94,7 +116,13 @@ def export(
             out=out,
             triton=triton,
             settings=Settings(
-                model=model, weights=weights, layers=tuple(layer or ()), preset=preset.value, libragrad=libragrad
+                model=model,
+                weights=weights,
+                layers=tuple(layer or ()),
+                preset=preset.value,
+                libragrad=libragrad,
+                classes=class_names,
+                **options.input_of(size=size, channels=channels, mean=mean, std=std),
             ),
             photographs=tuple(photographs or ()),
             batch=_batch(batch),
@@ -106,6 +134,8 @@ def export(
         written = export_job.write(job, lambda: terminal.warn_of_random_weights(err))
     for each in written.description.layers:
         err.print(f"  {each.name}: {each.reason}")
+    for line in written.notes:
+        err.print(terminal.plain(line))
     err.print(f"check: {written.description.check}")
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for path in written.paths:

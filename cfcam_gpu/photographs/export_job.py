@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from .. import deploy
 from ..deploy import Description, refusals, triton
 from ..deploy.description import Runtime
-from . import loading, photos
+from . import exported, loading, photos
 from .models import Model
 from .options import Settings
 
@@ -52,10 +52,11 @@ class Job:
 
 
 class Written(NamedTuple):
-    """What was written where."""
+    """What was written where, and, for people, what was taken that nobody said."""
 
     description: Description
     paths: list[Path]
+    notes: tuple[str, ...]
 
 
 def write(job: Job, untrained: Callable[[], None]) -> Written:
@@ -89,7 +90,7 @@ def write(job: Job, untrained: Callable[[], None]) -> Written:
     loaded = loading.load_model(job.settings)
     if not loaded.model.trained:
         untrained()
-    images = _read(files[:CHECKED], loaded.model)
+    images = _read(files[:CHECKED], loaded.model, samples=not job.photographs)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx" if job.out is None else job.out
         description = deploy.export(
@@ -101,7 +102,7 @@ def write(job: Job, untrained: Callable[[], None]) -> Written:
             classes=job.classes,
             runtime=job.runtime,
             class_names=loaded.class_names,
-            preparation=_preparation(loaded.model),
+            preparation=exported.described(loaded.model.preparation),
             name=job.settings.model,
             trained=loaded.model.trained,
             overwrite=job.overwrite,
@@ -109,10 +110,10 @@ def write(job: Job, untrained: Callable[[], None]) -> Written:
         paths = [] if job.out is None else [job.out]
         if job.triton is not None:
             paths.append(triton.write(path, job.triton, name=name, overwrite=job.overwrite))
-    return Written(description, paths)
+    return Written(description, paths, loaded.nobody_said)
 
 
-def _read(files: Sequence[Path], model: Model) -> torch.Tensor:
+def _read(files: Sequence[Path], model: Model, *, samples: bool) -> torch.Tensor:
     """The photographs as the model wants them.
 
     Raises
@@ -123,19 +124,12 @@ def _read(files: Sequence[Path], model: Model) -> torch.Tensor:
     pixels = []
     for file in files:
         try:
-            pixels.append(model.preparation.pixels(photos.first_page(file).image))
+            pixels.append(model.preparation.pixels(photos.first_page(file, takes=model.preparation).image))
         except photos.UnreadableError as error:
+            if samples:
+                raise ValueError(
+                    "photographs: expected images of the model's own kind behind OUT, for the check; got none, and the "
+                    f"samples are none of them: {error}"
+                ) from error
             raise ValueError(f"photographs: {file}: {error}") from error
     return model.preparation.normalize(torch.stack(pixels))
-
-
-def _preparation(model: Model) -> dict[str, Any]:
-    """As a file has it."""
-    wants = model.preparation
-    return {
-        "size": wants.size,
-        "resize": wants.resize,
-        "interpolation": wants.interpolation.name.lower(),
-        "mean": list(wants.mean),
-        "std": list(wants.std),
-    }

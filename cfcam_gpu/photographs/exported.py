@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from ..deploy.description import Description
 from ..deploy.loading import Deployed
 from ..scans.preparation import VolumePreparation
 from . import volumes
+from .asked_input import COMMON
 from .options import Settings
-from .photos import Preparation
+from .preparation import Preparation
 
 #: The presets that are the default with another extent.
 EXTENTS: dict[str, Extent] = {"broad": "broad", "tight": "tight"}
@@ -54,6 +55,9 @@ def check(settings: Settings, *, fuse: str | None = None, components: int | None
         "fuse": fuse,
         "size": settings.size,
         "channels": settings.channels,
+        "mean": settings.mean,
+        "std": settings.std,
+        "classes": settings.classes,
     }
     for name, value in held.items():
         if value:
@@ -130,22 +134,37 @@ def preparation(description: Description, where: str) -> Preparation:
         )
     try:
         found = Preparation(
-            size=int(said["size"]),
-            resize=int(said["resize"]),
+            size=_sides(said["size"]),
+            resize=_sides(said["resize"]),
             interpolation=Image.Resampling[str(said["interpolation"]).upper()],
-            mean=_three(said["mean"]),
-            std=_three(said["std"]),
+            mean=tuple(map(float, said["mean"])),
+            std=tuple(map(float, said["std"])),
+            squash=bool(said.get("squash", False)),
+            rounding=said.get("rounding", "nearest"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"model: {where} says in another way how a photograph becomes an image of it: expected size, resize, "
             f"interpolation, mean and std; got {said} ({error})"
         ) from error
-    if description.images != (3, found.size, found.size):
-        raise ValueError(
-            f"model: {where} takes {description.images}, and its preparation makes {(3, found.size, found.size)}"
-        )
+    made = found.channels, found.height, found.width
+    if description.images != made:
+        raise ValueError(f"model: {where} takes {description.images}, and its preparation makes {made}")
     return found
+
+
+def described(wants: Preparation) -> dict[str, Any]:
+    """A preparation as a file has it: as :func:`preparation` reads it."""
+    said: dict[str, Any] = {
+        "size": wants.size if isinstance(wants.size, int) else list(wants.size),
+        "resize": wants.resize if isinstance(wants.resize, int) else list(wants.resize),
+        "interpolation": wants.interpolation.name.lower(),
+        "mean": list(wants.mean),
+        "std": list(wants.std),
+    }
+    # What was always so goes without saying.
+    later = {"squash": wants.squash, "rounding": wants.rounding}
+    return said | {name: value for name, value in later.items() if value != getattr(COMMON, name)}
 
 
 def preset(config: Config) -> str | None:
@@ -188,9 +207,11 @@ def is_of_predicted(explain: object) -> bool:
     return isinstance(explain, Deployed) and explain.description.target == "predicted"
 
 
-def _three(values: Iterable[Any]) -> tuple[float, float, float]:
-    red, green, blue = map(float, values)
-    return red, green, blue
+def _sides(value: Any) -> int | tuple[int, int]:
+    if not isinstance(value, (list, tuple)):
+        return int(value)
+    height, width = map(int, value)
+    return height, width
 
 
 def _told(value: object) -> str:

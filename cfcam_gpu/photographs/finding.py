@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -44,8 +45,8 @@ class Search:
     Parameters
     ----------
     folder : Path
-    skip : Path
-        A folder, resolved, that is not searched: where results go, which are images too.
+    skip : Path or collection of Path
+        Folders, resolved, that are not searched: where results go, which are images too.
 
     Attributes
     ----------
@@ -58,9 +59,9 @@ class Search:
     what = "photographs"
     suffixes = SUFFIXES
 
-    def __init__(self, folder: Path, skip: Path) -> None:
+    def __init__(self, folder: Path, skip: Path | Collection[Path]) -> None:
         self.folder = folder
-        self.skip = skip
+        self.skip = frozenset((skip,) if isinstance(skip, Path) else skip)
         self.passed_over: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Path]:
@@ -80,7 +81,7 @@ class Search:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                if path.resolve() != self.skip:
+                if path.resolve() not in self.skip:
                     yield from self._within(path)
             elif os.path.isdir(path):  # the entry's own fails of a loop of links
                 self.passed_over[LINKED_FOLDER] += 1
@@ -103,7 +104,11 @@ def search(folder: Path, skip: Path) -> Iterator[Path]:
 
 
 def find(
-    paths: Sequence[Path], *, skip: Path, passed_over: Counter[str] | None = None, search: type[Search] = Search
+    paths: Sequence[Path],
+    *,
+    skip: Path | Collection[Path],
+    passed_over: Counter[str] | None = None,
+    search: type[Search] = Search,
 ) -> list[Path]:
     """The photographs that `paths` mean, each once.
 
@@ -112,8 +117,8 @@ def find(
     Parameters
     ----------
     paths : sequence of Path
-    skip : Path
-        A folder that is not searched: where results go, which are images too.
+    skip : Path or collection of Path
+        Folders that are not searched: where results go, which are images too.
     passed_over : Counter of str, optional
         Gets what is passed over in folders; see :func:`told`.
     search : type of Search
@@ -129,22 +134,38 @@ def find(
         If a folder has none.
     """
     found: dict[Path, Path] = {}
+    skipped = {one.resolve() for one in ((skip,) if isinstance(skip, Path) else skip)}
     for path in paths:
         if path.is_dir():
-            within = search(path, skip.resolve())
+            within = search(path, skipped)
             inside = list(within)
             if not inside:
                 also = f"; {told(within.passed_over)}" if within.passed_over else ""
-                raise ValueError(f"no {search.what} in {path} (looked for {', '.join(sorted(search.suffixes))}{also})")
+                raise ValueError(
+                    f"no {search.what} in {path} (looked for {', '.join(sorted(search.suffixes))}{also}); give a "
+                    "folder that has some, or files"
+                )
             if passed_over is not None:
                 passed_over.update(within.passed_over)
         elif path.exists():
             inside = [path]
         else:
-            raise FileNotFoundError(f"{path} does not exist")
+            raise FileNotFoundError(f"{path} does not exist{_nearest(path)}")
         for file in inside:
             found.setdefault(Path(os.path.realpath(file)), file)  # resolve() fails of a loop of links
     return list(found.values())
+
+
+def _nearest(path: Path) -> str:
+    """What is there by a name like that, for people."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    if folder != path.absolute().parent:
+        return f": in {folder} there is no {path.absolute().relative_to(folder).parts[0]}"
+    try:
+        near = difflib.get_close_matches(path.name, [name for name in os.listdir(folder) if name[:1] != "."], n=3)
+    except OSError:
+        near = []
+    return f"; nearest: {', '.join(near)}" if near else "; give a photograph or a folder that is there"
 
 
 def told(passed_over: Counter[str]) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from PIL import features
+from PIL import Image, features
 
 from ..scans.dicom import marks
 from ..scans.errors import TooLargeError, UnreadableError
 
-__all__ = ["HEAD", "READ", "SUFFIXES", "Format", "TooLargeError", "UnreadableError", "recognise"]
+__all__ = ["HEAD", "READ", "SUFFIXES", "Format", "TooLargeError", "UnreadableError", "check_size", "recognise"]
 
 #: How much of a file's beginning :func:`recognise` wants: NIfTI is told by byte 344, what is in a gzip takes more.
 HEAD = 4096
@@ -244,6 +244,27 @@ def recognise(head: bytes) -> Format:
     if not head:
         raise UnreadableError("not an image: the file is empty")
     raise UnreadableError(f"not an image in a format of {', '.join(one.title for one in READ)}, or damaged")
+
+
+def check_size(size: tuple[int, int], max_pixels: int | None) -> None:
+    """Refuse an image of this width and height if it has more pixels than Pillow's limit, or than `max_pixels`.
+
+    Raises
+    ------
+    TooLargeError
+        The message has the limit.
+    """
+    pixels = size[0] * size[1]
+    # Pillow only warns of an image up to twice its limit.
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise beyond_pillows_limit()
+    if max_pixels is not None and pixels > max_pixels:
+        raise TooLargeError(f"{size[0]} x {size[1]}, more than the limit of {max_pixels:,} pixels")
+
+
+def beyond_pillows_limit() -> TooLargeError:
+    """The error of an image that is larger than Pillow's limit."""
+    return TooLargeError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels")
 
 
 def _in_gzip(head: bytes) -> str:

@@ -9,8 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from . import terminal
-from .options import WeightsOption
+from . import options, terminal
+from .options import (
+    ChannelsOption,
+    ClassesOption,
+    MeanOption,
+    Settings,
+    SizeOption,
+    StdOption,
+    WeightsOption,
+)
 
 if TYPE_CHECKING:
     from ..hooks.layers import Candidate
@@ -21,31 +29,44 @@ def layers(
         str,
         typer.Argument(
             show_default=False,
-            help="lite0, lite1 or lite2, torchvision:NAME, timm:NAME, or package.module:factory, a function that "
-            "returns a torch module.",
+            help="lite0, lite1 or lite2, torchvision:NAME, timm:NAME, transformers:FOLDER, or package.module:factory, "
+            "a function that returns a torch module.",
         ),
     ],
     weights: WeightsOption = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the layers of a model that can be explained, and which are chosen where none is named."""
     import torch
 
     from ..hooks.layers import candidates
-    from . import models
+    from ..targets.outputs import logits_of
+    from . import class_file, loading
 
     with terminal.refusing():
-        loaded = models.load(model, weights)
-        size = loaded.preparation.size
-        image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        asked = options.input_of(size=size, channels=channels, mean=mean, std=std)
+        settings = Settings(model=model, weights=weights, classes=classes, **asked)
+        named = loading.names_given(settings)
+        loaded = loading.model_of(settings, named)
+        wants = loaded.preparation
+        shape = [wants.channels, wants.height, wants.width]
+        image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
         found = [_record(candidate) for candidate in candidates(loaded.module, image)]
+        if named is not None:
+            with torch.no_grad():
+                class_file.check(named, logits_of(loaded.module(image)).shape[1], classes)
     if as_json:
-        print(json.dumps({"model": model, "image": [3, size, size], "layers": found}, indent=2))
+        print(json.dumps({"model": model, "image": shape, "layers": found}, indent=2))
         return
     table = Table("", "layer", Column("shape", justify="right"), "layout", box=None, pad_edge=False)
     for record in found:
-        shape = " x ".join(map(str, record["shape"]))
-        table.add_row("*" if record["chosen"] else "", record["name"], shape, record["layout"])
+        at = " x ".join(map(str, record["shape"]))
+        table.add_row("*" if record["chosen"] else "", record["name"], at, record["layout"])
     out = Console(markup=False, highlight=False, soft_wrap=True)
     out.print(table)
     for record in found:

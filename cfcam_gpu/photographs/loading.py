@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -16,20 +18,27 @@ from ..explain.plan import check_libragrad
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
 from ..scans.preparation import VolumePreparation
-from . import exported, models, volumes
+from ..targets.names import imagenet, names_of
+from . import class_file, exported, models, volumes
+from .asked_input import AskedInput
 from .models import Model, Prepared
 from .options import Settings
-from .photos import Preparation
+from .preparation import Preparation
 
 #: What is explained, by its spatial axes.
 _NAMES = {2: "photograph", 3: "volume"}
+
+
+#: Whose names the classes have: those of ``--classes``, the model's own, ImageNet's, or ``"class 0"``, ...
+NamesFrom: TypeAlias = Literal["file", "model", "imagenet", "none"]
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What explains photographs, a model's explainer or an exported file, tried on a blank image.
 
-    ``preset`` is None where a file has the configuration of no preset.
+    ``preset`` is None where a file has the configuration of no preset. ``nobody_said`` has, for people, what was taken
+    by itself.
     """
 
     model: Prepared
@@ -39,6 +48,8 @@ class Loaded:
     preset: str | None
     device: torch.device
     class_names: list[str]
+    names_from: NamesFrom
+    nobody_said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ def load_explainer(settings: Settings, *, fuse: Fuse | None = None) -> Loaded:
         preset=exported.preset(explain.config),
         device=explain.device,
         class_names=list(explain.class_names or models.class_names(found.logits.shape[1])),
+        names_from="none" if explain.class_names is None else "model",
     )
 
 
@@ -140,6 +152,7 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
         file is refused.
     """
     check(settings, fuse=fuse)
+    named = names_given(settings)
     method = "cfcam-paper" if settings.preset == "paper" else settings.method
     extent = exported.EXTENTS.get(settings.preset)
     chosen = methods.find(method)
@@ -155,7 +168,9 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
             engine=engine,
             libragrad=settings.libragrad,
             extent=extent,
+            class_names=named,
         ),
+        named,
     )
     if trial == method and not settings.augment and not settings.smooth:
         return loaded
@@ -173,16 +188,17 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
         engine=loaded.engine,
         libragrad=libragrad,
         config=config,
+        class_names=named,
     )
     return replace(loaded, explain=explain)
 
 
-def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> LoadedModel:
-    """The same with an explainer that is made of the module and the name of an engine."""
+def _load(settings: Settings, make: Callable[[nn.Module, str], CAM], named: tuple[str, ...] | None) -> LoadedModel:
+    """The same with an explainer that is made of the module and the name of an engine; `named` are the names given."""
     where = device_of(settings.device)
     engines.choose(settings.engine, where)  # or the reason why not, before a model is loaded
     chosen = engines.resolve(settings.engine, where)
-    found = models.load(settings.model, settings.weights)
+    found = model_of(settings, named)
     takes: Preparation | VolumePreparation
     if settings.spatial_dims == 3:
         takes = volumes.preparation(found.module, settings)
@@ -194,16 +210,26 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> LoadedMo
         takes = replace(found.preparation, window=settings.window)
     found = replace(found, takes=takes)
     found.module.to(where)
+    if settings.size is not None and settings.spatial_dims == 2:
+        _check_size(found)
     explain = make(found.module, settings.engine)
     # Shows what is wrong with model, layer and engine, how many classes there are, and which layer was chosen.
     black = takes.blank(1)
     try:
         blank = explain(takes.normalize(black.to(where)))
+    except ValueError as error:
+        if not str(error).startswith("class_names: "):
+            raise
+        said = str(error).removeprefix("class_names: ").partition(". ")[0]
+        whose = "the model's own names" if settings.classes is None else settings.classes
+        raise ValueError(f"classes: {said} ({whose}); give --classes with as many") from error
     except RuntimeError as error:
-        what = f"{'image' if settings.spatial_dims == 2 else 'volume'} of {' x '.join(map(str, black.shape[2:]))}"
-        raise RuntimeError(f"model: {settings.model} fails on a blank {what}: {error}") from error
+        what = f"{'image' if settings.spatial_dims == 2 else 'volume'} of {' x '.join(map(str, black.shape[1:]))}"
+        raise RuntimeError(
+            f"model: {settings.model} fails on a blank {what}: {error}. If it takes another input: --size, --channels"
+        ) from error
     assert blank.logits is not None  # the predicted class was asked for
-    names = models.class_names(blank.logits.shape[1])
+    names = names_for(found, blank.logits.shape[1], named, settings.classes)
     return LoadedModel(
         model=found,
         explain=explain,
@@ -211,8 +237,92 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM]) -> LoadedMo
         engine=chosen,
         preset=settings.preset,
         device=where,
-        class_names=names,
+        class_names=list(names.names),
+        names_from=names.source,
+        nobody_said=(*found.notes, *names.notes),
     )
+
+
+def names_given(settings: Settings) -> tuple[str, ...] | None:
+    """The names of the classes that the options give; None where they give none.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is not there, or has no names.
+    """
+    return None if settings.classes is None else class_file.read(settings.classes)
+
+
+def model_of(settings: Settings, named: tuple[str, ...] | None) -> Model:
+    """The model, with the input that the options ask for, or its own; `named` are the names given.
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError, RuntimeError
+        As :func:`cfcam_gpu.photographs.load`.
+    """
+    # How volumes are prepared is found out once the module is there.
+    asked = AskedInput.of(settings) if settings.spatial_dims == 2 else None
+    return models.load(settings.model, settings.weights, asked=asked, classes=None if named is None else len(named))
+
+
+class Names(NamedTuple):
+    """The names of a model's classes, whose they are, and what is to be told of it; see :class:`Loaded`."""
+
+    names: tuple[str, ...]
+    source: NamesFrom
+    notes: tuple[str, ...] = ()
+
+
+def names_for(model: Model, logits: int, given: tuple[str, ...] | None, path: Path | None = None) -> Names:
+    """The names of a model's classes: those that are given, its own, ImageNet's of a thousand, or their indices.
+
+    Parameters
+    ----------
+    model : Model
+    logits : int
+        How many classes it has.
+    given : tuple of str or None
+    path : Path or None
+        Where they are from.
+
+    Raises
+    ------
+    ValueError
+        If more or fewer are given than there are classes.
+    """
+    if given is not None:
+        class_file.check(given, logits, path)
+        return Names(given, "file")
+    own = names_of(model.module)
+    if own is not None and len(own) == logits:
+        return Names(own, "model")
+    named = tuple(models.class_names(logits))
+    if logits != len(imagenet()):
+        return Names(named, "none")
+    told = f"{model.name} has {logits} classes and doesn't say their names: ImageNet's are taken; --classes sets others"
+    return Names(named, "imagenet", () if model.of_imagenet else (told,))
+
+
+def _check_size(model: Model) -> None:
+    """Refuse a size that was asked for and that the model can't take.
+
+    Raises
+    ------
+    ValueError
+        The message has what the model raises.
+    """
+    takes = model.preparation
+    where = next((value.device for value in model.module.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            model.module(takes.normalize(takes.blank(1).to(where)))
+    except Exception as error:  # the user's code raises anything, AssertionError for one
+        raise ValueError(
+            f"size: {model.name} can't take images of {takes.height} x {takes.width} ({error}); leave --size out, or "
+            "give one that it takes"
+        ) from error
 
 
 def device_of(name: str) -> torch.device:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -107,15 +107,44 @@ WindowOption: TypeAlias = Annotated[
 SpatialDimsOption: TypeAlias = Annotated[
     int, typer.Option(min=2, max=3, help="3 for volumes: NIfTI, and series or multi-frame files of DICOM.")
 ]
+ClassesOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The names of the model's classes: a name a line; .json with a list, or names and indices; or a folder "
+        "whose sub-folders are the classes. torchvision:NAME and timm:NAME are built with so many.",
+        show_default="the model's own",
+    ),
+]
 SizeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="N or D,H,W", help="Of the volumes that the model takes, in voxels.", show_default="the model's own"
+        metavar="N or [D,]H,W",
+        help="Of the images that the model takes, in pixels; D,H,W of volumes, in voxels.",
+        show_default="the model's own",
     ),
 ]
 ChannelsOption: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=1, metavar="C", help="Of the volumes that the model takes.", show_default="the model's own, or 1"),
+    typer.Option(
+        min=1,
+        metavar="C",
+        help="Of the images that the model takes: 1 is grey, 3 are colours, others are bands of TIFF and .npy.",
+        show_default="the model's own",
+    ),
+]
+MeanOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M or M,M,...",
+        help="Subtracted from each channel, with --std: of values in [0, 1], or, where a number is beyond 1, in the "
+        "files' own units.",
+        show_default="the model's own",
+    ),
+]
+StdOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="S or S,S,...", help="Each channel is divided by it.", show_default="the model's own"),
 ]
 OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR already.")]
 
@@ -146,9 +175,13 @@ class Settings:
         Centre and width of the values that are shown of DICOM and of volumes; None takes the file's own.
     spatial_dims : {2, 3}
     size : tuple of int or None
-        D, H and W of the volumes that the model takes; None is the model's own.
+        H and W of the images that the model takes, or D, H and W of volumes; None is the model's own.
     channels : int or None
-        Of these volumes.
+        Of these images.
+    mean, std : tuple of float or None
+        Of each channel, or one for all; both or neither.
+    classes : Path or None
+        Where the names of its classes are; see :func:`cfcam_gpu.photographs.class_file.read`.
     """
 
     model: str = "lite0"
@@ -163,8 +196,11 @@ class Settings:
     libragrad: bool | None = None
     window: tuple[float, float] | None = None
     spatial_dims: int = 2
-    size: tuple[int, int, int] | None = None
+    size: tuple[int, ...] | None = None
     channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: Path | None = None
 
     @property
     def file(self) -> Path | None:
@@ -174,7 +210,11 @@ class Settings:
     def absolute(self) -> Settings:
         """The same for processes in other folders: files are named from the root."""
         model = self.model if self.file is None else str(self.file.absolute())
-        return replace(self, model=model, weights=self.weights and self.weights.absolute())
+        kind, _, folder = self.model.partition(":")
+        if kind == "transformers" and folder:
+            model = f"{kind}:{Path(folder).absolute()}"
+        weights, classes = (path and path.absolute() for path in (self.weights, self.classes))
+        return replace(self, model=model, weights=weights, classes=classes)
 
     @classmethod
     def given(
@@ -194,16 +234,17 @@ class Settings:
         spatial_dims: int = 2,
         size: str | None = None,
         channels: int | None = None,
+        mean: str | None = None,
+        std: str | None = None,
+        classes: Path | None = None,
     ) -> Settings:
         """Those of a command's options.
 
         Raises
         ------
         ValueError
-            If window or size are not numbers of that form, or don't go with the spatial axes.
+            If window, size, mean or std are not numbers of that form.
         """
-        if spatial_dims == 2 and (size is not None or channels is not None):
-            raise ValueError("size and channels: expected with --spatial-dims 3, as they are those of volumes")
         return cls(
             model=model,
             weights=weights,
@@ -217,8 +258,8 @@ class Settings:
             libragrad=libragrad,
             window=None if window is None else window_of(window),
             spatial_dims=spatial_dims,
-            size=None if size is None else _size(size),
-            channels=channels,
+            classes=classes,
+            **input_of(size=size, channels=channels, mean=mean, std=std, spatial_dims=spatial_dims),
         )
 
 
@@ -239,12 +280,57 @@ def window_of(said: str) -> tuple[float, float]:
     return center, width
 
 
-def _size(said: str) -> tuple[int, int, int]:
+def input_of(
+    *, size: str | None, channels: int | None, mean: str | None, std: str | None, spatial_dims: int = 2
+) -> dict[str, Any]:
+    """The fields of :class:`Settings` on a model's input, from what is said.
+
+    Raises
+    ------
+    ValueError
+        If something else is said.
+    """
+    return {
+        "size": None if size is None else size_of(size, spatial_dims),
+        "channels": channels,
+        "mean": None if mean is None else numbers_of("mean", mean),
+        "std": None if std is None else numbers_of("std", std),
+    }
+
+
+def size_of(said: str, spatial_dims: int = 2) -> tuple[int, ...]:
+    """Height and width, of volumes after the depth, from ``"N"`` or ``"H,W"``.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
     try:
         sides = [int(side) for side in said.split(",")]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 3) or min(sides) < 1:
-        raise ValueError(f"size: expected N or D,H,W, whole numbers such as 96 or 64,96,96; got {said!r}")
-    depth, height, width = sides if len(sides) == 3 else sides * 3
-    return depth, height, width
+    if len(sides) not in (1, spatial_dims) or min(sides) < 1:
+        form, example = ("N or H,W", "224 or 192,256") if spatial_dims == 2 else ("N or D,H,W", "96 or 64,96,96")
+        raise ValueError(f"size: expected {form}, whole numbers such as {example}; got {said!r}")
+    return tuple(sides if len(sides) > 1 else sides * spatial_dims)
+
+
+def numbers_of(name: str, said: str) -> tuple[float, ...]:
+    """Numbers with commas between.
+
+    Raises
+    ------
+    ValueError
+        If they are something else, or not finite; of ``"std"`` not above 0.
+    """
+    try:
+        found = tuple(float(each) for each in said.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)) or (name == "std" and min(found) <= 0):
+        above = " above 0" if name == "std" else ""
+        raise ValueError(
+            f"{name}: expected a number{above} or one for each channel, such as 0.5 or 0.49,0.46,0.41; got {said!r}"
+        )
+    return found

@@ -10,6 +10,7 @@ from ..scans.dicom.files import Instance
 from ..scans.dicom.source import Source, named
 from . import formats, reading
 from .formats import UnreadableError
+from .preparation import Preparation
 from .reading import Page
 
 
@@ -41,8 +42,8 @@ class Picture(NamedTuple):
     header: Instance | None = None
     series: tuple[Path, ...] = ()
 
-    def read(self, window: tuple[float, float] | None) -> Page:
-        """The image; see :func:`cfcam_gpu.photographs.reading.first_page`.
+    def read(self, takes: Preparation) -> Page:
+        """The image as a model takes it; see :func:`cfcam_gpu.photographs.reading.first_page`.
 
         Raises
         ------
@@ -50,10 +51,10 @@ class Picture(NamedTuple):
             As there.
         """
         if self.header is None:
-            return reading.first_page(self.file, window=window, frame=self.frame)
+            return reading.first_page(self.file, window=takes.window, frame=self.frame, takes=takes)
         try:
             with open(self.file, "rb") as file:
-                return reading.first_page(self.header.over(file), window=window, frame=self.frame)
+                return reading.first_page(self.header.over(file), window=takes.window, frame=self.frame, takes=takes)
         except OSError as error:
             raise UnreadableError(str(error.strerror)) from error
 

@@ -8,38 +8,36 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..scans.dicom import reading as dicom
 from ..scans.dicom.files import Instance
 from ..scans.dicom.source import Source
 from ..scans.errors import check_regular
-from . import bit_depth, formats, jpeg_xl, tiff
-from .formats import Format, TooLargeError, UnreadableError
-
-#: The largest value of 12 bits. A 16-bit picture that stays below would be nearly black.
-_TWELVE_BITS = 0xFFF
-#: The same where compression may have added to it.
-_LOSSY_TWELVE_BITS = 0x13FF
-_WHITE = 0xFFFF
-_FLOATING = "its pixels are floating-point numbers of no fixed range; save it with 8 or 16 bits"
-_SCALE = "scale it to 8 or 16 bits"
-_SAY_BITS = "have the file say how many bits there are (MaxSampleValue of a TIFF, sBIT of a PNG)"
-_SAY_DARK = "if it is dark in truth, have the file say so (MaxSampleValue 65535 of a TIFF, sBIT 16 of a PNG)"
+from . import bands, bit_depth, formats, jpeg_xl, shades, tiff
+from .formats import Format, UnreadableError
+from .preparation import Preparation
 
 
 class Page(NamedTuple):
     """An image, RGB and upright, and how many pages or frames its file has, of which it is the first.
 
-    Of DICOM it may be another frame, and has a ``source``, by which results refer back to it.
+    Of DICOM it may be another frame, and has a ``source``, by which results refer back to it. What is no photograph is
+    an array (H, W, C) of the values in its file.
     """
 
-    image: Image.Image
+    image: Image.Image | NDArray[Any]
     pages: int
     source: Source | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.image.size if isinstance(self.image, Image.Image) else self.image.shape[1::-1]
 
 
 def quiet() -> None:
@@ -48,7 +46,7 @@ def quiet() -> None:
     Warning filters and loggers are the whole process's, so that reading itself leaves them alone. What pydicom says has
     values of the header in it, which may be the patient's.
     """
-    for package in ("PIL", "pydicom", "nibabel"):
+    for package in ("PIL", "pydicom", "nibabel", "tifffile"):
         warnings.filterwarnings("ignore", module=rf"{package}\.")
         logging.getLogger(package).setLevel(logging.CRITICAL)
 
@@ -83,7 +81,9 @@ def read(
     TooLargeError
         If it has too many pixels.
     """
-    return first_page(path, max_pixels=max_pixels, window=window, frame=frame).image
+    image = first_page(path, max_pixels=max_pixels, window=window, frame=frame).image
+    assert isinstance(image, Image.Image)  # nothing takes an array
+    return image
 
 
 def first_page(
@@ -92,6 +92,7 @@ def first_page(
     max_pixels: int | None = None,
     window: tuple[float, float] | None = None,
     frame: int = 0,
+    takes: Preparation | None = None,
 ) -> Page:
     """The same, and how many pages there are.
 
@@ -103,6 +104,9 @@ def first_page(
         The last is a file of DICOM whose header is read already.
     max_pixels, window, frame
         As :func:`read`.
+    takes : Preparation, optional
+        What it is read for: of other bands than colours, or of values in the files' own units, these are read. Then
+        the arrays of NumPy are taken, too. See :mod:`cfcam_gpu.photographs.bands`.
 
     Returns
     -------
@@ -113,18 +117,38 @@ def first_page(
     UnreadableError, TooLargeError
         As :func:`read`.
     """
+    own_units = takes is not None and takes.own_units
     if isinstance(path, Instance):
         with _refusing():
+            _check_shades(own_units, takes)
             return Page(*dicom.read_dicom(path, frame=frame, window=window, max_pixels=max_pixels))
     with _refusing(), _binary(path) as file:
-        if _is_dicom(file):
+        values = None if takes is None else bands.read(file, takes, max_pixels)
+        if values is None and _is_dicom(file):
+            _check_shades(own_units, takes)
             return Page(*dicom.read_dicom(file, frame=frame, window=window, max_pixels=max_pixels))
         if frame:
             raise UnreadableError(f"frame: expected the first, as it is no file of DICOM; got {frame + 1}")
+        if values is not None:
+            return Page(values, 1)
         source = _Source.of(file)
         with source.open(max_pixels) as image:
-            found = _rgb(source.upright(image), _Depth.of(source))
-            return Page(found, len(source.pages) or _frames(image))
+            upright, depth = source.upright(image), _depth(source)
+            if own_units and (depth.deep or upright.mode[:1] in "IF"):
+                raise UnreadableError(
+                    "its values are of more than 8 bits, and mean and std are in the files' own units, which other "
+                    "files than TIFF and arrays of NumPy (.npy) are not read in"
+                )
+            return Page(shades.rgb(upright, depth), len(source.pages) or _frames(image))
+
+
+def _check_shades(own_units: bool, takes: Preparation | None) -> None:
+    """Refuse DICOM where nobody knows whether mean and std are of its own values, or of the shades that are shown."""
+    if own_units and takes is not None and takes.channels == 1:
+        raise UnreadableError(
+            "DICOM, of which a window's shades are read: expected mean and std of values in [0, 1], not in units of "
+            "their own"
+        )
 
 
 class Stored(NamedTuple):
@@ -155,14 +179,14 @@ def stored(path: str | os.PathLike[str] | IO[bytes]) -> Stored:
             raise UnreadableError("DICOM, of which no values are read that mean something else than shades")
         source = _Source.of(file)
         with source.open() as image:
-            upright, depth = source.upright(image), _Depth.of(source)
+            upright, depth = source.upright(image), _depth(source)
             if upright.mode == "F":
-                raise UnreadableError(_FLOATING)
+                raise UnreadableError(shades.FLOATING)
             if upright.mode.startswith("I"):
                 if depth.inverted:
-                    upright = Image.fromarray((depth.white or _WHITE) - np.asarray(upright))
+                    upright = Image.fromarray((depth.white or shades.WHITE) - np.asarray(upright))
             elif depth.deep:
-                _check_kept(upright)
+                shades.check_kept(upright)
             if source.samples is not None and source.samples.ones_are_meant():
                 upright = Image.fromarray(~np.asarray(upright))
             return Stored(upright, source.kind.lossy, source.kind.name == "JPEG")
@@ -200,7 +224,7 @@ def _refusing() -> Iterator[None]:
     except UnreadableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _beyond_pillows_limit() from None
+        raise formats.beyond_pillows_limit() from None
     except MemoryError:
         raise UnreadableError("not enough memory to decode it") from None
     except Exception as error:  # what a decoder raises on damaged data is anything: SyntaxError, struct.error, ...
@@ -246,7 +270,7 @@ class _Source(NamedTuple):
         """The first page, of no more pixels than are allowed, and not decoded yet."""
         if self.kind.name == "JXL":  # its decoder is done when it says how large the image is
             head = jpeg_xl.read_head(self.file)
-            _check_size((head.width, head.height), max_pixels)
+            formats.check_size((head.width, head.height), max_pixels)
             if head.animated:
                 raise UnreadableError("an animation in JPEG XL, which is not read: save its frames as PNG")
         try:
@@ -257,7 +281,7 @@ class _Source(NamedTuple):
             ) from None
         if self.pages:
             image.seek(self.pages[0].frame)
-        _check_size(image.size, max_pixels)
+        formats.check_size(image.size, max_pixels)
         return image
 
     def upright(self, image: Image.Image) -> Image.Image:
@@ -265,19 +289,6 @@ class _Source(NamedTuple):
         # A JPEG XL was turned by its decoder, whatever its EXIF data say, unless there was a JPEG in it.
         turned = self.kind.name == "JXL" and not getattr(image, "jpeg", False)
         return image if turned else ImageOps.exif_transpose(image)
-
-
-def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
-    pixels = size[0] * size[1]
-    # Pillow only warns of an image up to twice its limit.
-    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-        raise _beyond_pillows_limit()
-    if max_pixels is not None and pixels > max_pixels:
-        raise TooLargeError(f"{size[0]} x {size[1]}, more than the limit of {max_pixels:,} pixels")
-
-
-def _beyond_pillows_limit() -> TooLargeError:
-    return TooLargeError(f"more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels")
 
 
 def _frames(image: Image.Image) -> int:
@@ -291,105 +302,17 @@ def _frames(image: Image.Image) -> int:
         return image.tell() + 1
 
 
-class _Depth(NamedTuple):
-    """What a file says of its samples.
-
-    ``white`` is the value of white of 16-bit samples as they are stored; None where nothing tells it. ``deep`` is
-    whether there are 16 bits where Pillow gives 8, the higher ones. ``padded`` is the number of bits that a PNG says to
-    have been scaled to 16, which not all who write it do. Below ``narrow`` samples look like 12 bits or fewer.
-    """
-
-    white: int | None = _WHITE
-    deep: bool = False
-    inverted: bool = False
-    padded: int = 0
-    narrow: int = _TWELVE_BITS
-
-    @classmethod
-    def of(cls, source: _Source) -> _Depth:
-        if source.samples is not None:
-            return cls(source.samples.white, source.samples.bits == 16, source.samples.white_is_zero)
-        if source.kind.name == "PNG":
-            deep, significant = bit_depth.of_png(source.file)
-            if deep:
-                told = significant == 16
-                return cls(_WHITE if told else None, True, padded=0 if told else significant)
-        if source.kind.name == "JPEG2000" and bit_depth.of_jpeg_2000(source.file) == 16:
-            return cls(None, True, narrow=_LOSSY_TWELVE_BITS)
-        if source.kind.name == "JXL":
-            return cls(None, narrow=_LOSSY_TWELVE_BITS)
-        return cls()  # the others' decoders scale to 16 bits by what the header says
-
-
-def _rgb(image: Image.Image, depth: _Depth) -> Image.Image:
-    if image.mode == "F":
-        raise UnreadableError(_FLOATING)
-    if image.mode.startswith("I"):
-        return _grey(image, depth)
-    if depth.deep:
-        _check_colours(image, depth)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _grey(image: Image.Image, depth: _Depth) -> Image.Image:
-    """RGB of an image of one channel of whole numbers, up to 16 bits."""
-    values = np.asarray(image)
-    least, most = int(values.min()), int(values.max())
-    if least < 0 or most > _WHITE:
-        raise UnreadableError("its pixels are integers beyond 16 bits; save it with 8 or 16 bits")
-    white = depth.white
-    if depth.padded:
-        # What was scaled to 16 bits, as it should be, has zeros in its lower ones where it is dark.
-        stored = most < 1 << depth.padded and bool((values % (1 << (16 - depth.padded))).any())
-        white = (1 << depth.padded) - 1 if stored else _WHITE
-    if white is None and 0 < most <= depth.narrow:
-        raise UnreadableError(
-            f"no value of its 16-bit greys is above {depth.narrow:,}: they look like 12 bits or fewer stored in 16, "
-            f"which would be nearly black, and nothing in the file tells; {_SCALE}, or {_SAY_BITS}"
-        )
-    white = _WHITE if white is None or most > white else white
-    scaled = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-    if depth.inverted:
-        scaled = 255 - scaled
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        scaled[values == transparent] = 255  # on white
-    return Image.fromarray(scaled).convert("RGB")
-
-
-def _check_colours(image: Image.Image, depth: _Depth) -> None:
-    """Refuse 16-bit colours of which Pillow has kept nothing: it gives their higher 8 bits."""
-    told = depth.white or (1 << depth.padded) - 1
-    white = told or depth.narrow
-    if white < _WHITE and _all_below(image, white):
-        raise UnreadableError(
-            f"no value of its 16-bit colours is above {(white >> 8) * 256 + 255:,}: they look like fewer bits stored "
-            f"in 16, which would be nearly black, and Pillow gives their higher 8 bits alone; {_SCALE}"
-            + ("" if told else f", or, {_SAY_DARK}")
-        )
-
-
-def _check_kept(image: Image.Image) -> None:
-    """Refuse labels of 16 bits in several channels, if the lower 8 bits, which Pillow leaves out, may be all there is.
-
-    What the file says of its bits tells nothing: a label is no shade.
-    """
-    if _all_below(image, _TWELVE_BITS):
-        raise UnreadableError(
-            f"no value of its 16-bit colours is above {_TWELVE_BITS:,}, and Pillow gives their higher 8 bits alone, in "
-            "which labels such as 0 and 1 are the same; save it with 8 bits, or with 16 and one channel"
-        )
-
-
-def _all_below(image: Image.Image, white: int) -> bool:
-    """Whether no colour of 16 bits is above `white`, as far as the higher 8 bits tell."""
-    extrema = image.getextrema()
-    colours = extrema[:-1] if image.mode.endswith(("A", "a")) else extrema
-    most = max(int(high) for _, high in colours)  # type: ignore[misc]
-    opaque = colours is extrema
-    return 0 < most <= white >> 8 or (most == 0 and opaque and image.mode != "CMYK")
+def _depth(source: _Source) -> shades.Depth:
+    """What a file says of its samples."""
+    if source.samples is not None:
+        return shades.Depth(source.samples.white, source.samples.bits == 16, source.samples.white_is_zero)
+    if source.kind.name == "PNG":
+        deep, significant = bit_depth.of_png(source.file)
+        if deep:
+            told = significant == 16
+            return shades.Depth(shades.WHITE if told else None, True, padded=0 if told else significant)
+    if source.kind.name == "JPEG2000" and bit_depth.of_jpeg_2000(source.file) == 16:
+        return shades.Depth(None, True, narrow=shades.LOSSY_TWELVE_BITS)
+    if source.kind.name == "JXL":
+        return shades.Depth(None, narrow=shades.LOSSY_TWELVE_BITS)
+    return shades.Depth()  # the others' decoders scale to 16 bits by what the header says

@@ -17,7 +17,8 @@ from ..scans.errors import UnreadableError
 from ..scans.nifti import check_installed, save_nifti
 from ..scans.preparation import VolumePreparation
 from . import dicom_results, photos, volumes
-from .job import Job, Photograph, Run
+from .asked import Job, Photograph
+from .job import Run
 from .pictures import Picture
 
 #: Of a map in the space of its volume.
@@ -40,7 +41,7 @@ class VolumeRun(Run):
             If nibabel is not installed, by which the map of every volume is written.
         """
         check_installed()
-        return volumes.of(photos.find(job.paths, skip=job.out, passed_over=passed_over, search=volumes.Search))
+        return volumes.of(photos.find(job.paths, skip=job.results, passed_over=passed_over, search=volumes.Search))
 
     def _read(self, picture: Picture, stems: Sequence[str]) -> Photograph | None:
         takes = self.model.takes

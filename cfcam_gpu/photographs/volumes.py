@@ -175,7 +175,21 @@ def preparation(module: nn.Module, settings: Settings) -> VolumePreparation:
             "H and W); give --size N or D,H,W"
         )
     channels = settings.channels or (shape[0] if shape else _first_channels(module))
+    if settings.mean is not None or settings.std is not None:
+        fields |= _asked(settings.mean, settings.std)
     return made(settings.model, {**fields, "size": size, "channels": channels}, settings.window)
+
+
+def _asked(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> dict[str, tuple[float, ...]]:
+    """Mean and std of the options."""
+    if mean is None or std is None:
+        raise ValueError(f"mean and std: expected both or neither; got {'std' if mean is None else 'mean'} alone")
+    if max(map(abs, (*mean, *std))) > 1:
+        raise ValueError(
+            "mean and std: expected those of values in [0, 1], which a window makes of a volume's (--window); got "
+            f"{mean} and {std}"
+        )
+    return {"mean": mean, "std": std}
 
 
 def made(model: str, said: Mapping[str, Any], window: tuple[float, float] | None) -> VolumePreparation:

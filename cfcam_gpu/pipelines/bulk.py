@@ -18,6 +18,7 @@ from ..explain.attempts import attempt
 from ..results import durable
 from ..results.explanation import Explanation
 from ..sources.photographs import Batch, Photographs
+from ..targets.names import with_indices
 from ..targets.request import check_range
 from . import explainers, resuming, store
 from .batches import BatchExplainer, Prepare, trial
@@ -94,8 +95,9 @@ def run(
         A folder for ``maps.zarr`` ((N, H, W), NaN where an image has an error), ``manifest.parquet`` (a row for each
         image, see :data:`cfcam_gpu.pipelines.rows.COLUMNS`), ``overlays``, ``job.json``, what was asked, and
         ``example.safetensors``, what becomes of one image.
-    target : None, int or "predicted"
-        What to explain of every image. None: the data set's own target where it gives one, else the predicted class.
+    target : None, int, str or "predicted"
+        What to explain of every image, by index or name. None: the data set's own target where it gives one, else the
+        predicted class.
     prepare : callable, optional
         Makes the model's input of images as they come, on the model's device. Default: what `dataset` knows for
         Photographs, nothing for others.
@@ -111,6 +113,7 @@ def run(
     components : int, optional
         How many groups of channels to name of each image in the manifest's column ``components``.
     class_names : sequence of K str, optional
+        None are the explainer's.
     spatial_dims : {1, 2, 3}
         Of the data set's images: 3 for volumes (C, D, H, W), 1 for signals (C, L).
     image_column, target_column, name_column : str, optional
@@ -154,7 +157,9 @@ def run(
     undisturbed run, byte for byte, where the model gives the same for the same batch. Not so where a batch does not fit
     the device's memory: it is halved, and the maps may differ by rounding.
     """
-    target = _target(target)
+    names = explainer.class_names if class_names is None else class_names
+    by_name = isinstance(target, str) and target != "predicted"
+    target = _target(target, names)
     if append and restart:
         raise ValueError("append: expected it without restart, which drops what there is to append to")
     shard_size = _check(dataset, batch_size, shard_size, dtype, overlays, spatial_dims)
@@ -171,13 +176,21 @@ def run(
             batch_size,
             spatial_dims=spatial_dims,
             targets=target is None,
-            class_names=class_names,
+            class_names=names,
             **columns,
         )
         feed = Stream(type(dataset).__name__, stream)
     explainers.check(explainer, device, feed.targets if target is None else [target])
     first = trial(explainer, prepare, feed.examples[:1].to(device), overlay=overlays is not None, components=components)
-    _check_classes(first, target, class_names)
+    if class_names is None and first.class_names is None and names is not None:
+        if by_name or (target is None and isinstance(feed, Stream)):
+            assert first.logits is not None
+            raise ValueError(
+                f"class_names: expected {first.logits.shape[1]}, one for each class; the model's own are "
+                f"{len(names)}. Give class_names=[...], as targets may be names"
+            )
+        names = None
+    _check_classes(first, target, names)
     asked = explainers.facts(explainer, first, device) | {
         "target": target,
         "batch_size": batch_size,
@@ -185,7 +198,7 @@ def run(
         "dtype": dtype,
         "overlays": overlays,
         "components": components,
-        "class_names": None if class_names is None else _digest(repr(list(class_names)).encode()),
+        "class_names": None if names is None else _digest(repr(list(names)).encode()),
         "spatial_dims": spatial_dims,
     }
     explain = BatchExplainer(
@@ -235,9 +248,7 @@ def run(
                 )
             else:
                 results = explained(kept.starts(batch_size))
-            with Writer(
-                kept, class_names=class_names, done=lambda: progress and progress(kept.images, feed.total)
-            ) as writer:
+            with Writer(kept, class_names=names, done=lambda: progress and progress(kept.images, feed.total)) as writer:
                 for found, batch in results:
                     writer.put(found, batch)
             kept.finish()
@@ -280,15 +291,16 @@ def _check(
     return shard_size
 
 
-def _target(target: object) -> int | str | None:
+def _target(target: object, names: Sequence[str] | None) -> int | str | None:
     if target is None or target == "predicted":
         return target
+    target = with_indices(target, names)
     try:
         if not isinstance(target, bool):
             return operator.index(target)  # type: ignore[arg-type]
     except TypeError:
         pass
-    raise TypeError(f"target: expected None, a class index or 'predicted'; got {target!r}")
+    raise TypeError(f"target: expected None, a class index or name, or 'predicted'; got {target!r}")
 
 
 def require() -> None:

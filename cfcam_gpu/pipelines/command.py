@@ -30,11 +30,13 @@ from ..photographs.dicom_options import MarkOption
 from ..photographs.options import (
     AugmentOption,
     ChannelsOption,
+    ClassesOption,
     Device,
     DeviceOption,
     EngineOption,
     LayerAsExplained,
     LibragradOption,
+    MeanOption,
     MethodOption,
     ModelAsExplained,
     Preset,
@@ -45,6 +47,7 @@ from ..photographs.options import (
     SizeOption,
     SmoothOption,
     SpatialDimsOption,
+    StdOption,
     WeightsAsExplained,
     WindowOption,
 )
@@ -128,6 +131,9 @@ def run(
     spatial_dims: SpatialDimsOption = 2,
     size: SizeOption = None,
     channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
     dicom: Annotated[
         bool,
         typer.Option(
@@ -199,6 +205,9 @@ def run(
                 spatial_dims=spatial_dims,
                 size=size,
                 channels=channels,
+                mean=mean,
+                std=std,
+                classes=classes,
             ),
             target=target,
             batch_size=batch_size,

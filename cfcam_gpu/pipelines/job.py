@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..photographs import loading, models
+from ..photographs import loading
 from ..photographs.options import Settings
 from ..scans.dicom import results as dicom
 from ..sources.photographs import Batch, Photographs
+from ..targets.names import class_index
 from . import ray_session, resuming
 from .bulk import Summary, require, run
 from .explainers import Explainer
@@ -137,7 +138,7 @@ def check(job: Job) -> Ready:
     loaded = loading.load_explainer(job.settings)
     target: int | str | None = job.target
     if target is not None and target != "predicted":
-        target = models.class_index(str(target), loaded.class_names)
+        target = class_index(str(target), loaded.class_names)
     photographs = Photographs(
         job.source,
         loaded.model.takes,
@@ -152,7 +153,7 @@ def check(job: Job) -> Ready:
         f"{job.settings.model} on {loaded.device}, {loaded.engine} engine; {len(photographs):,} images in {job.source}"
     ]
     lines += [f"  {layer.name}: {layer.reason}" for layer in loaded.layers]
-    lines += photographs.notes
+    lines += [*loaded.nobody_said, *photographs.notes]
     return Ready(
         job=job,
         explainer=loaded.explain,

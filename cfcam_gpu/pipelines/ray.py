@@ -46,7 +46,7 @@ class Explain:
     ----------
     model, weights, layers, preset, engine, device, method, augment, smooth
         See :class:`cfcam_gpu.photographs.options.Settings`.
-    libragrad, window, spatial_dims, size, channels
+    libragrad, window, spatial_dims, size, channels, mean, std, classes
         The same.
     dtype : {"float16", "float32"}
         Of the maps.
@@ -87,8 +87,11 @@ class Explain:
         libragrad: bool | None = None,
         window: tuple[float, float] | None = None,
         spatial_dims: int = 2,
-        size: tuple[int, int, int] | None = None,
+        size: tuple[int, ...] | None = None,
         channels: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        classes: Path | str | None = None,
         dtype: str = "float16",
         overlay: bool = False,
         components: int | None = None,
@@ -111,6 +114,9 @@ class Explain:
                 spatial_dims=spatial_dims,
                 size=size,
                 channels=channels,
+                mean=mean,
+                std=std,
+                classes=None if classes is None else Path(classes),
             )
         )
         explainers.check(loaded.explain, loaded.device)
@@ -158,7 +164,7 @@ class Explain:
 
     def _read(self, image: Any) -> Decoded:
         plain = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
-        if plain and isinstance(self.preparation, Preparation):
+        if plain and isinstance(self.preparation, Preparation) and self.preparation.channels in (1, 3):
             return Decoded(self.preparation.pixels(Image.fromarray(image)), (image.shape[1], image.shape[0]))
         if isinstance(image, (str, Path)):
             return decode(Path(image), self.preparation)

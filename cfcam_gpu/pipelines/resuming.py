@@ -150,7 +150,7 @@ def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
         if before.get(key) == asked.get(key):
             continue
         if key == "fingerprint":
-            said.append("the images' names, sizes or targets have changed")
+            said.append("the images' names, sizes or targets have changed, or how they are prepared")
         elif key == "model":
             said.append("the model or its weights have changed")
         elif key == "class_names":

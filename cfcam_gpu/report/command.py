@@ -44,12 +44,13 @@ def report(
     job = page.Job(
         results=results, out=out, photographs=gallery or (), title=title, trust_models=trust_models, overwrite=overwrite
     )
-    with terminal.refusing():
-        sound = page.check(job)
     err = terminal.errors()
+    with terminal.refusing(), terminal.progress(err) as progress:
+        task = progress.add_task("loading models", total=None, visible=False)
+        sound = page.check(job, lambda done, total: progress.update(task, completed=done, total=total, visible=True))
     try:
         with terminal.progress(err) as progress:
-            task = progress.add_task("explaining", total=sound.steps)
+            task = progress.add_task("drawing maps", total=sound.steps)
             failed = sound.write(lambda count: progress.advance(task, count))
     except (OSError, RuntimeError) as error:
         terminal.stop(error, err)

@@ -17,8 +17,9 @@ from ..evaluation.candidates import Candidate
 from ..evaluation.candidates import find as find_candidates
 from ..explain.attempts import attempt, reason
 from ..explain.cfcam import CFCAM
-from ..photographs import models, photos
-from ..photographs.loading import device_of
+from ..photographs import contact_sheet, models, photos
+from ..photographs.asked_input import AskedInput
+from ..photographs.loading import device_of, names_for
 from ..photographs.models import Model
 from ..results import overlays
 from ..targets.outputs import logits_of
@@ -70,38 +71,43 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A model, its photographs and its methods, ready to be drawn. ``unknown`` are methods that have no map here."""
+    """A model, its photographs and its methods, ready to be drawn.
+
+    ``unknown`` are methods that have no map here, ``class_names`` what the classes were called in the evaluation.
+    """
 
     model: Model
     device: torch.device
     photographs: Sequence[tuple[Path, torch.Tensor]]
     candidates: Sequence[Candidate]
     unknown: Sequence[str]
+    class_names: tuple[str, ...] | None = None
 
     @property
     def steps(self) -> int:
-        """How many photographs :meth:`draw` goes through."""
-        return len(self.photographs)
+        """How many maps, and parts of CF-CAM's, :meth:`draw` makes."""
+        return len(self.photographs) * (len(self.candidates) + 1)
 
     def draw(self, done: Callable[[int], None]) -> list[Row]:
-        """Explain the predicted class of each photograph; `done` hears of each."""
-        rows = []
-        for path, pixels in self.photographs:
-            rows.append(self._row(path, pixels.to(self.device)))
-            done(1)
-        return rows
+        """Explain the predicted class of each photograph; `done` hears of each map, and of the parts."""
+        return [self._row(path, pixels.to(self.device), done) for path, pixels in self.photographs]
 
-    def _row(self, path: Path, pixels: torch.Tensor) -> Row:
+    def _row(self, path: Path, pixels: torch.Tensor, done: Callable[[int], None]) -> Row:
         images = self.model.preparation.normalize(pixels[None])
         with torch.no_grad():
             probabilities = logits_of(self.model.module(images)).float().softmax(dim=1)
         index = int(probabilities.argmax())
-        tiles = tuple(self._tile(candidate, images, pixels, index) for candidate in self.candidates)
-        label = models.class_names(probabilities.shape[1])[index]
-        row = Row(path.name, label, float(probabilities[0, index]), _uri(pixels.movedim(0, -1)), tiles)
-        if not any(tile.method == OURS and tile.source for tile in tiles):
-            return row
-        parts = attempt(lambda: tuple(self._parts(images, pixels, index)), self.device)
+        tiles = []
+        for candidate in self.candidates:
+            tiles.append(self._tile(candidate, images, pixels, index))
+            done(1)
+        label = names_for(self.model, probabilities.shape[1], self.class_names).names[index]
+        # The overlay of no evidence is the photograph, of any channels.
+        plain = overlays.overlay(torch.zeros_like(images[:, 0]), pixels[None])[0]
+        row = Row(path.name, label, float(probabilities[0, index]), _uri(plain), tuple(tiles))
+        ours = any(tile.method == OURS and tile.source for tile in tiles)
+        parts = attempt(lambda: tuple(self._parts(images, pixels, index)), self.device) if ours else ()
+        done(1)
         if isinstance(parts, Exception):
             return replace(row, parts_error=reason(parts))
         return replace(row, parts=parts)
@@ -122,7 +128,15 @@ class Gallery:
         return Tile(candidate.name, _uri(overlays.overlay(maps, pixels[None])[0]), empty=not bool(maps.any()))
 
 
-def check(spec: str, methods: Sequence[str], files: Sequence[Path], weights: Path | None = None) -> Gallery:
+def check(
+    spec: str,
+    methods: Sequence[str],
+    files: Sequence[Path],
+    weights: Path | None = None,
+    *,
+    asked: AskedInput | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Gallery:
     """Load a model and photographs, and find whatever keeps them from being explained.
 
     Parameters
@@ -135,6 +149,9 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path], weights: Pat
         Photographs.
     weights : Path, optional
         A state dict for the model.
+    asked : AskedInput, optional
+    class_names : tuple of str, optional
+        What the model was evaluated with.
 
     Raises
     ------
@@ -142,7 +159,7 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path], weights: Pat
         If the model or its weights can't be had, it has no layers to choose, or a photograph can't be read.
     """
     device = device_of("auto")
-    model = models.load(spec, weights)
+    model = models.load(spec, weights, asked=asked, classes=None if class_names is None else len(class_names))
     model.module.to(device)
     photographs = [(path, _pixels(path, model)) for path in files]
     blank = torch.zeros_like(photographs[0][1], device=device)
@@ -153,6 +170,7 @@ def check(spec: str, methods: Sequence[str], files: Sequence[Path], weights: Pat
         photographs,
         [by_name[name] for name in methods if name in by_name],
         [name for name in methods if name not in by_name],
+        class_names,
     )
 
 
@@ -177,9 +195,16 @@ def find(paths: Sequence[Path], *, skip: Path) -> list[Path]:
 
 def _pixels(path: Path, model: Model) -> torch.Tensor:
     try:
-        return model.preparation.pixels(photos.read(path))
+        return model.preparation.pixels(photos.first_page(path, takes=model.preparation).image)
     except photos.UnreadableError as error:
-        raise ValueError(f"gallery: {path}: {error}") from None
+        raise ValueError(f"gallery: {path}: {error}; give --gallery with images that the model takes") from None
+
+
+def scale() -> str:
+    """What the colours of overlays mean, as a data URI."""
+    file = io.BytesIO()
+    contact_sheet.color_scale().save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _uri(pixels: torch.Tensor) -> str:

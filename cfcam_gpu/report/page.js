@@ -185,4 +185,12 @@ function sortable(table) {
 const KINDS = { curves, metrics, latency };
 document.querySelectorAll(".plot").forEach((plot) => KINDS[plot.dataset.kind](plot, DATA[plot.dataset.model]));
 document.querySelectorAll("table.sortable").forEach(sortable);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraws.forEach((show) => show()));
+const redraw = () => redraws.forEach((show) => show());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+// Paper is white: the plots, whose colours are not the style sheet's, are drawn for it, too.
+for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+  addEventListener(event, () => {
+    document.documentElement.classList.toggle("printing", printing);
+    redraw();
+  });
+}

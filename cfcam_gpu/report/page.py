@@ -59,11 +59,11 @@ class Report:
 
     @property
     def steps(self) -> int:
-        """How many photographs there are to explain, over all models."""
+        """How many maps there are to draw, of all models, and parts of maps to find."""
         return sum(gallery.steps for gallery in self.galleries)
 
     def write(self, done: Callable[[int], None]) -> list[str]:
-        """Draw and write the page; `done` hears of each photograph.
+        """Draw and write the page; `done` hears of each map.
 
         Returns
         -------
@@ -88,8 +88,8 @@ class Report:
         return failed
 
 
-def check(job: Job) -> Report:
-    """Find whatever is wrong with a job before any of it is done.
+def check(job: Job, loaded: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """Find whatever is wrong with a job before any of it is done; `loaded` hears how many of all models are loaded.
 
     Raises
     ------
@@ -115,15 +115,16 @@ def check(job: Job) -> Report:
     if job.photographs and not results.models:
         raise ValueError("gallery: the results are of latency only, so there is no model to explain photographs with")
     photographs = gallery.find(job.photographs, skip=job.out) if results.models else []
-    galleries = (
-        gallery.check(
-            model,
-            list(dict.fromkeys(name for evaluation in results.of(model) for name in evaluation.methods)),
-            photographs,
-            results.weights_of(model),
+    galleries: list[Gallery] = []
+    for model in results.models:
+        loaded(len(galleries), len(results.models))
+        methods = list(dict.fromkeys(name for evaluation in results.of(model) for name in evaluation.methods))
+        first, *_ = results.of(model)
+        weights = results.weights_of(model)
+        galleries.append(
+            gallery.check(model, methods, photographs, weights, asked=first.asked, class_names=first.class_names)
         )
-        for model in results.models
-    )
+        loaded(len(galleries), len(results.models))
     return Report(job, results, tuple(galleries))
 
 
@@ -170,11 +171,14 @@ def _model(
 ) -> dict[str, Any]:
     evaluations = results.of(model)
     drawn = plots.of_model(results, model)
+    # What was measured with --size or the like is not what the gallery shows, of the model as its name has it.
+    here = repr(model_gallery.model.preparation)
     return {
         "id": identity,
         "name": words.MODELS.get(model, model),
         "trained": all(evaluation.trained for evaluation in evaluations),
         "rows": rows,
+        "otherwise": [one.path.name for one in evaluations if one.preparation not in (None, here)],
         "unknown": model_gallery.unknown,
         "device": str(model_gallery.device),
         "tables": [_table(evaluation) for evaluation in evaluations],
@@ -267,6 +271,7 @@ def _render(title: str, results: Results, models: Sequence[dict[str, Any]]) -> s
         script=Markup(room.joinpath("page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()) if models else "",
         models=models,
+        scale=gallery.scale(),
         data={model["id"]: model["plots"] for model in models},
         latencies=[_latency(record) for record in results.latencies],
         evaluations=results.evaluations,

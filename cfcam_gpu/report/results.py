@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..evaluation.table import Summary
 from ..metrics import Interval
+from ..photographs.asked_input import AskedInput
 
 EXPECTED = "expected a summary that 'cfcam-gpu bench' wrote (SUITE-MODEL.json) or a latency record (*-latency.json)"
 
@@ -19,12 +20,18 @@ EXPECTED = "expected a summary that 'cfcam-gpu bench' wrote (SUITE-MODEL.json) o
 class Evaluation:
     """A suite on a model: the summary that ``cfcam-gpu bench`` writes.
 
-    ``methods`` has the layers of each; ``curves`` for a metric and a method the mean score at each of ``fractions``.
+    ``preparation`` is how photographs became the model's input, None in files of older releases, where it is the
+    model's own; ``asked`` is what was asked for of it, and ``class_names`` those that were given.
+    ``methods`` has the layers of each; ``curves`` for a metric and a method the mean score at each of
+    ``fractions``.
     """
 
     path: Path
     suite: str
     model: str
+    preparation: str | None
+    asked: AskedInput
+    class_names: tuple[str, ...] | None
     weights: Path | None
     trained: bool
     device: str
@@ -209,6 +216,9 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
         path=path,
         suite=_text(content["suite"]),
         model=_text(content["model"]),
+        preparation=None if "input" not in content else _text(content["input"]["preparation"]),
+        asked=_asked(content.get("input", {}).get("asked", {})),
+        class_names=tuple(map(_text, content.get("input", {}).get("class_names") or ())) or None,
         weights=None if content.get("weights") is None else Path(_text(content["weights"])),
         trained=bool(content["trained"]),
         device=_text(content["device"]),
@@ -219,6 +229,14 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
         table=table,
         fractions=fractions,
         curves=curves,
+    )
+
+
+def _asked(said: Mapping[str, Any]) -> AskedInput:
+    """What was asked for of a model's input, from lists of numbers; files of older releases do not have it."""
+    size, mean, std = (said.get(name) and tuple(map(_number, said[name])) for name in ("size", "mean", "std"))
+    return AskedInput(
+        size=size and (int(size[0]), int(size[1])), channels=said.get("channels"), mean=mean or None, std=std or None
     )
 
 

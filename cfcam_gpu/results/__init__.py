@@ -9,9 +9,20 @@ from .saving import save
 
 if TYPE_CHECKING:
     from .components import Component, decompose
+    from .evidence import save_evidence
+    from .figures import compare
     from .trust import Trust
 
-__all__ = ["Component", "Explanation", "Trust", "decompose", "overlay", "save"]
+__all__ = ["Component", "Explanation", "Trust", "compare", "decompose", "overlay", "save", "save_evidence"]
 
-# These import SciPy and scikit-learn, or all methods.
-__getattr__, __dir__ = lazily(__name__, {"Component": "components", "Trust": "trust", "decompose": "components"})
+# These import SciPy and scikit-learn, all methods, or matplotlib's figures.
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "Component": "components",
+        "Trust": "trust",
+        "compare": "figures",
+        "decompose": "components",
+        "save_evidence": "evidence",
+    },
+)

@@ -11,7 +11,7 @@ from ..core.chunks import DEFAULT_MEMORY, chunk_size
 from ..hooks.capture import Captured
 from ..hooks.guard import guarded
 from ..methods.head import Head
-from ..targets.outputs import probabilities, samples
+from ..targets.outputs import samples
 from ..targets.per_image import ListsOf
 from ..targets.request import Request, Score, logits_for, resolve
 from .record import Origin, Record
@@ -111,4 +111,4 @@ def _said(explanation: Record, b: int, parts: Sequence[_Read]) -> Said:
     logits = [part.logits for part in parts if part.logits is not None]
     if target is None or logits[0].shape[1] == 1:
         return Said(scores, None)
-    return Said(scores, torch.cat([probabilities(part)[:, int(target[b])] for part in logits]))
+    return Said(scores, torch.cat([explanation.probabilities_of(part)[:, int(target[b])] for part in logits]))

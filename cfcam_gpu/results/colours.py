@@ -14,15 +14,27 @@ def blend(maps: torch.Tensor, images: torch.Tensor, *, alpha: float, colormap: s
 
     See :func:`cfcam_gpu.results.overlay`, which checks what it is given.
     """
-    colors = _colors(colormap, maps.device)[(maps * 255).round().long()]
+    colors = in_colour(maps, colormap)
     weight = alpha * maps[..., None]
-    background = _unit_range(images).movedim(1, -1)
+    background = unit_range(images).movedim(1, -1)
     if maps.ndim == images.ndim:
         background = background[:, None]
     return ((1 - weight) * background + weight * colors).mul(255).round().to(torch.uint8)
 
 
-def _unit_range(images: torch.Tensor) -> torch.Tensor:
+def in_colour(maps: torch.Tensor, colormap: str) -> torch.Tensor:
+    """The colours of maps (...) in [0, 1]: (..., 3) float32 in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If matplotlib has no such colormap.
+    """
+    return _colors(colormap, maps.device)[(maps * 255).round().long()]
+
+
+def unit_range(images: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, ...) as (B, 1 or 3, ...) float32 in [0, 1], as an overlay shows them."""
     integers, images = images.dtype == torch.uint8, images.detach().float()
     if images.shape[1] not in (1, 3):
         images = images.mean(dim=1, keepdim=True)
@@ -36,10 +48,20 @@ def _unit_range(images: torch.Tensor) -> torch.Tensor:
     return ((images - low) / (high - low)).masked_fill(unknown, 0.0)
 
 
+def check(name: str) -> None:
+    """Refuse a colormap that matplotlib has none of.
+
+    Raises
+    ------
+    ValueError
+    """
+    if name not in matplotlib.colormaps:
+        raise ValueError(f"colormap: matplotlib has none called {name!r}; turbo, inferno and viridis are common")
+
+
 @cache
 def _colors(name: str, device: torch.device) -> torch.Tensor:
     """(256, 3) float32; kept on the device, because the host would wait for each copy."""
-    if name not in matplotlib.colormaps:
-        raise ValueError(f"colormap: matplotlib has none called {name!r}; turbo, inferno and viridis are common")
+    check(name)
     table = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
     return torch.as_tensor(table, dtype=torch.float32, device=device)

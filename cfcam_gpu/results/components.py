@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from ..engines.reference import PRIMITIVES
 from ..hooks.capture import Captured
 from ..targets.request import Request
 from . import ablation, overlays
-from .record import Record
+from .record import Record, arranged
 from .same import check_images
 
 REST = "rest"
@@ -33,7 +33,7 @@ LIKENESS = 0.7
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Component:
     """A group of channels that see the evidence in the same places. Tensors are on the device of the images.
 
@@ -67,11 +67,21 @@ class Component:
     labels: torch.Tensor
     raw_map: torch.Tensor
     map: torch.Tensor
-    image: torch.Tensor = field(repr=False)
+    image: torch.Tensor
     probability: float | None = None
     probability_without: float | None = None
     score: float | None = None
     score_without: float | None = None
+
+    def __repr__(self) -> str:
+        """One line: how much of the evidence, in how many channels, and what was measured without them."""
+        count = f"{len(self.channels)} channel{'s' * (len(self.channels) != 1)}"
+        without = ""
+        if self.probability is not None and self.probability_without is not None:
+            without = f"; probability {self.probability:.3f}, without them {self.probability_without:.3f}"
+        elif self.score is not None and self.score_without is not None:
+            without = f"; score {self.score:.3f}, without them {self.score_without:.3f}"
+        return f"<Component {self.name}: {self.share:.0%} of the evidence, {count}{without}>"
 
     @cached_property
     def overlay(self) -> torch.Tensor:
@@ -167,7 +177,9 @@ def _look(explanation: Record, images: torch.Tensor) -> tuple[Captured, list[Flo
             "images with CFCAM(model, layer)"
         )
     if origin is None or origin.capture is None:
-        raise ValueError("components: this explanation does not know its model; use one that a CFCAM returned")
+        raise ValueError(
+            "components: this explanation does not know its model; use one that a CFCAM returned, where it was made"
+        )
     if explanation.several:
         raise ValueError(
             f"components: expected one target an image; this explanation has {explanation.raw_maps.shape[1]}. Explain "
@@ -271,7 +283,7 @@ def _components(explanation: Record, images: torch.Tensor, b: int, parts: Floats
                 labels=labels[b, channels],
                 raw_map=raw_map,
                 map=upsample(raw_map, explanation.size, saturation=config.saturation, inside=explanation.inside),
-                image=explanation.arranged(images)[b],
+                image=arranged(explanation, images)[b],
             )
         )
     return result

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ..engines import dlpack
-from . import saving
+from . import parts, saving
 from .record import Record
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .components import Component
     from .trust import Trust
 
@@ -27,6 +29,14 @@ class Explanation(Record):
 
     With several targets a call, ``target=(B, T)``, every shape but that of `logits` has a T after the B. Of volumes
     (B, C, D, H, W), read (D, H, W) and (d, h, w) for (H, W) and (h, w); of signals (B, C, L), (L,) and (l,).
+
+    ``result[i]`` is the explanation of one image, ``result[:4]``, ``result[[2, 0]]`` and ``result[~result.empty]`` are
+    those of several, and iteration gives one after the other. All of them have memory of their own.
+
+    In a notebook it shows itself: each image, its map over it, the class and its probability. It does not keep the
+    images, which would cost memory in every loop, but refers to them: they are shown as long as they exist and no one
+    has written to them. Where they are gone, or were made in ``torch.inference_mode``, the maps alone are shown, and
+    :meth:`figure` takes the images.
 
     Parameters
     ----------
@@ -57,7 +67,47 @@ class Explanation(Record):
         of their length. `maps` show that part.
     method : str
         A key of :data:`cfcam_gpu.methods.METHODS`; ``"cfcam"`` in any configuration from a :class:`~cfcam_gpu.CFCAM`.
+    class_names : tuple of K str, or None
+        Names of the model's classes, by index, by which `classes` tells the targets; None where none are known.
     """
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | torch.Tensor | NDArray[Any]) -> Self:
+        """The explanations of some of the images.
+
+        Parameters
+        ----------
+        index : int, slice, sequence or 1-D tensor of int, or of B bool
+            An int gives an explanation of one image, whose length is 1. Negative ones count from the end.
+
+        Raises
+        ------
+        IndexError
+            If there is no such image.
+        TypeError
+            If it is none of these.
+        """
+        return parts.part(self, parts.rows_of(index, len(self)))
+
+    def __iter__(self) -> Iterator[Self]:
+        """The explanation of each image, one after the other."""
+        return (self[b] for b in range(len(self)))
+
+    def to(self, device: torch.device | str | int) -> Self:
+        """The same on another device; on its own it is this very one.
+
+        As in a pickle, layers are without their modules there, and :meth:`components` and :meth:`trust` can't be asked:
+        the model is where it was.
+
+        Raises
+        ------
+        TypeError
+            If it is no device.
+        """
+        return parts.moved(self, device)
+
+    def cpu(self) -> Self:
+        """The same on the host. See :meth:`to`."""
+        return self.to("cpu")
 
     def components(self, images: torch.Tensor, top: int = 4, *, measured: bool = False) -> list[list[Component]]:
         """Which groups of channels carry the evidence, and where each sees it, strongest first, for each image.
@@ -109,9 +159,64 @@ class Explanation(Record):
         """Write maps, overlays and a file of JSON lines to a folder. See :func:`cfcam_gpu.results.save`."""
         return saving.save(self, folder, images=images, names=names, class_names=class_names, overwrite=overwrite)
 
+    def figure(
+        self,
+        images: torch.Tensor | None = None,
+        *,
+        components: Sequence[Sequence[Component]] | None = None,
+        width: float = 6.9,
+        alpha: float = 0.6,
+        colormap: str = "turbo",
+    ) -> Figure:
+        """A figure for a paper: a row for each map, with the image, the map and the map over the image.
+
+        It is a matplotlib figure that pyplot does not know of. ``figure.savefig("figure.pdf")`` keeps text as text, in
+        PDF and SVG, and pictures in their own resolution. Of a volume the slice of its first axis through the peak is
+        shown, of a signal its lines over the map. A map that is empty says so.
+
+        Parameters
+        ----------
+        images : (B, C, H, W) tensor, optional
+            As for :meth:`overlay`: those explained, or others of their size, such as photographs before they were
+            normalised. By default those explained, as long as they exist unchanged; where not, the maps are alone.
+        components : list of B lists of Component, optional
+            What :meth:`components` gave: each map is followed by its groups, in the place of the map alone.
+        width : float
+            Inches, at most: 6.9 fits two columns of most journals, 3.3 one. A picture is never wider than 2.3.
+        alpha : float in [0, 1]
+            How much of the colour shows where the map is 1.
+        colormap : str
+            A matplotlib colormap.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for :meth:`overlay`; if `components` are not one list for each image, `width` is no number of at least 2,
+            or there are no maps, or more than a figure has room for.
+        """
+        from . import figures
+
+        return figures.figure(self, images, components=components, width=width, alpha=alpha, colormap=colormap)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from . import notebook
+
+        return notebook.page(self)
+
     def numpy(self) -> NDArray[np.float32]:
         """The maps as a NumPy array on the host, in memory of its own."""
         return self.maps.to("cpu", copy=True).numpy()
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """The maps for NumPy, ``np.asarray(result)``, in memory of their own."""
+        if copy is False:
+            raise ValueError("copy: NumPy gets the maps as a copy; np.from_dlpack(result, copy=False) shares them")
+        return self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
 
     def cupy(self) -> Any:
         """The maps as a CuPy array on the same device, in memory of its own."""

@@ -36,7 +36,7 @@ def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, col
     TypeError, ValueError
         If the shapes or devices don't match, `alpha` is out of range, or there is no such colormap.
     """
-    _check_overlay(maps, images, alpha)
+    check(maps, images, alpha)
     if images.ndim == 3:
         from . import signals  # matplotlib's figures take a while to import
 
@@ -44,9 +44,17 @@ def overlay(maps: torch.Tensor, images: torch.Tensor, *, alpha: float = 0.6, col
     return colours.blend(maps, images, alpha=alpha, colormap=colormap)
 
 
-def _check_overlay(maps: torch.Tensor, images: torch.Tensor, alpha: float) -> None:
+def check(maps: torch.Tensor, images: torch.Tensor, alpha: float) -> None:
+    """Refuse what :func:`overlay` can't draw.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"images: expected a torch tensor; got {type(images).__name__}")
+    if len(maps) == 0:
+        raise ValueError("images: expected at least one; there are no maps, as of a part of none of the images")
     dims = images.ndim - 2 if images.ndim - 2 in INPUTS else 2
     wanted = (len(maps), *maps.shape[-dims:])
     if (len(images), *images.shape[2:]) != wanted or images.numel() == 0 or maps.ndim - dims not in (1, 2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core.axes import INPUTS
-from .record import Record
+from .record import Record, arranged
 
 
 def check_images(explanation: Record, images: object) -> None:
@@ -21,7 +21,9 @@ def check_images(explanation: Record, images: object) -> None:
         raise TypeError(f"images: expected a floating dtype, prepared as for the explanation; got {images.dtype}")
     if explanation.origin is not None and images.dtype != explanation.origin.dtype:
         raise TypeError(f"images: expected {explanation.origin.dtype}, as those explained; got {images.dtype}")
-    size, shape = explanation.size, tuple(explanation.arranged(images).shape)
+    if len(explanation) == 0:
+        raise ValueError("images: expected at least one; this explanation is a part of none")
+    size, shape = explanation.size, tuple(arranged(explanation, images).shape)
     if len(shape) != len(size) + 2 or (shape[0], *shape[2:]) != (len(explanation), *size):
         channels = INPUTS[len(size)].split(", ")[1]
         wanted = ", ".join(map(str, (len(explanation), channels, *size)))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.cluster_filter import DEAD, DOMINANT, NOISE
-from ..targets.outputs import probabilities
 from . import durable
 from .record import Record
 
@@ -56,7 +55,7 @@ def save(
         Of the images; ``"0000"``, ``"0001"``, ... otherwise. In file names, what isn't a letter, a digit or one of
         ``-_.`` becomes an underscore, and a name that was there before gets a number.
     class_names : sequence of K str, optional
-        Of the model's classes; ``"class 0"``, ... otherwise.
+        Of the model's classes; otherwise the explanation's, or ``"class 0"``, ... where it has none.
     overwrite : bool
         Whether files of the same names may be replaced.
 
@@ -76,9 +75,9 @@ def save(
     """
     if names is None:
         names = [f"{b:04d}" for b in range(len(explanation))]
-    _check_names("names", names, len(explanation), "image")
+    check_names("names", names, len(explanation), "image")
     if class_names is not None and explanation.logits is not None and explanation.logits.ndim == 2:
-        _check_names("class_names", class_names, explanation.logits.shape[1], "class")
+        check_names("class_names", class_names, explanation.logits.shape[1], "class")
     image_names = map_names = list(names)
     if explanation.several:
         count = explanation.raw_maps.shape[1]
@@ -165,6 +164,7 @@ def write(
         See :func:`file_names`.
     overlays : (N, H, W, 3) uint8 array, of volumes (N, D, H, W, 3), or None
     class_names : K str or None
+        None are the explanation's.
     """
     maps = explanation.maps.flatten(0, int(explanation.several)).cpu().numpy()
     records = describe(explanation, class_names)
@@ -182,15 +182,15 @@ def write(
 
 
 def describe(explanation: Record, class_names: Sequence[str] | None = None) -> list[Line]:
-    """What is known of each map, B or B x T of them, as JSON takes it."""
+    """What is known of each map, B or B x T of them, as JSON takes it; None are the explanation's own names."""
 
     def name(index: int) -> str:
-        return class_names[index] if class_names is not None else f"class {index}"
+        return class_names[index] if class_names is not None else explanation.name_of(index)
 
     per_image = explanation.raw_maps.shape[1] if explanation.several else 1
     logits = explanation.logits
     # Of a model that gives each image no row of class scores, neither classes nor probabilities are known.
-    shares = probabilities(logits.cpu()) if logits is not None and logits.ndim == 2 else None
+    shares = explanation.probabilities_of(logits.cpu()) if logits is not None and logits.ndim == 2 else None
     targets = None if explanation.target is None else explanation.target.flatten().tolist()
     empty = explanation.empty.flatten().tolist()
     labels = None if explanation.labels is None else explanation.labels.flatten(0, -2).cpu().numpy()
@@ -254,7 +254,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _check_names(argument: str, names: Sequence[str], count: int, of: str) -> None:
+def check_names(argument: str, names: Sequence[str], count: int, of: str) -> None:
+    """Refuse what are no `count` names, one for each `of`.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{argument}: expected a sequence of str; got {names!r:.80}")
     if len(names) != count:

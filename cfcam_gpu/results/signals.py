@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -39,15 +40,27 @@ def draw(maps: torch.Tensor, signals: torch.Tensor, *, alpha: float = 0.6, color
     strips = colours.blend(rows, white.expand(len(rows), 1, *rows.shape[1:]), alpha=alpha, colormap=colormap)
     lines = signals.detach().double().cpu().numpy()
     per_signal = len(rows) // len(lines)
-    pictures = [_picture(strip, lines[i // per_signal]) for i, strip in enumerate(strips.cpu().numpy())]
+    pictures = [picture(strip, lines[i // per_signal]) for i, strip in enumerate(strips.cpu().numpy())]
     stacked = torch.from_numpy(np.stack(pictures)).to(maps.device)
     return stacked.reshape(*maps.shape[:-1], *stacked.shape[1:])
 
 
-def _picture(strip: NDArray[np.uint8], lines: NDArray[np.float64]) -> NDArray[np.uint8]:
+def picture(strip: NDArray[np.uint8], lines: NDArray[np.float64]) -> NDArray[np.uint8]:
     """A strip (1, L, 3) with lines (C, L) over it, (height, WIDTH, 3)."""
+    height = min(LINE * len(lines) + AXIS, MOST)
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.04, AXIS / height * 0.6, 0.94, 1 - AXIS / height * 0.8))
+    draw_on(axes, strip, lines, linewidth=1.0)
+    axes.set_yticks(range(len(lines)) if len(lines) <= 32 else [])
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    return pixels
+
+
+def draw_on(axes: Axes, strip: NDArray[np.uint8], lines: NDArray[np.float64], *, linewidth: float) -> None:
+    """Draw lines (C, L), one below the other, over a strip (1, L, 3), which is the colour of their map."""
     channels, length = lines.shape
-    height = min(LINE * channels + AXIS, MOST)
     known = np.isfinite(lines)
     lines = np.where(known, lines, np.nan)
     low = lines.min(axis=1, keepdims=True, where=known, initial=np.inf)
@@ -55,12 +68,5 @@ def _picture(strip: NDArray[np.uint8], lines: NDArray[np.float64]) -> NDArray[np
     middle = np.arange(channels)[:, None]
     # A constant channel is a straight line; the first one is at the top.
     places = middle - 0.8 * ((lines - low) / np.where(high > low, high - low, 1.0) - 0.5 * (high > low))
-    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.04, AXIS / height * 0.6, 0.94, 1 - AXIS / height * 0.8))
     axes.imshow(strip, extent=(-0.5, length - 0.5, channels - 0.5, -0.5), aspect="auto", interpolation="nearest")
-    axes.plot(places.T, color="#1b1f24", linewidth=1)
-    axes.set_yticks(range(channels) if channels <= 32 else [])
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
-    return pixels
+    axes.plot(places.T, color="#1b1f24", linewidth=linewidth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 
@@ -57,6 +57,10 @@ class Trust:
         NaN where the model has no finite answer without the layer's activations.
     runner_up_empty : bool tensor or None
         Whether the runner-up's map is empty; None where there is no runner-up.
+    classes : sequence of B str
+        What is explained of each image, as `classes` of :class:`cfcam_gpu.Explanation` has it.
+    runner_ups : sequence of B str, or None
+        The same of the runner-up.
     """
 
     flip: torch.Tensor | None
@@ -65,15 +69,18 @@ class Trust:
     agreement: torch.Tensor | None
     gap: torch.Tensor | None
     runner_up_empty: torch.Tensor | None
+    classes: Sequence[str]
+    runner_ups: Sequence[str] | None
 
     def __len__(self) -> int:
         """B, the number of images."""
         return len(self.noise)
 
     def __repr__(self) -> str:
-        return "\n".join(f"image {b}: {'; '.join(self._words(b))}" for b in range(len(self)))
+        return "\n".join(f"image {b}, {self.classes[b]}: {'; '.join(self.words(b))}" for b in range(len(self)))
 
-    def _words(self, b: int) -> list[str]:
+    def words(self, b: int) -> list[str]:
+        """What the figures of one image say, in words."""
         if bool(self.noise[b].isnan()):
             words = ["the map is empty"]
         else:
@@ -87,11 +94,11 @@ class Trust:
 
     def _beside_the_runner_up(self, b: int) -> str:
         if self.runner_up_empty is not None and bool(self.runner_up_empty[b]):
-            assert self.runner_up is not None
-            return f"the runner-up's map, of class {self.runner_up[b]}, is empty"
-        if self.agreement is None or self.runner_up is None or bool(self.agreement[b].isnan()):
+            assert self.runner_ups is not None
+            return f"the runner-up's map, of {self.runner_ups[b]}, is empty"
+        if self.agreement is None or self.runner_ups is None or bool(self.agreement[b].isnan()):
             return "no other class to compare with"
-        return f"shares {self.agreement[b]:.0%} of its top with the runner-up, class {self.runner_up[b]}"
+        return f"shares {self.agreement[b]:.0%} of its top with the runner-up, {self.runner_ups[b]}"
 
 
 def examine(explanation: Record, images: torch.Tensor) -> Trust:
@@ -119,7 +126,9 @@ def examine(explanation: Record, images: torch.Tensor) -> Trust:
     runner_up = _runner_up(explanation)
     shared, runner_up_empty = _shared(explanation, images, origin.explain, runner_up)
     flip, noise = _stability(explanation, images, origin, origin.explain)
-    return Trust(flip, noise, runner_up, shared, _gap(explanation, images, origin), runner_up_empty)
+    gap = _gap(explanation, images, origin)
+    names = None if runner_up is None else list(map(explanation.name_of, runner_up.tolist()))
+    return Trust(flip, noise, runner_up, shared, gap, runner_up_empty, cast("list[str]", explanation.classes), names)
 
 
 def _runner_up(explanation: Record) -> torch.Tensor | None:
@@ -136,14 +145,20 @@ def _shared(
 
     On the way the images are checked to be those explained.
     """
-    logits, target = explanation.logits, explanation.target
-    if runner_up is None or logits is None or target is None:
+    logits, target, origin = explanation.logits, explanation.target, explanation.origin
+    if runner_up is None or logits is None or target is None or origin is None:
         _check_same(explanation, explain(images, _request(explanation)))
         return None, None
     masked_out = logits.gather(1, runner_up[:, None])[:, 0] == -torch.inf
     second = torch.where(masked_out, target, runner_up)  # which can be explained
     again = explain(images, Request(indices=torch.stack([target, second], dim=1), checked=True))
     _check_same(explanation, again)
+    draws_noise = origin.noisy or METHODS[explanation.method].from_model is not None
+    if draws_noise and not is_same(again.maps[:, 0], explanation.maps):
+        raise ValueError(
+            "trust: this explanation is of noise that was drawn for a whole batch, and for these images alone it is "
+            "another; ask the explanation of the whole batch, or explain these images alone and ask that"
+        )
     found = agreement(explanation.maps, again.maps[:, 1])
     return found.masked_fill(masked_out, torch.nan), again.empty[:, 1] & ~masked_out
 
@@ -184,7 +199,7 @@ def _stability(
 
 def _maps(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin, explain: Explain) -> torch.Tensor:
     """Maps of copies of the images: as many batches at once as the budget allows and the model and the device take."""
-    size = _at_once(explanation.method, copies, batch, origin)
+    size = _at_once(explanation, copies, batch, origin)
     maps: list[torch.Tensor] = []
     start = 0
     while start < len(copies):
@@ -201,11 +216,11 @@ def _maps(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin,
     return torch.cat(maps)
 
 
-def _at_once(method: str, copies: torch.Tensor, batch: int, origin: Origin) -> int:
+def _at_once(explanation: Record, copies: torch.Tensor, batch: int, origin: Origin) -> int:
     """How many of the copies to begin with, a multiple of the batch."""
     # SmoothGrad, which is several looks, and Smooth Grad-CAM++ draw noise for the whole batch: it is that of the
     # explanation in a batch of the same size alone.
-    if origin.capture is None or METHODS[method].from_model is not None:
+    if origin.capture is None or METHODS[explanation.method].from_model is not None:
         return batch
     try:
         with guarded(origin.model):

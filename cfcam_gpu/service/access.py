@@ -59,7 +59,8 @@ class Access:
     """ASGI middleware that refuses what a browser sends for pages other than the service's own.
 
     Starlette's TrustedHostMiddleware can't admit any address, so that nobody could ask a service in a container by its
-    machine's address, and does not answer in JSON; names and wildcards mean the same here.
+    machine's address, and does not answer in JSON; its older releases cut IPv6 at the first colon. Names and wildcards
+    mean the same here.
 
     Parameters
     ----------

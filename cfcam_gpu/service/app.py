@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -15,11 +17,13 @@ from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ..photographs import models, photos
+from ..methods import METHODS
+from ..photographs import contact_sheet, photos
 from ..photographs.options import window_of
+from ..targets.names import class_index
 from . import forms, metrics, schema, traffic
 from .access import Access
-from .backend import Answer, Encoding, InternalError, Limits, Picture, Question, UnavailableError
+from .backend import FRAMES, Answer, Encoding, InternalError, Limits, MethodError, Picture, Question, UnavailableError
 from .forms import Upload
 from .traffic import RETRY_AFTER, Frame, Traffic
 
@@ -35,9 +39,18 @@ _PAGE = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_PATHS = ("/explain", "/health", "/live", "/ready", "/metrics", "/openapi.json", *_PAGE)
+_SCALE = "/scale.png"
+_PATHS = ("/explain", "/health", "/classes", "/live", "/ready", "/metrics", "/openapi.json", _SCALE, *_PAGE)
 #: Parameters of /explain that may be given once.
-_SINGLE = ("map", "overlay", "frame", "window")
+_SINGLE = ("method", "map", "overlay", "frame", "window")
+#: What each that FastAPI reads is expected to be: its own words, which are pydantic's, would be of another kind.
+_EXPECTED = {
+    "map": "float16, png or none",
+    "overlay": "true or false",
+    "frame": f"a whole number from 1 to {FRAMES:,}",
+}
+#: Letters that a parameter may have: more than a class's name has.
+_LETTERS = 256
 
 
 class Serves(Protocol):
@@ -101,12 +114,18 @@ def build(
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
     for path, (file, media_type) in _PAGE.items():
-        app.add_api_route(path, _static(file, media_type), include_in_schema=False)
+        app.add_api_route(path, _static(_file(file), media_type), include_in_schema=False)
+    app.add_api_route(_SCALE, _static(_scale(), "image/png"), include_in_schema=False)
 
     @app.get("/health", responses=schema.refusals(403, 431), response_model=schema.Health)
     async def health() -> Any:
         """Which model there is, and the limits of a request."""
         return {"status": "ok", **backend.about, "limits": vars(backend.limits)}
+
+    @app.get("/classes", responses=schema.refusals(403, 431), response_model=schema.Classes)
+    async def classes() -> Any:
+        """The names of the model's classes, in the order of their indices."""
+        return {"classes": list(backend.class_names)}
 
     @app.get("/live", responses=schema.refusals(403, 431), response_model=schema.Status)
     async def live() -> Any:
@@ -135,9 +154,10 @@ def build(
     async def explain_images(
         request: Request,
         target: Annotated[list[str] | None, Query(description=schema.TARGET)] = None,
+        method: Annotated[str | None, Query(description=schema.METHOD)] = None,
         encoding: Annotated[Encoding, Query(alias="map", description="How JSON has the map.")] = "float16",
         overlay: Annotated[bool, Query(description="Whether JSON has the overlay, too, as PNG.")] = False,
-        frame: Annotated[int, Query(ge=1, description="Of a multi-frame file of DICOM, from 1.")] = 1,
+        frame: Annotated[int, Query(ge=1, le=FRAMES, description="Of a multi-frame file of DICOM, from 1.")] = 1,
         window: Annotated[str | None, Query(description=schema.WINDOW)] = None,
     ) -> Response:
         """Explain an image, or several in a form; the overlay of one as PNG where the client accepts image/png."""
@@ -147,13 +167,16 @@ def build(
         state.metrics.stages.labels("read").observe(time.perf_counter() - began)
         if picture and len(body.images) > 1:
             raise HTTPException(422, f"Accept: image/png is for one image; got {len(body.images)}")
+        for name, values in (("target", body.targets), ("method", body.methods)):
+            for value in values:
+                _check_letters(name, value)
         targets = _targets(backend.class_names, target or [], body.targets, len(body.images))
         if backend.about["target"] == "predicted" and any(one is not None for one in targets):
             raise HTTPException(422, "target: expected none: this model explains each image's predicted class alone")
         wanted: Encoding = "none" if picture else encoding
-        shown = _window(window)
+        shown, by = _window(window), _method(backend.about, method, body.methods)
         questions = [
-            Question(one.data, at, wanted, picture or overlay, frame - 1, shown)
+            Question(one.data, at, wanted, picture or overlay, frame - 1, shown, by)
             for one, at in zip(body.images, targets)
         ]
         answers = await _unless_gone(request, _all(explain, questions))
@@ -195,12 +218,20 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
 def _check_query(request: Request) -> None:
     """Refuse what is no parameter, and what of a parameter would be passed over."""
     names = [name for name, _ in request.query_params.multi_items()]
-    for name in names:
+    for name, value in request.query_params.multi_items():
+        _check_letters("parameter", name)
         if name != "target" and name not in _SINGLE:
             known = f"target, {', '.join(_SINGLE[:-1])} or {_SINGLE[-1]}"
             raise HTTPException(422, f"{name}: no such parameter; expected {known}")
         if name in _SINGLE and names.count(name) > 1:
             raise HTTPException(422, f"{name}: expected once; got {names.count(name)} times")
+        _check_letters(name, value)
+
+
+def _check_letters(name: str, value: str) -> None:
+    """Refuse what is longer than anything that is meant, before it is read or repeated."""
+    if len(value) > _LETTERS:
+        raise HTTPException(422, f"{name}: expected at most {_LETTERS} letters; got {len(value):,}")
 
 
 def _window(said: str | None) -> tuple[float, float] | None:
@@ -208,6 +239,23 @@ def _window(said: str | None) -> tuple[float, float] | None:
         return None if said is None else window_of(said)
     except ValueError as error:
         raise HTTPException(422, str(error)) from None
+
+
+def _method(about: Mapping[str, Any], in_query: str | None, in_form: Sequence[str]) -> str:
+    """The method of a request: the service's own where none is named."""
+    if in_query and in_form:
+        raise HTTPException(422, "method: expected in the query or in the form; got both")
+    text = (in_form[0] if in_form else in_query or "").strip()
+    if not text:
+        return str(about["method"])
+    if text not in about["methods"]:
+        got = text
+        if len(about["methods"]) == 1:
+            got += "; an exported file explains by its own method alone"
+        elif text in METHODS:
+            got += f"; only a service that is started with --method {text} answers by it"
+        raise HTTPException(422, f"method: expected {', '.join(about['methods'])}; got {got}")
+    return text
 
 
 def _targets(
@@ -218,7 +266,7 @@ def _targets(
         raise HTTPException(422, "target: expected in the query or in the form; got both")
     texts = [text.strip() for text in in_form or in_query or [""]]
     try:
-        found = [models.class_index(text, class_names) if text else None for text in texts]
+        found = [class_index(text, class_names) if text else None for text in texts]
     except ValueError as error:
         raise HTTPException(422, str(error)) from None
     if len(found) not in (1, count):
@@ -232,6 +280,8 @@ def _answered(answer: Answer | Exception, uploads: Sequence[Upload], i: int) -> 
         return answer
     if isinstance(answer, photos.TooLargeError):
         raise HTTPException(413, f"{_called(uploads, i)}: {answer}")
+    if isinstance(answer, MethodError):
+        raise HTTPException(422, str(answer))
     if isinstance(answer, UnavailableError):
         raise HTTPException(503, "no model can answer now; a replica is put in its place", {"Retry-After": RETRY_AFTER})
     if isinstance(answer, (TypeError, ValueError)):
@@ -263,14 +313,36 @@ def _wants_picture(request: Request) -> bool:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
+    """A refusal in the service's own words: neither Starlette's, nor FastAPI's and pydantic's."""
     if isinstance(error, HTTPException):
+        if error.detail == HTTPStatus(error.status_code).phrase:
+            error = HTTPException(error.status_code, _address(request, error.status_code), error.headers)
         return traffic.refusal(error)
     assert isinstance(error, RequestValidationError)
-    reasons = [f"{'.'.join(map(str, found['loc'][1:]))}: {found['msg']}" for found in error.errors()]
+    # loc is ("query", name).
+    wrong = {str(found["loc"][1]): found["input"] for found in error.errors()}
+    reasons = [f"{name}: expected {_EXPECTED[name]}; got {got:.{_LETTERS}}" for name, got in wrong.items()]
     return traffic.refusal(HTTPException(422, "; ".join(reasons)))
 
 
-def _static(file: str, media_type: str) -> Callable[[], Response]:
-    content = files(__package__).joinpath(file).read_bytes()
+def _address(request: Request, status: int) -> str:
+    """What is wrong with a request that is for no path, or for a path that does not take its method."""
+    path = request.url.path
+    if status == 404:
+        return f"path: expected one of {', '.join(_PATHS)}; got {path}"
+    return f"method of HTTP: expected {'POST' if path == '/explain' else 'GET'} for {path}; got {request.method}"
+
+
+def _file(name: str) -> bytes:
+    return files(__package__).joinpath(name).read_bytes()
+
+
+def _scale() -> bytes:
+    file = io.BytesIO()
+    contact_sheet.color_scale().save(file, format="PNG")
+    return file.getvalue()
+
+
+def _static(content: bytes, media_type: str) -> Callable[[], Response]:
     headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
     return lambda: Response(content, headers=headers, media_type=media_type)

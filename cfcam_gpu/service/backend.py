@@ -6,7 +6,7 @@ import io
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,14 @@ from ..explain.attempts import OUT_OF_MEMORY, together_or_alone
 from ..photographs import exported, loading, photos, pictures
 from ..photographs.options import Settings
 from ..pipelines import explainers
+from ..pipelines.explainers import Explainer
 from ..results import saving
+from .explainers import Explainers
 
 #: How an answer has its map: the values, a grey picture, or not at all.
 Encoding: TypeAlias = Literal["float16", "png", "none"]
+#: The most frames that a file of DICOM can have: its Number of Frames (0028,0008) is an Integer String of 32 bits.
+FRAMES = 2**31 - 1
 #: What a device that is out of order raises, where torch has a name for it (2.8 and later).
 _ACCELERATOR: tuple[type[Exception], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 #: What is told by its class, and not in words alone.
@@ -58,7 +62,8 @@ class Served(NamedTuple):
 class Question(NamedTuple):
     """An encoded image; the class to explain, None for the predicted one; what the answer has beside the record.
 
-    Of DICOM, which frame of it, from 0, and the window by which it is shown, None for the service's or its own.
+    Of DICOM, which frame of it, from 0, and the window by which it is shown, None for the service's or its own. The
+    method, None for the service's own.
     """
 
     data: bytes
@@ -67,6 +72,7 @@ class Question(NamedTuple):
     overlay: bool = False
     frame: int = 0
     window: tuple[float, float] | None = None
+    method: str | None = None
 
 
 class Seen(NamedTuple):
@@ -120,6 +126,10 @@ class DeviceError(UnavailableError):
     """The device is out of order: whatever this process is asked would fail."""
 
 
+class MethodError(ValueError):
+    """The model is none for the method that was asked for."""
+
+
 class InternalError(RuntimeError):
     """What is no client's fault. The message is the traceback, for the log alone."""
 
@@ -149,13 +159,17 @@ class Backend:
         explainers.check(loaded.explain, loaded.device)
         self.model, self.device = loaded.model, loaded.device
         self.explainer, self.class_names = loaded.explain, loaded.class_names
+        self._explainers = Explainers(settings, loaded)
         self.about: dict[str, Any] = {
             # Where a file lies is no client's affair.
             "model": settings.model if settings.file is None else settings.file.name,
             "trained": self.model.trained,
             "classes": len(self.class_names),
             "size": self.model.preparation.size,
+            "channels": self.model.preparation.channels,
+            "class_names": loaded.names_from,
             "method": settings.method,
+            "methods": self._explainers.titles,
             "target": "predicted" if exported.is_of_predicted(loaded.explain) else "any",
             "layers": [layer.name for layer in loaded.layers],
             "preset": loaded.preset,
@@ -187,23 +201,28 @@ class Backend:
             max_pixels=self.limits.pixels,
             window=question.window or self.model.preparation.window,
             frame=question.frame,
+            takes=self.model.preparation,
         )
         return Seen(question, self.model.preparation.pixels(page.image), page.pages, pictures.refers(page.source))
 
     def explain(self, questions: Sequence[Question]) -> list[Answer | Exception]:
-        """The answer to each question, or why there is none; all of them in one batch as far as that goes."""
-        seen: list[Seen | Exception] = []
+        """The answer to each question, or why there is none; those of one method in one batch as far as that goes."""
+        results: list[Explained | Exception | Seen] = []
         for question in questions:
             try:
-                seen.append(self.see(question))
+                results.append(self.see(question))
             except photos.UnreadableError as error:
-                seen.append(error)
-        found = iter(self.explain_seen([one for one in seen if isinstance(one, Seen)]))
-        results = [one if isinstance(one, Exception) else next(found) for one in seen]
-        return [one if isinstance(one, Exception) else encode(one) for one in results]
+                results.append(error)
+        there = [i for i, one in enumerate(results) if isinstance(one, Seen)]
+        for some in by_method([questions[i] for i in there]):
+            places = [there[i] for i in some]
+            seen = [cast("Seen", results[i]) for i in places]
+            for i, found in zip(places, self.explain_seen(seen)):
+                results[i] = found
+        return [one if isinstance(one, Exception) else encode(cast("Explained", one)) for one in results]
 
     def explain_seen(self, questions: Sequence[Seen]) -> list[Explained | Exception]:
-        """What is found for each question, or why nothing is; all of them in one batch as far as that goes.
+        """What is found for each question of one method, or why nothing is; in one batch as far as that goes.
 
         An image that the model can't take spoils its batch; each is then explained by itself. If the device is
         out of order, ``fault`` says so, too. Whatever else fails without an image's fault is an InternalError.
@@ -245,18 +264,39 @@ class Backend:
             # Told in words: the exception itself may be of a class that no other process has.
             raise InternalError("".join(traceback.format_exception(error))) from None
 
+    def _explainer(self, questions: Sequence[Seen]) -> Explainer:
+        """Of the one method of `questions`."""
+        method = questions[0].question.method or self.settings.method
+        try:
+            return self._explainers.of(method)
+        except _TOLD:
+            raise
+        except Exception as error:
+            if _refused_by_us(error):
+                raise MethodError(f"method: {method} does not suit this model: {error}") from None
+            raise
+
     def _explained_together(self, questions: Sequence[Seen]) -> list[Explained]:
+        explainer = self._explainer(questions)
         pixels = torch.stack([seen.pixels for seen in questions]).to(self.device)
         images = self.model.preparation.normalize(pixels)
-        result = self.explainer(images, [seen.question.target for seen in questions])
+        result = explainer(images, [seen.question.target for seen in questions])
         records = saving.describe(result, self.class_names)
-        if self.components is not None:
+        if self.components is not None and explainer is self.explainer:
             for record, parts in zip(records, result.components(images, self.components)):
                 record["components"] = [part.describe() for part in parts]
         maps = result.maps.half().cpu().numpy()
         drawn = [i for i, seen in enumerate(questions) if seen.question.overlay]
         overlays = dict(zip(drawn, result.overlay(pixels).cpu().numpy()[drawn])) if drawn else {}
         return [Explained(seen, records[i], maps[i], overlays.get(i)) for i, seen in enumerate(questions)]
+
+
+def by_method(questions: Sequence[Question]) -> list[list[int]]:
+    """The places of the questions of each method: what is explained together."""
+    places: dict[str | None, list[int]] = {}
+    for i, question in enumerate(questions):
+        places.setdefault(question.method, []).append(i)
+    return list(places.values())
 
 
 def encode(explained: Explained) -> Answer:

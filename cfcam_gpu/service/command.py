@@ -16,16 +16,21 @@ import typer
 from ..photographs import terminal
 from ..photographs.options import (
     AugmentOption,
+    ChannelsOption,
+    ClassesOption,
     Device,
     DeviceOption,
     EngineOption,
     LibragradOption,
+    MeanOption,
     MethodOption,
     ModelAsExplained,
     Preset,
     PresetOption,
     Settings,
+    SizeOption,
     SmoothOption,
+    StdOption,
     WeightsAsExplained,
     WindowOption,
 )
@@ -52,6 +57,11 @@ def serve(
     smooth: SmoothOption = 0,
     libragrad: LibragradOption = None,
     window: WindowOption = None,
+    size: SizeOption = None,
+    channels: ChannelsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    classes: ClassesOption = None,
     components: Annotated[
         int | None,
         typer.Option(
@@ -63,7 +73,7 @@ def serve(
     ] = None,
     device: DeviceOption = Device.auto,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Where it listens, with --host.", min=1, max=65535)] = 8000,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,6 +125,11 @@ def serve(
             smooth=smooth,
             libragrad=libragrad,
             window=window,
+            size=size,
+            channels=channels,
+            mean=mean,
+            std=std,
+            classes=classes,
         )
         options = Options(
             settings=settings.absolute(),

@@ -24,7 +24,7 @@ from ..photographs import photos
 from ..photographs.options import Settings
 from ..pipelines import ray_session
 from . import access, listening
-from .backend import Answer, Backend, Explained, Limits, Question, Seen, Served, encode
+from .backend import Answer, Backend, Explained, Limits, Question, Seen, Served, by_method, encode
 from .decoding import Decoder
 from .proxy import DRAIN, GRACE, ProxyActor
 
@@ -126,11 +126,18 @@ class Replica:
 
     @serve.batch  # type: ignore[untyped-decorator]
     async def together(self, questions: list[Seen]) -> list[_Found]:
-        """One batch at a time, in a thread: the event loop and the decoder get the next ready meanwhile."""
-        began = time.perf_counter()
-        found = await asyncio.to_thread(self.backend.explain_seen, questions)
-        took = time.perf_counter() - began
-        return [_Found(one, began, took, 0 if i else len(questions)) for i, one in enumerate(found)]
+        """One batch at a time, in a thread: the event loop and the decoder get the next ready meanwhile.
+
+        What came together is a batch for each method that it asks for.
+        """
+        found: dict[int, _Found] = {}
+        for places in by_method([seen.question for seen in questions]):
+            began = time.perf_counter()
+            explained = await asyncio.to_thread(self.backend.explain_seen, [questions[i] for i in places])
+            took = time.perf_counter() - began
+            for i, one in zip(places, explained):
+                found[i] = _Found(one, began, took, 0 if i != places[0] else len(places))
+        return [found[i] for i in range(len(questions))]
 
     def in_order(self) -> bool:
         """Whether the device is."""

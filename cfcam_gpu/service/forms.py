@@ -7,7 +7,7 @@ from email.message import Message
 from email.utils import collapse_rfc2231_value
 from typing import TYPE_CHECKING, NamedTuple
 
-from python_multipart.exceptions import FormParserError
+from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -29,10 +29,11 @@ class Upload(NamedTuple):
 
 
 class Body(NamedTuple):
-    """The images of a request, and the targets of its form."""
+    """The images of a request, and the targets and the method of its form, at most one."""
 
     images: list[Upload]
     targets: list[str]
+    methods: list[str]
 
 
 async def read(request: Request, limits: Limits) -> Body:
@@ -57,7 +58,7 @@ async def read(request: Request, limits: Limits) -> Body:
     if kind != b"multipart/form-data":
         if not data:
             raise HTTPException(400, "body: expected an image, or a form with images; got nothing")
-        return Body([Upload(None, data)], [])
+        return Body([Upload(None, data)], [], [])
     if b"boundary" not in options:
         raise HTTPException(400, "Content-Type: expected a boundary with multipart/form-data; got none")
     # In a thread: of some data the parser looks at each byte.
@@ -74,7 +75,9 @@ def _parse(data: bytes, boundary: bytes, count: int) -> Body:
         parser.write(data)
         parser.finalize()
     except FormParserError as error:
-        raise HTTPException(400, f"form: {error}") from None
+        # Its own words are python_multipart's.
+        where = f"it is broken at byte {error.offset}" if isinstance(error, ParseError) else "its boundary is too long"
+        raise HTTPException(400, f"form: expected parts between boundaries; {where}") from None
     if not form.ended:
         raise HTTPException(400, "form: expected a boundary with -- at its end; got none")
     return form.body
@@ -95,7 +98,7 @@ class _Form:
     """Gathers the parts of a form; none of them goes to a disk."""
 
     def __init__(self, count: int) -> None:
-        self.body, self.ended = Body([], []), False
+        self.body, self.ended = Body([], [], []), False
         self._count = count
         self._header, self._value, self._disposition = bytearray(), bytearray(), b""
         self._name, self._data = "", bytearray()
@@ -132,22 +135,25 @@ class _Form:
         self._name = collapse_rfc2231_value(header.get_param("name", "", "content-disposition"))
         self._file = header.get_filename()
         is_file = self._file is not None
-        if (self._name, is_file) not in (("image", True), ("target", False)):
+        if (self._name, is_file) not in (("image", True), ("target", False), ("method", False)):
             kind = "file" if is_file else "field"
             raise HTTPException(
                 422,
-                f"form: expected files named image and fields named target; got a {kind} named {self._name!r}"
-                + (" without a filename" if self._name == "image" else ""),
+                f"form: expected files named image, and fields named target and method; got a {kind} named "
+                f"{self._name!r}" + (" without a filename" if self._name == "image" else ""),
             )
+        if self._name == "method" and self.body.methods:
+            raise HTTPException(422, "method: expected once; got another in the form")
         there = len(self.body.images if is_file else self.body.targets)
-        if there == self._count:
+        if self._name != "method" and there == self._count:
             raise HTTPException(400, f"form: more than the limit of {self._count} {self._name}s")
 
     def _part_end(self) -> None:
         if self._name == "image":
             self.body.images.append(Upload(self._file, bytes(self._data)))
         else:
-            self.body.targets.append(self._data.decode("utf-8", "replace"))
+            fields = self.body.targets if self._name == "target" else self.body.methods
+            fields.append(self._data.decode("utf-8", "replace"))
 
     def _end(self) -> None:
         self.ended = True

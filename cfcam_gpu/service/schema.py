@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 DESCRIPTION = "Class activation maps of images: which places of an image speak for a class."
 TARGET = "Class to explain, by index or name: one for all images, or one each; empty: predicted."
+METHOD = "Method to explain all images by, one of those that /health has; default: the one that it has as method."
 
 WINDOW = "Of DICOM: CENTER,WIDTH of the values that are shown, in its units; default: serve's, or the file's own."
 
@@ -15,6 +16,7 @@ _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _FORM = {
     "image": {**_FILES, "description": "Images, each as a file."},
     "target": {"type": "array", "items": {"type": "string"}, "description": TARGET},
+    "method": {"type": "string", "description": METHOD},
 }
 BODY: dict[str, Any] = {
     "required": True,
@@ -56,75 +58,97 @@ class Error(BaseModel):
 class Status(BaseModel):
     """How the service is."""
 
-    status: str
+    status: str = Field(description="ok, if nothing is wrong.")
+
+
+class Limits(BaseModel):
+    """The limits of a request."""
+
+    body: int = Field(description="Bytes of a request, at most.")
+    pixels: int = Field(description="Pixels of an image, at most.")
+    images: int = Field(description="Images of a request, at most.")
 
 
 class Health(Status):
     """The model, and the limits of a request."""
 
-    model: str
+    model: str = Field(description="As serve --model names it.")
     trained: bool = Field(description="Whether its weights are trained; maps of random ones mean nothing.")
-    classes: int
-    size: int = Field(description="Side of the model's square input, in pixels.")
-    method: str
-    layers: list[str]
+    classes: int = Field(description="How many the model has.")
+    size: int | tuple[int, int] = Field(
+        description="Side of the model's square input, or its height and width, in pixels."
+    )
+    channels: int = Field(description="Of the model's input.")
+    class_names: str = Field(description="Whose names the classes have: file, model, imagenet or none.")
+    method: str = Field(description="Of requests that name none.")
+    methods: dict[str, str] = Field(
+        description="Those that may be asked for, and their names in print. An exported file has its own alone; a "
+        "model those that suit it, but for some that take a forward for each channel, position or sample."
+    )
+    layers: list[str] = Field(description="Of the method of requests that name none.")
     target: Literal["any", "predicted"] = Field(
         description="Which classes may be asked for: an exported file may explain each image's predicted class alone."
     )
     preset: str | None = Field(description="None where an exported file has a configuration of its own.")
-    engine: str
-    device: str
-    version: str
-    limits: dict[str, int]
+    engine: str = Field(description="Where the method runs.")
+    device: str = Field(description="Where the model runs.")
+    version: str = Field(description="Of cfcam_gpu.")
+    limits: Limits = Field(description="How much a request may have.")
+
+
+class Classes(BaseModel):
+    """The model's classes."""
+
+    classes: list[str] = Field(description="Their names, in the order of their indices.")
 
 
 class Class(BaseModel):
     """A class, and its probability."""
 
-    target: int
-    class_: str = Field(alias="class")
-    probability: float | None
+    target: int = Field(description="Its index.")
+    class_: str = Field(alias="class", description="Its name.")
+    probability: float | None = Field(description="In [0, 1].")
 
 
 class Encoded(BaseModel):
     """An array in base64."""
 
     encoding: Literal["float16", "png"] = Field(description="float16: little-endian values in [0, 1], row by row.")
-    shape: list[int]
-    data: str
+    shape: list[int] = Field(description="Of the array.")
+    data: str = Field(description="Its values, or the picture's file, in base64.")
 
 
 class Group(BaseModel):
     """A group of channels that see the evidence in the same places."""
 
-    name: str
+    name: str = Field(description="What the group is called.")
     share: float = Field(description="Of the evidence, in [0, 1].")
-    channels: list[int]
+    channels: list[int] = Field(description="Their indices in the target layer.")
 
 
 class Explanation(BaseModel):
     """One image's map, and what is known of it; null where the method has no such thing."""
 
     name: str | None = Field(description="What the image's file was called, in a form.")
-    target: int | None = Field(description="The explained class.")
-    class_: str | None = Field(alias="class")
-    probability: float | None
+    target: int | None = Field(description="The explained class, by its index.")
+    class_: str | None = Field(alias="class", description="Its name.")
+    probability: float | None = Field(description="Its probability, in [0, 1].")
     top: list[Class] | None = Field(description="The likeliest classes, five at most.")
     empty: bool = Field(description="Whether nothing speaks for the class, and the map is all zeros.")
-    method: str
-    layers: list[str]
-    channels: int | None = Field(description="Of the target layer, of which there are")
-    clusters: int | None = Field(description="so many clusters,")
-    noise: int | None = Field(description="channels that are noise,")
-    dominant: int | None = Field(description="dominant ones,")
-    dead: int | None = Field(description="and ones that are zero everywhere.")
+    method: str = Field(description="By which the image is explained.")
+    layers: list[str] = Field(description="The target layers, the finer first.")
+    channels: int | None = Field(description="How many the target layer has.")
+    clusters: int | None = Field(description="How many clusters of them there are.")
+    noise: int | None = Field(description="How many of them are noise.")
+    dominant: int | None = Field(description="How many of them are dominant.")
+    dead: int | None = Field(description="How many of them are zero everywhere.")
     eps: float | None = Field(description="DBSCAN's radius.")
     pages: int = Field(description="Of the image's file, or its frames; the first is explained, or the one asked for.")
-    study_uid: str | None = Field(description="Of an image of DICOM, as the next three.")
-    series_uid: str | None
-    sop_instance_uid: str | None
-    frame: int | None = Field(description="Of a multi-frame file, from 1.")
-    components: list[Group] | None = Field(None, description="With serve --components.")
+    study_uid: str | None = Field(description="Of an image of DICOM.")
+    series_uid: str | None = Field(description="Of an image of DICOM.")
+    sop_instance_uid: str | None = Field(description="Of an image of DICOM.")
+    frame: int | None = Field(description="Of a multi-frame file of DICOM, from 1.")
+    components: list[Group] | None = Field(None, description="With serve --components, by its own method.")
     map: Encoded | None = Field(None, description="(H, W), unless map is none.")
     overlay: Encoded | None = Field(None, description="(H, W, 3), with overlay.")
 
@@ -132,7 +156,7 @@ class Explanation(BaseModel):
 class Explanations(BaseModel):
     """In the order of the images."""
 
-    explanations: list[Explanation]
+    explanations: list[Explanation] = Field(description="One for each image.")
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

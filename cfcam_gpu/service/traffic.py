@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..photographs.terminal import plain
 from .metrics import Metrics
 
 #: Bytes that a request's line and headers may have, and headers.
@@ -132,8 +133,8 @@ def _check_headers(scope: Scope) -> None:
 
 
 def refusal(error: HTTPException) -> JSONResponse:
-    """Every refusal is JSON: ``{"error": reason}``."""
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    """Every refusal is JSON: ``{"error": reason}``, the reason on one line, whatever it repeats."""
+    return JSONResponse({"error": plain(error.detail)}, error.status_code, error.headers)
 
 
 def failure(identity: str) -> JSONResponse:

@@ -59,7 +59,8 @@ def explain(
         How an explainer of your own wants its tiles: that of a :class:`cfcam_gpu.photographs.Model`, say. Of a name it
         is known.
     class_names : sequence of K str, optional
-        Of an explainer of your own. Default: ImageNet's where it has 1,000 classes, else ``"class 0"`` and so on.
+        Of an explainer of your own. Default: its own; where it has none, ImageNet's of 1,000 classes, else
+        ``"class 0"`` and so on.
     weights, layers, preset, engine, device, method, augment, smooth, libragrad
         Of a name, as for :class:`cfcam_gpu.pipelines.ray.Explain`; an explainer of your own has them.
     mpp : float

@@ -22,6 +22,7 @@ from ..pipelines import explainers, ray_session, resuming
 from ..pipelines.batches import BatchExplainer
 from ..pipelines.explainers import Explainer
 from ..results import saving
+from ..targets.names import class_index
 from .classes import of_classes
 from .work import Asked, Explains, Work
 
@@ -229,10 +230,12 @@ def own(explain: Explainer, preparation: Preparation, class_names: Sequence[str]
     if not isinstance(explain, (CFCAM, CAM, Deployed)):
         raise TypeError(f"model: expected a name, or a CFCAM, CAM or Deployed; got {type(explain).__name__}")
     device = explainers.device_of(explain)
-    logits = explain(preparation.normalize(preparation.blank(1).to(device))).logits
+    blank = explain(preparation.normalize(preparation.blank(1).to(device)))
+    logits = blank.logits
     if logits is None or logits.ndim != 2:
         raise ValueError("model: expected an explainer of a classifier, with logits (B, K)")
-    names = models.class_names(logits.shape[1]) if class_names is None else list(class_names)
+    own = blank.class_names or models.class_names(logits.shape[1])
+    names = list(own if class_names is None else class_names)
     if len(names) != logits.shape[1]:
         raise ValueError(f"class_names: expected {logits.shape[1]}, one for each class; got {len(names)}")
     if isinstance(explain, Deployed):
@@ -277,7 +280,11 @@ def check(job: Job, by: By | None = None) -> Ready:
     by = by or named(job.settings)
     size = by.preparation.size
     if not isinstance(size, int):
-        raise ValueError(f"model: expected one of images, as tiles are; {by.name} takes volumes")
+        raise ValueError(f"model: expected one of square images, as tiles are; {by.name} takes {size}")
+    if by.preparation.channels != 3:
+        raise ValueError(
+            f"model: expected one of colours, as tiles are; {by.name} takes {by.preparation.channels} channels"
+        )
     classes = list(dict.fromkeys(_class(name, by.class_names) for name in job.classes))
     explainers.check(by.explain, by.device, classes or [0])  # whichever is chosen is named
     if job.tile is not None and job.tile < 16:
@@ -323,7 +330,7 @@ def check(job: Job, by: By | None = None) -> Ready:
 
 def _class(name: str, names: Sequence[str]) -> int:
     try:
-        return models.class_index(name, names)
+        return class_index(name, names)
     except ValueError as error:
         # The argument has another name here.
         raise ValueError(f"class{str(error).removeprefix('target')}") from None

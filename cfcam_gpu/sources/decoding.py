@@ -19,7 +19,7 @@ class Decoded(NamedTuple):
 
     Parameters
     ----------
-    pixels : (3, S, S) uint8 tensor, of a volume (C, D, H, W) float32
+    pixels : (C, H, W) uint8 tensor, of bands, and of a volume, (C, D, H, W), float32
         What :meth:`cfcam_gpu.photographs.Preparation.pixels` makes of it; zeros where there is an error.
     size : (int, int), of a volume (int, int, int), or None
         Width and height of the image itself, upright, and the depth of a volume.
@@ -60,8 +60,8 @@ def decode(
             scan = volumes.read([file] if isinstance(file, Path) else file, preparation.channels)
             return Decoded(preparation.pixels(scan), scan.grid.shape[::-1], pages=1)
         assert not isinstance(file, Sequence)  # which is a volume
-        page = photos.first_page(file, window=preparation.window, frame=frame)
-        return Decoded(preparation.pixels(page.image), page.image.size, pages=page.pages)
+        page = photos.first_page(file, window=preparation.window, frame=frame, takes=preparation)
+        return Decoded(preparation.pixels(page.image), page.size, pages=page.pages)
     except photos.UnreadableError as error:
         return Decoded.failed(str(error), preparation)
     except MemoryError:

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Sequence
 
-from ..photographs import models
+from ..targets.names import class_at, class_index
 
 #: What tables and ``.cls`` files write where an image has no class; -1 is that of test sets.
 UNLABELLED = frozenset({"nan", "none", "null", "na", "n/a", "-1"})
@@ -37,13 +37,14 @@ def target_of(value: object, names: Sequence[str] | None) -> int | None:
     if number is None:
         if names is None:
             raise ValueError(f"target: expected a class index, as no class names are given; got {text!r}")
-        return models.class_index(text, names)
+        return class_index(text, names)
     if not math.isfinite(number) or number != int(number):
         raise ValueError(f"target: expected a class index or name; got {text}, which is no integer")
     if number == -1:
         return None
     if names is not None:
-        return models.class_index(str(int(number)), names)
+        # A number may be a class's name as text alone.
+        return class_index(text, names) if text.isdecimal() and isinstance(value, str) else class_at(int(number), names)
     if number < 0:
         raise ValueError(f"target: expected a class index; got {text}")
     return int(number)
@@ -128,7 +129,7 @@ def _in_one_order(classes: Sequence[str], names: Sequence[str]) -> bool:
 def _called(name: str, names: Sequence[str]) -> int:
     """The class of a data set's name, which is no index where it is a number."""
     if _number(name) is None:
-        return models.class_index(name, names)
+        return class_index(name, names)
     if name not in names:
         raise ValueError(f"target: no class is called {name!r}")
     return names.index(name)

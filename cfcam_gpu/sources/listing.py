@@ -198,7 +198,7 @@ def _in_folder(folder: str, skip: Path | None) -> _Found:
             folders[:] = sorted(
                 name
                 for name in folders
-                if not name.startswith(".") and Path(where, name).resolve() != search.skip  # results are tables, too
+                if not name.startswith(".") and Path(where, name).resolve() not in search.skip  # results are tables
             )
             where = os.path.relpath(where, folder)
             names += [

@@ -1,4 +1,8 @@
-"""Lists of files, and tables with a file and, if wanted, a target in each row."""
+"""Lists of files, and tables with a file and, if wanted, a target in each row.
+
+CSV is read by Python's own reader: pyarrow's refuses names that are not UTF-8 and rows that end early, takes
+``"a"b.png`` for ab.png, and counts rows, not lines, where it says what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +66,8 @@ def _separated(
     try:
         names = [name.strip() for name in next(lines, [])]
         image, target = _columns(names, columns, targets, path, notes)
+        if twice := [name for name in (image, target) if name and names.count(name) > 1]:
+            raise ValueError(f"source: expected one column {twice[0]!r} in {path}; got {names.count(twice[0])}")
         for values in filter(None, lines):
             row = dict(zip(names, values))
             where = f"line {lines.line_num} of {path}"

@@ -8,9 +8,10 @@ The classes here are ready-made targets, and :class:`WholeOutput` is for a funct
 which compares a class with all others in the two-level default, applies to class indices only.
 """
 
-from .references import Detection, ImageText, Similarity
-
 # Those that are imported under their own names are for this package, and not public.
+from .names import ClassNames as ClassNames
+from .names import names_of
+from .references import Detection, ImageText, Similarity
 from .request import Objective as Objective
 from .request import Request as Request
 from .request import Score, Target
@@ -37,4 +38,5 @@ __all__ = [
     "Toward",
     "Value",
     "WholeOutput",
+    "names_of",
 ]

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from .names import ClassNames, with_indices
 from .outputs import PerImage, by_entries, logits_of, no_logits, samples
 
 #: A score of one image: it gets the image's logits (K, ...), or its part of the output, and returns a scalar tensor.
@@ -15,7 +16,7 @@ Score: TypeAlias = Callable[[Any], torch.Tensor]
 #: Scores (B,) of classes (B,) from logits (B, K).
 Objective: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Target: TypeAlias = (
-    "int | Sequence[int | None] | Sequence[Sequence[int]] | torch.Tensor | Score | Sequence[Score] | "
+    "int | str | Sequence[int | str | None] | Sequence[Sequence[int | str]] | torch.Tensor | Score | Sequence[Score] | "
     "Sequence[Sequence[Score]] | None"
 )
 
@@ -37,6 +38,8 @@ class Request:
         The classes are known to be in range: while a CUDA graph is captured nobody can look at them.
     objective : callable or None
         How a class is scored; None is by its logit. Callables score for themselves.
+    named : int or None
+        How many names the caller's classes are of: a model with another number of classes is refused.
     """
 
     indices: torch.Tensor | None = None
@@ -44,6 +47,7 @@ class Request:
     scores: tuple[Score | tuple[Score, ...], ...] | None = None
     checked: bool = False
     objective: Objective | None = None
+    named: int | None = None
 
     @property
     def several(self) -> bool:
@@ -65,23 +69,34 @@ class Request:
         return [score for row in rows for score in row]
 
 
-def read(target: Target, batch: int) -> Request:
+def read(target: Target, batch: int, names: ClassNames | None = None) -> Request:
     """Check a target against the batch, before anything runs.
 
     Parameters
     ----------
-    target : None, int, sequence, tensor, callable
-        None explains the predicted class. An int or a callable serves every image. A list or tensor (B,) has one
-        class index for each image, (B, T) has T of them; None in a list (B,) is that image's predicted class. A list
-        of callables has one for each image, a list of B lists has T of them.
+    target : None, int, str, sequence, tensor, callable
+        None explains the predicted class. An int, a class's name or a callable serves every image. A list or tensor
+        (B,) has one class for each image, (B, T) has T of them; None in a list (B,) is that image's predicted class. A
+        list of callables has one for each image, a list of B lists has T of them.
     batch : int
         B, the number of images.
+    names : ClassNames, optional
+        Of the model's classes.
 
     Raises
     ------
     TypeError, ValueError
-        If `target` is none of these, is not of an integer dtype, or does not have one row for each image.
+        If `target` is none of these, is not of an integer dtype, or does not have one row for each image; or has a
+        name that no class, or several, have.
     """
+    known = None if names is None else names.names
+    by_index = with_indices(target, known)
+    request = _read(by_index, batch)
+    used = names is not None and (names.given or by_index is not target)
+    return replace(request, named=len(known)) if used and known is not None else request
+
+
+def _read(target: Target, batch: int) -> Request:
     if target is None:
         return Request()
     if callable(target):
@@ -130,9 +145,9 @@ def _as_tensor(target: Any) -> torch.Tensor:
         return torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            "target: expected None, a class index, a list or tensor of them (one for each image, or B rows of T), a "
-            f"callable, or a list of callables (one for each image, or B rows of T); got {type(target).__name__} "
-            f"({error})"
+            "target: expected None, a class index or name, a list or tensor of them (one for each image, or B rows of "
+            "T), a callable, or a list of callables (one for each image, or B rows of T); got "
+            f"{type(target).__name__} ({error})"
         ) from None
 
 
@@ -243,8 +258,13 @@ def class_indices(request: Request, logits: torch.Tensor | None) -> torch.Tensor
     Raises
     ------
     ValueError
-        If a class is out of range, or the logits are not (B, K).
+        If a class is out of range, or the logits are not (B, K), or of other classes than the caller's names.
     """
+    if request.named is not None and logits is not None and logits.ndim == 2 and logits.shape[1] != request.named:
+        raise ValueError(
+            f"class_names: expected {logits.shape[1]}, one for each of the model's classes; got {request.named}. Where "
+            "none are given they are the model's own, of other classes than it has now: give class_names=[...]"
+        )
     if request.scores is not None:
         return None
     assert logits is not None

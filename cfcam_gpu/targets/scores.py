@@ -3,7 +3,7 @@
 They are to be had from :mod:`cfcam_gpu.targets`. All return float32 scalars, and none reads a value on the host, so
 that a CUDA graph can hold them; tensors that they are given should then be on the device already. ``whole_output`` says
 that a target gets the image's part of the whole output, ``in_place`` that it names places in the image, and
-``of_positions`` that its logits have the images' spatial axes.
+``of_positions`` that its logits have the images' spatial axes, and ``of_classes`` which of its fields are classes.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Probability:
     """
 
     index: int
+    of_classes: ClassVar[tuple[str, ...]] = ("index",)
 
     def __post_init__(self) -> None:
         check_index("index", self.index)
@@ -96,12 +97,13 @@ class Contrast:
 
     index: int
     against: int | Sequence[int] | None = None
+    of_classes: ClassVar[tuple[str, ...]] = ("index", "against")
 
     def __post_init__(self) -> None:
         check_index("index", self.index)
         if self.against is None:
             return
-        rivals = (self.against,) if isinstance(self.against, int) else tuple(self.against)
+        rivals = (self.against,) if isinstance(self.against, (int, str)) else tuple(self.against)
         for rival in rivals:
             check_index("against", rival)
         if not rivals or self.index in rivals:
@@ -170,6 +172,7 @@ class Label:
 
     index: int
     present: bool = True
+    of_classes: ClassVar[tuple[str, ...]] = ("index",)
 
     def __post_init__(self) -> None:
         check_index("index", self.index)
@@ -275,6 +278,7 @@ class Segment:
     index: int
     mask: Any = None
     of_positions: ClassVar[bool] = True
+    of_classes: ClassVar[tuple[str, ...]] = ("index",)
 
     def __post_init__(self) -> None:
         check_index("index", self.index)
@@ -322,7 +326,8 @@ def check_index(argument: str, index: object) -> None:
         The message names `argument`.
     """
     if isinstance(index, bool) or not isinstance(index, int):
-        raise TypeError(f"{argument}: expected an int; got {type(index).__name__}")
+        hint = f". Of a class's name that is class_names.index({index!r})" if isinstance(index, str) else ""
+        raise TypeError(f"{argument}: expected an int; got {type(index).__name__}{hint}")
     if index < 0:
         raise ValueError(f"{argument}: expected at least 0; got {index}")
 

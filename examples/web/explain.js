@@ -11,6 +11,10 @@ export async function load(url) {
   const bytes = new Uint8Array(await response.arrayBuffer());
   const said = metadata(bytes);
   if (said.preparation === null) throw new Error(`${url} does not say how a photograph becomes an image of it`);
+  // Of the libraries' roundings ("rounding") it knows none: what the model sees may lie a pixel apart.
+  if (said.preparation.squash || !Number.isInteger(said.preparation.size) || said.preparation.mean.length !== 3) {
+    throw new Error(`${url} takes other images than squares of colours, cut out of a photograph's middle`);
+  }
   return { said, session: await ort.InferenceSession.create(bytes) };
 }
 

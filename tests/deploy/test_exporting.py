@@ -40,7 +40,7 @@ def state(model):
 def any_batch(model, tmp_path_factory):
     """A file, what it says of itself, and the states before and after."""
     path, before = tmp_path_factory.mktemp("any") / "model.onnx", state(model)
-    said = deploy.export(model, path, images(4), class_names=[f"c{i}" for i in range(6)], name="small")
+    said = deploy.export(CFCAM(model, class_names=[f"c{i}" for i in range(6)]), path, images(4), name="small")
     return path, said, before, state(model)
 
 

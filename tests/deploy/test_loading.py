@@ -47,7 +47,9 @@ def test_a_file_gives_an_explanation(file, tmp_path):
     assert (layer.name, layer.module, layer.reason) == ("features.3", None, "the last of 4 x 4")
     assert result.config == explain.config == files.description().config
     assert result.size == (32, 32)
-    assert len(result.save(tmp_path / "out", images=given, class_names=explain.class_names)) == 9
+    assert result.class_names == explain.class_names == tuple("abcde")
+    assert len(result.save(tmp_path / "out", images=given)) == 9
+    assert '"class": "a"' in (tmp_path / "out/explanations.jsonl").read_text()
     # The file's own maps, which are not those that would come of its raw maps.
     assert torch.equal(pickle.loads(pickle.dumps(result)).maps, result.maps)
 
@@ -76,8 +78,11 @@ def test_a_class_is_named_or_predicted(file):
         (2, [2, 2, 2]),
         ([4, None, 0], [4, int(predicted[1]), 0]),
         (torch.tensor([1, 2, 3], dtype=torch.int32), [1, 2, 3]),
+        ("C", [2, 2, 2]),
+        (["e", None, "a"], [4, int(predicted[1]), 0]),
     ):
         result = explain(given, target)
+        assert result.classes == ["abcde"[index] for index in wanted]
         assert result.target.tolist() == wanted
         torch.testing.assert_close(result.raw_maps, raw(given, torch.tensor(wanted)))
 
@@ -99,6 +104,8 @@ def test_several_classes_have_an_axis(file):
         ({}, [None, 1], "expected None"),
         ({}, lambda logits: logits[0], "got a callable"),
         ({"target": "input"}, 5, "class 5 is out of range for 5 classes"),
+        ({"target": "input"}, "cat", "no class is called 'cat'"),
+        ({"target": "input", "class_names": None}, "a", "the model has no names of its classes; got 'a'"),
         ({"target": "input"}, [0, -1], "class -1 is out of range"),
         ({"target": "input"}, [[0, 1], [1, 2]], r"expected class indices \(B,\).*got \(2, 2\).*--classes"),
         ({"target": "input", "classes": 3}, None, r"expected class indices \(B, 3\).*got None"),

@@ -122,3 +122,35 @@ def test_missing_packages(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"onnx and onnxscript; pip install 'cfcam-gpu\[onnx\]'"):
         deploy.export(MODEL, tmp_path / "model.onnx", images(2))
+
+
+def own_names(count):
+    model = network()
+    model.class_names = [f"own {k}" for k in range(count)]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("given", "explain", "expected"),
+    [
+        (None, CFCAM(MODEL), None),
+        (list("abcdef"), CFCAM(MODEL), tuple("abcdef")),
+        (None, CFCAM(MODEL, class_names=list("abcdef")), tuple("abcdef")),
+        (list("ABCDEF"), CFCAM(own_names(6), class_names=list("abcdef")), tuple("ABCDEF")),
+        (None, CFCAM(own_names(6)), tuple(f"own {k}" for k in range(6))),
+        (None, CFCAM(own_names(7)), None),
+    ],
+)
+def test_a_file_has_the_names_that_are_given_or_the_explainers(given, explain, expected):
+    assert refusals.class_names(given, explain, 6) == expected
+
+
+@pytest.mark.parametrize(("given", "of_explainer"), [(["a"], None), (None, ["a"])])
+def test_names_of_another_number_of_classes(given, of_explainer):
+    with pytest.raises(ValueError, match="class_names: expected one for each of the 6 logits; got 1"):
+        refusals.class_names(given, CFCAM(MODEL, class_names=of_explainer), 6)
+
+
+def test_the_explainer_of_cf_cam_within_another_has_its_names():
+    explain = CAM(MODEL, "4", method="cfcam-paper", class_names=list("abcdef"))
+    assert refusals.explainer_of(explain, None, None).class_names == tuple("abcdef")

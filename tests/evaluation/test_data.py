@@ -124,7 +124,7 @@ def test_weights_are_the_models(folder, tmp_path, monkeypatch):
     assert values(own, "gradcam", "average_drop") != values(found, "gradcam", "average_drop")
 
     loaded, load = [], models.load
-    monkeypatch.setattr(gallery.models, "load", lambda *given: loaded.append(given) or load(*given))
+    monkeypatch.setattr(gallery.models, "load", lambda *given, **asked: loaded.append(given) or load(*given, **asked))
     job = page.Job(results=[tmp_path / "given"], out=tmp_path / "page.html", trust_models=True)
     page.check(job)
     assert loaded == [(MODEL, tmp_path / "weights.pth")]

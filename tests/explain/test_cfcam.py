@@ -46,10 +46,12 @@ def test_a_graphs_explanation_prints_one_line_too(images):
 
 
 def test_the_public_names():
-    classes = {"CAM", "CFCAM", "Config", "Explanation", "cluster_filter_cam", "__version__"}
+    classes = {"CAM", "CFCAM", "Config", "Explanation"}
+    functions = {"cluster_filter_cam", "compare", "explain_detections", "explain_point", "explain_text"}
     folders = {
         "core",
         "deploy",
+        "detection",
         "engines",
         "explain",
         "hooks",
@@ -60,7 +62,7 @@ def test_the_public_names():
         "results",
         "targets",
     }
-    assert set(cfcam_gpu.__all__) == classes | folders | {"environment", "layers"}
+    assert set(cfcam_gpu.__all__) == classes | functions | folders | {"environment", "layers", "__version__"}
     assert all(hasattr(cfcam_gpu, name) for name in cfcam_gpu.__all__)
     assert cfcam_gpu.layers.find is cfcam_gpu.hooks.find
 
@@ -80,8 +82,8 @@ def test_maps_are_the_derived_ones_upsampled_and_over_their_maximum(images, conf
 
 
 def test_the_result(result, explain, images):
-    where = f"cfcam at _avg_pooling.input: maps (6, 224, 224) of (6, 7, 7), on {images.device}"
-    assert repr(result) == f"<Explanation by {where}>"
+    where = f"cfcam at _avg_pooling.input for class {result.target[0]}, ..."
+    assert repr(result) == f"<Explanation by {where}: maps (6, 224, 224) of (6, 7, 7), on {images.device}>"
     assert result.maps.shape == (6, 224, 224)
     assert result.raw_maps.shape == (6, 7, 7)
     assert result.labels.shape == result.weights.shape == (6, 1280)

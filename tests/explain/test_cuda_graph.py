@@ -30,7 +30,7 @@ def graphed(monkeypatch, model):
         images = draw(0) if images is None else images
         request = targets.read(target, len(images))
         plan = explain._laid_out(images, request)
-        return GraphedCFCAM(using, plan, engine, images, request, overlay=overlay), explain
+        return GraphedCFCAM(using, plan, engine, images, request, explain._class_names, overlay=overlay), explain
 
     return make
 

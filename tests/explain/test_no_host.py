@@ -47,7 +47,7 @@ def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
         request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
 
     def work():
-        return explain_within_graph(model, plan, engine, images, request, overlay=True)
+        return explain_within_graph(model, plan, engine, images, request, targets.ClassNames(None, model), overlay=True)
 
     work()  # as the warm-up does: tables that are brought once
     with OnDevice():

@@ -365,7 +365,8 @@ def test_a_replay_gives_the_calls_bytes(monkeypatch, layer):
     model = VisionTransformer()
     explain = CFCAM(model, layer)
     plan = explain._laid_out(images(), targets.Request())
-    replay = GraphedCFCAM(model, plan, recorder.FUSED, images(), targets.read([1, 2], 2), overlay=False)
+    request, names = targets.read([1, 2], 2), targets.ClassNames(None, model)
+    replay = GraphedCFCAM(model, plan, recorder.FUSED, images(), request, names, overlay=False)
     pictures = images().flip(-1)
     assert_same(replay(pictures), explain(pictures, [1, 2]))
 
@@ -377,10 +378,10 @@ def test_nothing_is_read_by_the_host_or_copied_from_it():
     model.to("meta")
     request = targets.Request(indices=torch.zeros(2, dtype=torch.int64, device="meta"), checked=True)
 
+    engine, names = SimpleNamespace(run_checked=launches_nothing), targets.ClassNames(None, model)
+
     def work():
-        return explain_within_graph(
-            model, plan, SimpleNamespace(run_checked=launches_nothing), pictures, request, overlay=True
-        )
+        return explain_within_graph(model, plan, engine, pictures, request, names, overlay=True)
 
     work()
     with OnDevice():

@@ -154,7 +154,9 @@ class ImagesAndTexts(nn.Module):
 @pytest.mark.parametrize("layer", [None, "vision_model.features"])
 def test_a_model_of_images_and_texts_says_which_part_to_explain(layer):
     model = net(ImagesAndTexts)
-    with pytest.raises(TypeError, match=r"takes no images alone .* give model\.vision_model.*targets\.ImageText"):
+    with pytest.raises(
+        TypeError, match=r"takes no images alone .*explain_text.* give model\.vision_model.*targets\.ImageText"
+    ):
         CFCAM(model, layer)(images(2, 3, *SIZE))
     assert CFCAM(model.vision_model)(images(2, 3, *SIZE)).maps.shape == (2, *SIZE)
 

@@ -192,7 +192,7 @@ def test_a_peer_is_measured_and_one_that_fails_is_told(tmp_path, monkeypatch):
 
 
 def test_a_peer_hooks_a_copy_of_the_model():
-    model = measure.models.load(MODEL).module
+    model = models.load(MODEL).module
     hooked = peer(lambda copy, module: copy.get_submodule(module).register_forward_hook(lambda *given: None))
     candidates._of_peer(hooked, "4", model)
     assert not any(module._forward_hooks for module in model.modules())
@@ -314,7 +314,7 @@ def test_noise_stands_in_for_photographs(monkeypatch):
     def absent():
         raise FileNotFoundError
 
-    preparation = measure.models.load(MODEL).preparation
+    preparation = models.load(MODEL).preparation
     images, kind = pictures.pictures(11, preparation)
     assert (images.shape, kind) == ((11, 3, 224, 224), "the sample photographs")
     assert torch.equal(images[10], images[0])
@@ -332,7 +332,7 @@ def test_the_other_libraries_give_maps_at_the_images_size(name, monkeypatch):
     one = peers.PEERS[name]
     if not one.installed:
         pytest.skip(f"{one.package} is not installed")
-    model = measure.models.load(MODEL).module
+    model = models.load(MODEL).module
     maps = one.make(model, "4")(torch.rand(2, 3, 32, 32))
     assert maps.shape[-2:] == (32, 32)
     assert maps.isfinite().all()
@@ -357,7 +357,7 @@ def test_of_tokens_the_default_is_measured(tmp_path, monkeypatch):
     """Its layer by name would have another configuration, and plain gradients."""
     takes = photos.Preparation(24, 24, Image.Resampling.BILINEAR, (0.5,) * 3, (0.5,) * 3)
     found = models.Model(name="some", module=transformer(), takes=takes, trained=True)
-    monkeypatch.setattr(models, "load", lambda spec, weights: found)
+    monkeypatch.setattr(models, "load", lambda spec, weights, **asked: found)
     run = measure.check_job(measure.Job(settings=Settings(model="some"), out=tmp_path))
     pixels = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     explain = CFCAM(found.module)

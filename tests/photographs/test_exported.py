@@ -67,6 +67,14 @@ def test_photographs_are_explained_as_the_file_explains_them(album, tmp_path, fi
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
 
 
+def test_evidence_names_the_runtime_that_made_the_map(album, tmp_path, file):
+    out = tmp_path / "out"
+    assert run("explain", album / "b" / "x.png", "--model", file(), "--evidence", "--out", out).exit_code == 0
+    method = json.loads((out / "evidence" / "x" / "explanation.json").read_text())["method"]
+    assert method["runtime"] == deploy.load(file()).runtime
+    assert method["libragrad"] is False
+
+
 def test_classes_are_named_where_the_file_takes_them(album, tmp_path, file):
     result = run("explain", album, "--model", file(target="input"), "--target", "C", "--out", tmp_path / "one")
     assert result.exit_code == 0, result.stderr
@@ -228,6 +236,9 @@ def test_a_service_answers_by_a_file(file):
 def test_a_class_is_refused_where_the_file_takes_none(file):
     with TestClient(application(backend(Settings(model=str(file()))))) as client:
         assert client.get("/health").json()["target"] == "predicted"
+        assert client.get("/health").json()["methods"] == {"cfcam": "CF-CAM"}
+        other = client.post("/explain?method=gradcam", content=picture())
+        assert other.json()["error"].endswith("got gradcam; an exported file explains by its own method alone")
         refused = client.post("/explain?target=1", content=picture())
         assert (refused.status_code, "predicted class alone" in refused.json()["error"]) == (422, True)
         assert client.post("/explain?target=", content=picture()).status_code == 200

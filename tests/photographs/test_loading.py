@@ -23,7 +23,7 @@ TAKES = photos.Preparation(24, 24, Image.Resampling.BILINEAR, (0.5,) * 3, (0.5,)
 )
 def test_further_looks_are_the_same_explanation(monkeypatch, asked, config, libragrad):
     found = models.Model(name="some", module=transformer(), takes=TAKES, trained=True)
-    monkeypatch.setattr(models, "load", lambda spec, weights: found)
+    monkeypatch.setattr(models, "load", lambda spec, weights, **asked: found)
     for looks in ({}, {"augment": ("flip",)}, {"smooth": 2}):
         loaded = loading.load_model(Settings(model="some", **asked, **looks))
         explanation = loaded.explain(TAKES.normalize(TAKES.blank(1)))

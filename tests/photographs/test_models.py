@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.photographs import models
+from cfcam_gpu.photographs import factories, models
 
 from ..networks import lite0, photographs
 
@@ -93,7 +93,7 @@ def test_a_torchvision_for_another_torch_names_the_remedy(tmp_path, monkeypatch,
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("timm", "torchvision"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(models.metadata, "version", {"torchvision": "0.1.2"}.__getitem__)
+    monkeypatch.setattr(factories.metadata, "version", {"torchvision": "0.1.2"}.__getitem__)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     with pytest.raises(ImportError) as told:
         models.load(spec)
@@ -238,7 +238,7 @@ def test_a_factory_that_is_none(monkeypatch):
         models.load(f"{__name__}:Smal")
     with pytest.raises(RuntimeError, match=r"broken\(\) raised ZeroDivisionError"):
         models.load(f"{__name__}:broken")
-    with pytest.raises(TypeError, match=r"number\(\) to return a torch.nn.Module; got int"):
+    with pytest.raises(TypeError, match=r"number\(\) to return a torch.nn.Module, or a pair of .*; got int"):
         models.load(f"{__name__}:number")
 
 
@@ -310,27 +310,3 @@ def test_class_names():
     assert {index: names[index] for index in expected} == expected
     assert names[999] == "toilet tissue"
     assert models.class_names(2) == ["class 0", "class 1"]
-
-
-def test_a_class_by_index_or_name():
-    names = models.class_names(1000)
-    assert models.class_index("967", names) == models.class_index("ESPRESSO", names) == 967
-    assert models.class_index("cardigan", names) == 474
-    assert models.class_index("class 1", models.class_names(2)) == 1
-    with pytest.raises(ValueError, match=r"no class is called 'expresso'; nearest: espresso"):
-        models.class_index("expresso", names)
-    # Names that have the word come alone: "crate" is nearer to it by its letters.
-    with pytest.raises(ValueError, match=r"nearest: crane \(bird\), crane \(machine\)$"):
-        models.class_index("crane", names)
-    for index in ("1000", "-1"):
-        with pytest.raises(ValueError, match=rf"class {index} is out of range for 1000 classes \(0 to 999\)"):
-            models.class_index(index, names)
-
-
-def test_names_that_differ_in_case_alone_are_told_apart():
-    names = ["A", "a", "b"]
-    assert [models.class_index(name, names) for name in ("A", "a", "b", "B")] == [0, 1, 2, 2]
-    with pytest.raises(ValueError, match=r"'TABBY' may be class 0 \('Tabby'\) or class 1 \('tabby'\); give its index"):
-        models.class_index("TABBY", ["Tabby", "tabby"])
-    with pytest.raises(ValueError, match=r"'crane' may be class 0 \('crane'\) or class 2 \('crane'\); give its index"):
-        models.class_index("crane", ["crane", "b", "crane"])

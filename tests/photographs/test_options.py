@@ -35,9 +35,16 @@ GIVEN = {
     "smooth": 3,
     "libragrad": True,
     "window": (40.0, 400.0),
+    "size": (16, 24),
+    "channels": 2,
+    "mean": (0.5, 0.25),
+    "std": (0.5, 2.0),
+    "classes": Path("classes.txt"),
 }
 #: The same of volumes, which a service has none of.
-OF_VOLUMES = {"spatial_dims": 3, "size": (8, 16, 24), "channels": 2}
+OF_VOLUMES = {"spatial_dims": 3, "size": (8, 16, 24)}
+#: Files, which the processes of a service are told from the root.
+FILES = ("weights", "classes")
 #: Options that may be given several times, and what they fill.
 SEVERAL = {"layer": "layers", "augment": "augment"}
 
@@ -77,8 +84,8 @@ def test_every_option_of_the_model_is_in_the_job(command, monkeypatch, tmp_path)
     given += [f"--{name}={value}" for name, field in SEVERAL.items() for value in GIVEN[field]]
     found = settings_of(command, given, monkeypatch)
     # What other processes read is named from the root.
-    weights = tmp_path / "weights.pth" if command == "serve" else GIVEN["weights"]
-    assert found == Settings(**expected | {"weights": weights})
+    where = tmp_path if command == "serve" else Path()
+    assert found == Settings(**expected | {name: where / GIVEN[name] for name in FILES})
     assert type(found.preset) is type(found.device) is str
     assert (GIVEN | OF_VOLUMES).keys() == {field.name for field in fields(Settings)}
 
@@ -93,8 +100,17 @@ def test_an_export_has_the_options_of_what_a_file_holds(monkeypatch):
     monkeypatch.setattr(export_job, "write", keep)
     names = ("model", "weights", "preset")
     options = [*(f"--{name}={GIVEN[name]}" for name in names), *(f"--layer={name}" for name in GIVEN["layers"])]
-    CliRunner().invoke(app, ["export", "some.onnx", *options, "--no-libragrad"])
-    expected = {name: GIVEN[name] for name in (*names, "layers")} | {"libragrad": False}
+    asked = [
+        "--no-libragrad",
+        "--size=16,24",
+        "--channels=2",
+        "--mean=0.5,0.25",
+        "--std=0.5,2",
+        "--class-names=classes.txt",
+    ]
+    CliRunner().invoke(app, ["export", "some.onnx", *options, *asked])
+    of_input = ("size", "channels", "mean", "std", "classes")
+    expected = {name: GIVEN[name] for name in (*names, "layers", *of_input)} | {"libragrad": False}
     assert [each.settings for each in jobs] == [Settings(**expected)]
 
 
@@ -106,6 +122,11 @@ SHARED = {
     "augment": options.AugmentOption,
     "smooth": options.SmoothOption,
     "libragrad": options.LibragradOption,
+    "size": options.SizeOption,
+    "channels": options.ChannelsOption,
+    "mean": options.MeanOption,
+    "std": options.StdOption,
+    "classes": options.ClassesOption,
 }
 
 

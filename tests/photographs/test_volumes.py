@@ -165,7 +165,7 @@ def test_several_volumes_of_a_file_are_the_channels_of_a_model_of_as_many(tmp_pa
         ([], SILENT, f"size: {SILENT} doesn't say how large its volumes are"),
         (["--size", "8,8"], SILENT, "size: expected N or D,H,W"),
         ([], "tests.albums:small", "spatial_dims: the first convolution of tests.albums:small works on 2 axes"),
-        (["--size", "16", "--channels", "3"], SILENT, "fails on a blank volume of 16 x 16 x 16"),
+        (["--size", "16", "--channels", "3"], SILENT, "fails on a blank volume of 3 x 16 x 16 x 16"),
     ],
 )
 def test_what_cant_be_meant_is_refused_before_anything_is_read(folder, tmp_path, options, model, said):
@@ -207,8 +207,16 @@ class TestWhatAModelSays:
 
     def test_options_come_first(self):
         said = {"input_size": (1, 8, 9, 10), "window": (40, 400)}
-        found = self.prepared(said, size=(4, 4, 4), channels=2, window=(1.0, 2.0))
+        found = self.prepared(said, size=(4, 4, 4), channels=2, window=(1.0, 2.0), mean=(0.5,), std=(0.1, 0.2))
         assert (found.size, found.channels, found.window) == ((4, 4, 4), 2, (1.0, 2.0))
+        assert (found.mean, found.std) == ((0.5,), (0.1, 0.2))
+
+    @pytest.mark.parametrize(
+        ("given", "message"), [({"mean": (0.5,)}, "both or neither"), ({"mean": (40.0,), "std": (80.0,)}, "--window")]
+    )
+    def test_mean_and_std_are_those_of_what_the_window_leaves(self, given, message):
+        with pytest.raises(ValueError, match=f"^mean and std: expected .*{message}"):
+            self.prepared({"input_size": (1, 8, 9, 10)}, **given)
 
     def test_channels_are_those_of_the_first_convolution(self):
         module = nn.Sequential(nn.Conv3d(4, 2, 3))

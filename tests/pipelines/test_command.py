@@ -84,7 +84,7 @@ def test_of_many_bad_images_the_first_are_named(album, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["nowhere", "--out", "out"], "source: nowhere does not exist"),
-        (["album"], "Missing option '--out'"),
+        (["album"], "--out: expected DIR; got none"),
         (["album", "--out", "file"], "file"),
         (["album", "--out", "out", "--batch-size", "8", "--shard-size", "12"], "shard_size: expected a multiple"),
         (["album", "--out", "out", "--target", "clas 4"], "target: no class is called 'clas 4'; nearest: class 4"),
@@ -159,7 +159,9 @@ def test_ctrl_c_ends_the_run_with_what_is_done_and_it_goes_on(album, tmp_path, m
 
 def test_random_weights_are_said_loudly(album, tmp_path, monkeypatch):
     load = models.load
-    monkeypatch.setattr(models, "load", lambda *args: models.Model(**{**vars(load(*args)), "trained": False}))
+    monkeypatch.setattr(
+        models, "load", lambda *args, **asked: models.Model(**{**vars(load(*args, **asked)), "trained": False})
+    )
     assert "WARNING: the weights are random" in explain(album, tmp_path / "out").stderr
 
 

@@ -71,7 +71,7 @@ def test_a_source_that_changed_is_noticed(source, tmp_path, change, finished):
         "gone": r"results of other images: .*00000\.png no longer in .* restart",
         "renamed": r"results of other images: .*00000\.png no longer in",
         "new": r"1 images are new behind the 10 .* append \(--append\)",
-        "longer": "names, sizes or targets have changed",
+        "longer": "names, sizes or targets have changed, or how they are prepared",
         "other bytes": "files were written since",
     }[change]
     with pytest.raises(store.ChangedError, match=message):

@@ -1,9 +1,11 @@
 """Explain, the callable for Ray Data, by itself and on a real cluster of this machine."""
 
+import inspect
 import io
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from cfcam_gpu import CAM
+from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.pipelines import Photographs, ray_session, run
 from cfcam_gpu.pipelines.ray import Explain
 from cfcam_gpu.pipelines.ray import explained as explained_on_ray
@@ -34,6 +37,10 @@ TARGETS = [None, "0", "1", "2", "3", "4", "class 1", "", None, "9"]
 @pytest.fixture(scope="module")
 def answering():
     return backend()
+
+
+def test_actors_take_every_setting():
+    assert {field.name for field in fields(Settings)} <= inspect.signature(Explain).parameters.keys()
 
 
 @pytest.fixture

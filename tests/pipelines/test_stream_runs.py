@@ -44,6 +44,35 @@ def test_dicts_of_a_loader(tmp_path):
     np.testing.assert_array_equal(maps(tmp_path / "out")[:], maps(tmp_path / "tensors")[:])
 
 
+def named(names):
+    model = small().eval()
+    model.class_names = names
+    return CFCAM(model, "1")
+
+
+def test_targets_by_the_explainers_names(tmp_path):
+    x, names = images(3), ["cat", "dog", "cow", "hen", "ape"]
+    for folder, options in (("given", {"class_names": names}), ("own", {})):
+        explain = explainer(class_names=names) if folder == "given" else named(names)
+        assert pipelines.run(explain, [(x, ["dog", None, "Ape"])], tmp_path / folder, **options).failed == 0
+        found = rows(tmp_path / folder)
+        assert [row["target"] for row in found] == [1, found[1]["predicted"], 4]
+        assert [row["class"] for row in found] == ["dog", names[found[1]["predicted"]], "ape"]
+        np.testing.assert_array_equal(maps(tmp_path / folder)[:], maps(tmp_path / "given")[:])
+    pipelines.run(named(names), [x], tmp_path / "all", target="cow")
+    assert [row["class"] for row in rows(tmp_path / "all")] == ["cow"] * 3
+
+
+def test_a_models_names_of_other_classes_are_written_nowhere(tmp_path):
+    x, explain = images(2), named(["cat", "dog"])
+    for options in ({"target": "dog"}, {"target": None}):
+        with pytest.raises(ValueError, match="class_names: expected 5, one for each class; the model's own are 2"):
+            pipelines.run(explain, [x], tmp_path / "refused", **options)
+    assert not (tmp_path / "refused").exists()
+    pipelines.run(explain, [x], tmp_path / "out", target="predicted")
+    assert all(row["class"] == f"class {row['target']}" for row in rows(tmp_path / "out"))
+
+
 @pytest.mark.parametrize(("model", "shape"), [(VOLUMES, (1, 8, 12, 16)), (SIGNALS, (2, 24))])
 def test_volumes_and_signals(tmp_path, model, shape):
     x = torch.rand(5, *shape, generator=torch.Generator().manual_seed(0))

@@ -82,9 +82,11 @@ def test_a_browser_draws_it(request, device, width):
     parts = tab.locator(".parts figcaption").all_inner_texts()
     assert 3 <= len(parts) <= 3 * 4
     assert all(re.fullmatch(r"\d+% of it, \d+ channels", text) for text in parts)
-    assert tab.evaluate("[...document.images].map(x => x.naturalWidth)") == [224] * (
-        3 * (1 + len(METHODS)) + len(parts)
-    )
+    wide = "[...document.querySelectorAll('.tiles img')].map(x => x.naturalWidth)"
+    assert tab.evaluate(wide) == [224] * (3 * (1 + len(METHODS)) + len(parts))
+    scale = tab.locator(".scale img").bounding_box()
+    assert (150 < scale["width"] <= 200, scale["height"]) == (True, 12)
+    assert tab.locator(".scale").inner_text().split() == ["no", "evidence", "strongest"]
     curves, metrics, by_latency = tab.locator(".plot").all()
     assert drawn(curves, ".scatterlayer .js-line") == 2 * len(METHODS)
     assert (drawn(metrics, ".scatterlayer .point"), drawn(metrics, ".errorbar path")) == (4, 8)
@@ -163,6 +165,29 @@ def test_it_is_dark_where_that_is_preferred(visit, made):
     playwright.expect(tab.locator(".xtick text").first).to_have_css("fill", "rgb(28, 31, 35)")
 
 
+def test_a_table_is_no_wider_than_what_it_holds(screen):
+    widths = """all => all.map(box => {
+        const of = (x) => x.getBoundingClientRect().width;
+        return [of(box), of(box.firstElementChild), of(box.parentElement)];
+    })"""
+    tables = screen.locator(".scroll").evaluate_all(widths)
+    assert tables
+    assert all(box <= min(table + 3, whole) for box, table, whole in tables)
+    assert any(table < 0.9 * whole for _, table, whole in tables)  # the latency's
+
+
+@pytest.mark.usefixtures("html")
+def test_it_is_printed_on_white_where_the_screen_is_dark(visit, made):
+    tab = visit(made / "page.html", scheme="dark")
+    label = tab.locator(".xtick text").first
+    dark = label.evaluate("x => getComputedStyle(x).fill")
+    ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    tab.evaluate(f"addEventListener('beforeprint', () => {{ window.ink = {ink}; }})")
+    tab.pdf()
+    assert tab.evaluate("window.ink") == "rgb(28, 31, 35)" != dark
+    assert label.evaluate("x => getComputedStyle(x).fill") == dark  # as it was before
+
+
 def test_a_browser_shows_hostile_names_as_text(visit, hostile):
     tab = visit(hostile, width=390)
     assert tab.evaluate("typeof hacked") == "undefined"
@@ -175,4 +200,4 @@ def test_a_browser_shows_hostile_names_as_text(visit, hostile):
     plot.locator("select[data-axis=across]").select_option(HOSTILE + "m")
     assert "</script><img src=x" in plot.locator(".xtitle").text_content()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-    assert tab.evaluate("document.images.length") == 4 + tab.locator(".parts img").count()
+    assert tab.locator(".tiles img").count() == 4 + tab.locator(".parts img").count()

@@ -203,7 +203,7 @@ def test_a_map_that_fails_is_named_and_the_rest_go_on(made, summary, tmp_path):
     assert "failed: white.png: cfcam: " in done.stderr
     html = (tmp_path / "page.html").read_text()
     assert html.count('<p class="missing">') == len(METHODS)
-    assert len(re.findall(rf'<img (?!.*"{PART})', html)) == 1 + len(METHODS) + 1
+    assert len(re.findall(rf'<img (?!.*"{PART})', html)) == 1 + len(METHODS) + 1 + 1
     assert html.count(f'alt="{PART}') == html.count(" of it, ") > 0
 
 
@@ -219,7 +219,7 @@ def test_groups_of_channels_that_fail_are_named_beside_the_map(made, summary, tm
     html = (tmp_path / "page.html").read_text()
     assert "No groups of channels: no room for <groups>" in text(html)
     assert "<groups>" not in html
-    assert html.count("<img ") == 1 + len(METHODS)
+    assert html.count("<img ") == 1 + len(METHODS) + 1
 
 
 def changed(summary, *keys, value):
@@ -330,9 +330,9 @@ def test_hostile_names_are_text(hostile, html):
     assert [tag for tag, _ in found if tag == "script"] == ["script"] * 3
     assert {tag for tag, _ in found} <= {tag for tag, _ in tags(html)}
     assert not any("onerror" in attributes for _, attributes in found)
-    assert [a["src"].partition(",")[0] for tag, a in found if tag == "img"] == ["data:image/webp;base64"] * (
-        4 + hostile.read_text().count(f'alt="{PART}')
-    )
+    scale, *images = (a["src"].partition(",")[0] for tag, a in found if tag == "img")
+    assert scale == "data:image/png;base64"
+    assert images == ["data:image/webp;base64"] * (4 + hostile.read_text().count(f'alt="{PART}'))
 
 
 def test_code_that_results_name_is_run_only_on_request(summary, tmp_path):

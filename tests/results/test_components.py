@@ -334,7 +334,8 @@ def test_the_command_line_draws_and_tells_components(album, tmp_path):
         groups = len(found) - 1
         sheet = np.asarray(Image.open(out / file))
         assert sheet.shape[1] == (2 + groups) * (contact_sheet.TILE + contact_sheet.GAP) - contact_sheet.GAP + 72
-        x, y = contact_sheet.SPACE + contact_sheet.TILE + contact_sheet.GAP, contact_sheet.HEADER
+        x = contact_sheet.SPACE + contact_sheet.TILE + contact_sheet.GAP
+        y = len(sheet) - contact_sheet.SPACE // 2 - contact_sheet.GAP - contact_sheet.CAPTION - contact_sheet.TILE
         whole = sheet[y : y + contact_sheet.TILE, x : x + contact_sheet.TILE]
         np.testing.assert_array_equal(whole, np.asarray(Image.open(out / f"{name}.png")))
 

@@ -173,7 +173,7 @@ def test_an_empty_map_has_no_figures(images):
     for of_map in (found.flip, found.noise, found.agreement):
         assert math.isnan(of_map[0])
         assert not of_map[1:].isnan().any()
-    assert str(found).splitlines()[0] == "image 0: the map is empty; completeness gap 0.00"
+    assert str(found).splitlines()[0] == "image 0, class 4: the map is empty; completeness gap 0.00"
 
 
 def test_a_runner_up_whose_map_is_empty_is_no_sign_of_class_sensitivity(images):
@@ -213,6 +213,13 @@ def test_an_images_figures_are_the_same_in_any_batch(net, images):
             torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[b], rtol=1e-4, atol=1e-6)
 
 
+def test_a_part_whose_noise_was_drawn_with_the_whole_batch_is_refused(net, images):
+    result = EXPLAINERS["smoothed"](net)(images)
+    result[:].trust(images)
+    with pytest.raises(ValueError, match="trust: this explanation is of noise that was drawn for a whole batch"):
+        result[1].trust(images[1:2])
+
+
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_runner_up_that_is_masked_out_is_not_explained(images, empty):
     class Masked(nn.Module):
@@ -236,9 +243,13 @@ def test_a_runner_up_that_is_masked_out_is_not_explained(images, empty):
 
 def test_it_reads_well():
     values = [torch.tensor([x], dtype=torch.float64) for x in (0.934, 0.97, 0.388, 0.021)]
-    found = Trust(values[0], values[1], torch.tensor([207]), values[2], values[3], torch.tensor([False]))
-    shares = "shares 39% of its top with the runner-up, class 207"
-    assert str(found) == f"image 0: stability 0.93 under a flip, 0.97 under noise; {shares}; completeness gap 0.02"
+    found = Trust(
+        values[0], values[1], torch.tensor([207]), values[2], values[3], torch.tensor([False]), ["tabby"], ["golden"]
+    )
+    shares = "shares 39% of its top with the runner-up, golden"
+    assert (
+        str(found) == f"image 0, tabby: stability 0.93 under a flip, 0.97 under noise; {shares}; completeness gap 0.02"
+    )
     assert repr(found) == str(found)
     assert len(found) == 1
 

@@ -120,7 +120,11 @@ REFUSED = {
         "target: expected one, or one for each of the 1 images; got 2",
         {"content": picture(), "params": {"target": ["1", "2"]}},
     ),
-    "no such encoding": (422, "map: Input should be 'float16', ", {"content": picture(), "params": {"map": "tiff"}}),
+    "no such encoding": (
+        422,
+        "map: expected float16, png or none; got tiff",
+        {"content": picture(), "params": {"map": "tiff"}},
+    ),
     "one of two is broken": (422, "image 2 (b.png): not an image", form(("a.png", picture()), ("b.png", b"hello"))),
     "no file": (400, "form: expected a file named image", {"files": [("target", (None, "1"))]}),
     "another field": (422, "got a field named 'layer'", form(("a.png", picture()), layer="1")),

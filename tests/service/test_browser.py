@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cfcam_gpu import CAM
 from cfcam_gpu.service import access
 from cfcam_gpu.service.traffic import Traffic
 
@@ -78,6 +79,60 @@ def test_a_photograph_shows_the_overlays_of_the_top_classes(tab, answering):
         image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         assert np.array_equal(image, expected(answering, data, k)[0].overlay(pixels)[0])
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def overlay_of(card):
+    return Image.open(io.BytesIO(base64.b64decode(card.locator("img").get_attribute("src").partition(",")[2])))
+
+
+def test_another_class_and_another_method_stand_beside_the_others(tab, answering):
+    data = picture(3)
+    tab.get_by_label("Class").fill("Class 2")
+    tab.locator("#file").set_input_files(file("noise.png", data))
+    cards = tab.locator("#results figure")
+    playwright.expect(cards).to_have_count(2)  # the photograph, and the class that was asked for
+    playwright.expect(tab.locator("#status")).to_have_text("")
+    tab.get_by_label("Method").select_option(label="Grad-CAM")
+    tab.get_by_label("Class").press("Enter")
+    playwright.expect(cards).to_have_count(3)
+    tab.get_by_label("Class").fill("4")
+    tab.get_by_role("button", name="Add to the comparison").click()
+    playwright.expect(cards).to_have_count(4)
+    playwright.expect(tab.locator("#status")).to_have_text("")
+    told = [(card.locator("b").inner_text(), card.locator("small").inner_text()) for card in cards.all()[1:]]
+    assert told == [("class 2", "CF-CAM"), ("class 2", "Grad-CAM"), ("class 4", "Grad-CAM")]
+    pixels = answering.decode(data)[None]
+    for card, (method, target) in zip(cards.all()[1:], [("cfcam", 2), ("gradcam", 2), ("gradcam", 4)]):
+        wanted = CAM(answering.model.module, method=method)(answering.model.preparation.normalize(pixels), target)
+        assert np.array_equal(overlay_of(card), wanted.overlay(pixels)[0])
+    tab.get_by_role("button", name="Add to the comparison").click()
+    playwright.expect(tab.locator("#status")).to_have_text("")
+    playwright.expect(cards).to_have_count(4)  # it is there already
+    tab.get_by_label("Class").fill("cat")
+    tab.get_by_label("Class").press("Enter")
+    playwright.expect(tab.locator("#status")).to_contain_text("target: no class is called 'cat'")
+    playwright.expect(cards).to_have_count(4)
+
+
+def test_the_fields_offer_what_the_service_has(tab):
+    options = "all => all.map(x => x.value)"
+    assert tab.locator("#classes option").evaluate_all(options) == [f"class {k}" for k in range(5)]
+    methods = tab.locator("#method option").evaluate_all(options)
+    assert (methods[0], "gradcam" in methods, "scorecam" in methods) == ("cfcam", True, False)
+    playwright.expect(tab.get_by_role("button", name="Add to the comparison")).to_be_disabled()  # no photograph yet
+    scale = tab.locator("#scale img")
+    assert scale.evaluate("x => [x.naturalWidth, x.naturalHeight]") == [200, 12]
+    sizes = tab.locator("#choices input, select, button").evaluate_all("all => all.map(x => x.offsetHeight)")
+    assert min(sizes) >= 44
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_to_be_read_in_either_scheme(tab, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    brightness = "x => getComputedStyle(x).%s.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
+    for part in ("body", "#class", "#method", "#add"):
+        ink, paper = (tab.locator(part).evaluate(brightness % name) for name in ("color", "backgroundColor"))
+        assert (ink > paper + 200) if scheme == "dark" else (paper > ink + 200)
 
 
 def test_dropping_works_and_the_next_photograph_takes_its_place(tab):

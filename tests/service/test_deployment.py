@@ -17,6 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
+from cfcam_gpu import CAM
 from cfcam_gpu.photographs.options import Settings
 from cfcam_gpu.service.backend import Served
 
@@ -84,6 +85,22 @@ def test_many_clients_get_the_librarys_maps(service):
         assert status == 200
         assert found["target"] == wanted[job].target.item()
         assert (values(found["map"]).float() - wanted[job].maps[0]).abs().max() < 1e-3
+
+
+def test_what_comes_together_is_explained_by_the_method_of_each(service):
+    data, answering = picture(1), backend()
+    pixels = answering.model.preparation.normalize(answering.decode(data)[None])
+    methods = ["cfcam", "gradcam", "layercam"]
+    wanted = {method: CAM(answering.model.module, method=method)(pixels, 2).maps[0] for method in methods}
+
+    def ask(method):
+        answer = requests.post(f"{service}/explain", data=data, params={"method": method, "target": 2}, timeout=60)
+        return answer.json()["explanations"][0]
+
+    with ThreadPoolExecutor(12) as pool:
+        for method, found in zip(methods * 4, pool.map(ask, methods * 4)):
+            assert found["method"] == method
+            assert (values(found["map"]).float() - wanted[method]).abs().max() < 1e-3
 
 
 def test_bad_input_is_refused_through_the_proxy_too(service):

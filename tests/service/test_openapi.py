@@ -33,7 +33,7 @@ def schema(described, operation, status):
 
 
 def test_every_path_and_parameter_is_described_in_both(described):
-    assert set(described["paths"]) == {"/health", "/live", "/ready", "/metrics", "/explain"}
+    assert set(described["paths"]) == {"/health", "/classes", "/live", "/ready", "/metrics", "/explain"}
     for path, operations in described["paths"].items():
         assert f"`{path}`" in PAGE or f" {path}`" in PAGE
         for operation in operations.values():
@@ -42,11 +42,22 @@ def test_every_path_and_parameter_is_described_in_both(described):
                 assert parameter["description"]
                 assert f"| `{parameter['name']}` |" in PAGE
     form = described["paths"]["/explain"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"image", "target"}
+    assert set(form["properties"]) == {"image", "target", "method"}
     assert all(one["description"] for one in form["properties"].values())
     assert {one["name"] for one in described["paths"]["/explain"]["post"]["parameters"]} == {
-        *("target", "map", "overlay", "frame", "window"),
+        *("target", "method", "map", "overlay", "frame", "window"),
     }
+
+
+def test_every_field_of_an_answer_is_described(described):
+    schemas = described["components"]["schemas"]
+    lacking = {
+        f"{name}.{field}"
+        for name in set(schemas) - {"HTTPValidationError", "ValidationError"}
+        for field, one in schemas[name]["properties"].items()
+        if not one.get("description")
+    }
+    assert lacking == set()
 
 
 def test_every_status_is_on_the_page(described):
@@ -73,6 +84,7 @@ def test_answers_have_what_they_are_described_with(client, described):
     assert set(client.post("/explain").json()) <= set(schema(described, operation, "400")["properties"])
     health = schema(described, described["paths"]["/health"]["get"], "200")
     assert set(client.get("/health").json()) == set(health["properties"])
+    assert client.get("/classes").json() == {"classes": [f"class {i}" for i in range(5)]}
 
 
 def test_every_metric_is_on_the_page(client):

@@ -53,14 +53,16 @@ def test_an_explainer_of_ones_own_has_the_same_maps(source, wanted, tmp_path, pr
     assert "method was" in other.error
 
 
-def test_classes_have_the_names_that_are_given(source, tmp_path, preparation):
+@pytest.mark.parametrize("given", [True, False])
+def test_classes_have_the_names_that_are_given_or_the_explainers(source, tmp_path, preparation, given):
+    names = ["rest", "tumour"]
     (outcome,) = slides.explain(
-        CFCAM(jobs.green()),
+        CFCAM(jobs.green(), class_names=None if given else names),
         source,
         tmp_path,
         classes=["tumour"],
         preparation=preparation,
-        class_names=["rest", "tumour"],
+        class_names=names if given else None,
     )
     assert (outcome.error, outcome.names) == (None, ["tumour"])
 

@@ -44,6 +44,13 @@ def test_what_is_no_class_is_refused(value, names, message):
         Targets(names).of(value, "line 7 of a.csv")
 
 
+def test_text_that_is_a_classes_name_and_anothers_index_is_refused():
+    names = ["1", "10", "2"]  # digits in the order of a file system
+    assert [target_of(value, names) for value in (1, 1.0, np.int64(2), "01", "1.0", "10")] == [1, 1, 2, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"'1' may be class 1 \('10'\) or class 0 \('1'\)"):
+        target_of("1", names)
+
+
 def test_a_data_sets_own_classes_are_found_by_name_where_the_model_has_others():
     targets = Targets(["cow", "cat", "dog"])
     assert [targets.of(value, "row 0", ["dog", "cat"]) for value in (0, 1, -1, None)] == [2, 1, None, None]

@@ -78,6 +78,15 @@ def test_json_lines_that_would_be_misread_are_refused(tmp_path, text, message):
         Photographs(tmp_path / "a.ndjson", TINY)
 
 
+@pytest.mark.parametrize(("head", "name"), [("file,target,file", "file"), ("file,target, target", "target")])
+def test_two_columns_of_one_name_are_refused(folder, head, name):
+    (folder / "a.csv").write_text(f"{head}\n1.png,3,2\n")
+    with pytest.raises(ValueError, match=f"source: expected one column '{name}' in .*a.csv; got 2"):
+        Photographs(folder / "a.csv", TINY)
+    (folder / "a.csv").write_text("file,note,note\n1.png,3,2\n")
+    assert seen(folder / "a.csv") == [("1.png", 1, None)]
+
+
 def test_a_column_of_labels_is_not_taken_for_one_of_targets_without_a_word(folder):
     (folder / "a.csv").write_text("file,label\n1.png,3\n")
     photographs = Photographs(folder / "a.csv", TINY)

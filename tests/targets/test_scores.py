@@ -150,6 +150,7 @@ def test_image_text_is_the_log_odds_of_one_text_in_the_zero_shot_classifier():
         (lambda: targets.Label(1.0), TypeError, "index: expected an int; got float"),
         (lambda: targets.Contrast(1, [0, 1]), ValueError, "against: expected classes other than 1"),
         (lambda: targets.Contrast(1, []), ValueError, "against: expected classes other than 1, at least one"),
+        (lambda: targets.Contrast(1, "cat"), TypeError, r"against: .* got str. Of a class's name .*index\('cat'\)"),
         (lambda: targets.Toward("high"), TypeError, "value: expected a number; got str"),
         (lambda: targets.Segment(1, torch.zeros(3, 3)), ValueError, r"mask: expected \(H, W\) with at least one pixel"),
         (lambda: targets.Segment(1, "mask"), TypeError, "mask: expected a tensor or array; got str"),

@@ -253,7 +253,7 @@ def test_the_service_explains_a_frame_by_a_window_and_tells_its_uids():
         assert by_name.json()["explanations"][0]["map"] == wanted["map"]
         for query, message in (
             ("frame=5", "image: frame: expected 1 to 4; got 5"),
-            ("frame=0", "frame: Input should be greater than or equal to 1"),
+            ("frame=0", "frame: expected a whole number from 1 to 2,147,483,647; got 0"),
             ("window=40", "window: expected CENTER,WIDTH, two numbers such as 40,400; got '40'"),
         ):
             answer = client.post(f"/explain?{query}", content=data)

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 from cfcam_gpu.photographs.photos import Preparation, TooLargeError, UnreadableError
@@ -184,7 +185,6 @@ def test_a_slice_lies_where_its_header_says_and_an_x_ray_nowhere():
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (37, 53), (300, 40), (31, 200)])
 def test_what_the_model_sees_lies_where_preparation_says(width, height):
-    from PIL import Image
 
     from cfcam_gpu.scans import Grid
 
@@ -219,6 +219,6 @@ def test_more_frames_than_there_are_pixels_for_are_not_counted_one_by_one(tmp_pa
         (picture,) = of([path])
         assert picture.name == data.SOPInstanceUID
         with pytest.raises(UnreadableError, match=r"its pixels end|limit of"):
-            picture.read(None)
+            picture.read(Preparation(32, 36, Image.Resampling.BILINEAR, (0.5,) * 3, (0.5,) * 3))
         with pytest.raises(UnreadableError, match=message):
             read_volume(path)
