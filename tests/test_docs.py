@@ -1,5 +1,6 @@
 """Every Python block of the documentation runs, in the order of its page, and every command that it shows is there."""
 
+import codeop
 import copy
 import importlib
 import inspect
@@ -29,6 +30,7 @@ from .services import backend, picture, serving
 FOLDERS = (
     "core",
     "deploy",
+    "detection",
     "engines",
     "explain",
     "hooks",
@@ -44,18 +46,15 @@ FOLDERS = (
 FACES = ["cfcam_gpu", *(f"cfcam_gpu.{folder}" for folder in FOLDERS)]
 
 
+API = ROOT / "docs" / "api"
+
+
 def documented():
-    """What docs/api.md shows, by its dotted name: of a module the classes and functions of its face."""
-    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE):
-        try:
-            face = importlib.import_module(name)
-        except ImportError:
+    """What the pages of docs/api/ show, by its dotted name."""
+    for page in sorted(API.glob("*.md")):
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             module, _, attribute = name.rpartition(".")
             yield name, getattr(importlib.import_module(module), attribute)
-            continue
-        for attribute in face.__all__:
-            if inspect.isclass(value := getattr(face, attribute)) or inspect.isfunction(value):
-                yield f"{name}.{attribute}", value
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -65,14 +64,24 @@ def test_what_a_face_names_is_there_and_documented(face):
     for name in module.__all__:
         value = getattr(module, name)
         known = inspect.ismodule(value) or name == "__version__" or any(value is one for one in shown)
-        assert known, f"docs/api.md lacks {face}.{name}"
+        assert known, f"docs/api/ lacks {face}.{name}"
 
 
-def test_what_is_documented_is_named_by_a_face():
-    for name, _ in documented():
+def test_what_is_documented_is_named_by_a_face_and_stands_on_its_page():
+    # Of modules in the place of a folder's face, and a function that is called as its module is.
+    homes = {"cfcam_gpu.pipelines.ray", "cfcam_gpu.deploy.triton", "cfcam_gpu.environment", "cfcam_gpu.metrics.road"}
+    shown = [name for name, _ in documented()]
+    assert len(set(shown)) == len(shown)
+    for name in shown:
         path, _, attribute = name.rpartition(".")
-        module = importlib.import_module(path)
-        assert attribute in getattr(module, "__all__", [attribute]), name  # two modules are no folders' faces
+        assert path in homes or attribute in importlib.import_module(path).__all__, name
+
+
+def test_every_face_has_its_page():
+    pages = {page.stem for page in API.glob("*.md")} - {"index", "environment"}
+    assert pages == set(FOLDERS)
+    index = (API / "index.md").read_text(encoding="utf-8")
+    assert {page for page in pages if f"| [{page}]({page}.md) |" not in index} == set()
 
 
 def test_what_a_face_does_not_need_is_not_imported():
@@ -86,7 +95,9 @@ def test_what_a_face_does_not_need_is_not_imported():
 
 
 #: Pages that name layers of EfficientNet-Lite0, or explain at two.
-OF_LITE0 = ("README", "choosing", "index")
+OF_LITE0 = ("choosing", "index")
+#: Pages that take nothing for granted.
+COMPLETE = ("README", "llms")
 
 
 def quick():
@@ -98,16 +109,40 @@ def quick():
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page) and page.stem != "migration"], ids=lambda page: page.stem
+    "page",
+    [page for page in PAGES if blocks(page) and page.stem not in (*COMPLETE, "migration")],
+    ids=lambda page: page.stem,
 )
 def test_the_code_of_a_page_runs(page, peer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # What a page takes for granted: a model, and two photographs as it wants them.
     model = copy.deepcopy(lite0()) if page.stem in OF_LITE0 else quick()
-    names = {"torch": torch, "model": model, "images": photographs()[1][:2] * 2 - 1}
+    names = {"model": model, "images": photographs()[1][:2] * 2 - 1}
     names |= {"activations": torch.rand(2, 6, 4, 4), "gradients": torch.rand(2, 6, 4, 4), "loader": [names["images"]]}
     for block in blocks(page):
         block.run(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem in COMPLETE], ids=lambda page: page.stem)
+def test_a_newcomer_can_paste_a_page_line_after_line_and_again(page, peer, tmp_path, monkeypatch):
+    peer("efficientnet_lite_pytorch")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time in the folder of the first
+        names = {}
+        for block in blocks(page):
+            block.run(names)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem in COMPLETE], ids=lambda page: page.stem)
+def test_an_interpreter_takes_a_page_line_after_line(page):
+    for block in blocks(page):
+        compiler, lines = codeop.CommandCompiler(), []
+        for line in [*block.code.splitlines(), ""]:  # a loop ends at an empty line there, and nowhere else
+            lines.append(line)
+            if compiler("\n".join(lines), str(page)) is not None:
+                lines.clear()
+        assert lines == []
 
 
 def test_a_block_that_fails_is_seen_with_the_line_of_its_page(tmp_path, monkeypatch):
@@ -130,7 +165,8 @@ def test_a_block_that_fails_is_seen_with_the_line_of_its_page(tmp_path, monkeypa
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_and_their_options_are_there(page):
     commands = typer.main.get_command(cli.app).commands
-    for line in re.findall(r"(?:^|`)cfcam-gpu ([a-z][^`\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")  # lines that go on
+    for line in re.findall(r"(?:^|`)cfcam-gpu ([a-z][^`\n]*)", text, re.MULTILINE):
         name, *arguments = shlex.split(line, comments=True)
         for command in name.split("|"):
             found = commands[command]
