@@ -65,10 +65,10 @@ $(OLDEST_VENV)/ready: pyproject.toml Makefile tests/oldest.py
 
 test-oldest: $(OLDEST_VENV)/ready
 	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q tests/core tests/engines tests/explain tests/hooks \
-		tests/targets tests/results tests/photographs tests/metrics tests/evaluation tests/report/test_page.py \
+		tests/targets tests/results tests/image_files tests/named_models tests/photographs tests/metrics tests/evaluation tests/report/test_page.py \
 		tests/pipelines/test_run.py tests/sources/test_photographs.py tests/pipelines/test_command.py tests/test_cli.py \
 		tests/scans tests/slides/test_info.py tests/slides/test_reading.py tests/slides/test_regions.py \
-		--ignore tests/photographs/test_exported.py --ignore tests/scans/dicom/test_commands.py \
+		--ignore tests/named_models/test_exported.py --ignore tests/scans/dicom/test_commands.py \
 		--deselect "tests/slides/test_reading.py::test_pixels_of_all_samples[one bit]" \
 		--ignore tests/scans/test_nifti.py --ignore tests/scans/test_monai_space.py --ignore tests/photographs/test_volumes.py
 

@@ -43,7 +43,7 @@ from cfcam_gpu.core.cluster_filter import DOMINANT, NOISE
 from cfcam_gpu.engines.reference import PRIMITIVES, dbscan
 from cfcam_gpu.evaluation import data
 from cfcam_gpu.hooks.capture import capture
-from cfcam_gpu.photographs import models
+from cfcam_gpu.named_models import models
 from cfcam_gpu.results import ablation, components, durable
 from cfcam_gpu.targets.outputs import logits_of
 

@@ -38,9 +38,9 @@ from cfcam_gpu.evaluation import data as albums
 from cfcam_gpu.evaluation.candidates import LIBRAGRAD, PLAIN, Candidate
 from cfcam_gpu.evaluation.data import Grid, Photograph, Sample
 from cfcam_gpu.evaluation.suites import CONSTANTS, SUITES, Case
+from cfcam_gpu.image_files.photos import Preparation
 from cfcam_gpu.metrics import Curve
-from cfcam_gpu.photographs import models
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.named_models import models
 from cfcam_gpu.results import durable
 from cfcam_gpu.targets import Segment, Target
 

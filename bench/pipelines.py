@@ -35,11 +35,12 @@ import torch
 from PIL import Image
 
 from cfcam_gpu import CFCAM
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.image_files.photos import Preparation
 from cfcam_gpu.latency.machine import CoresTime, cores_time, machine, taken_by_others
 from cfcam_gpu.latency.timing import keep_freed_memory, summary, to_json
-from cfcam_gpu.photographs import loading, photos
-from cfcam_gpu.photographs.options import Settings
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.named_models import loading
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.pipelines.command import default_workers
 

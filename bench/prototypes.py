@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from cfcam_gpu.evaluation.data import Photograph
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.image_files.photos import Preparation
 
 #: What cosines are multiplied by, of all networks: what the three that have such heads classify rightly of the
 #: photographs for choosing has a mean probability of nearly 0.8 then, which can rise and fall.

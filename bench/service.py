@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.latency.machine import machine
 from cfcam_gpu.latency.timing import keep_freed_memory
-from cfcam_gpu.photographs import photos
 from cfcam_gpu.pipelines import ray_session
 from cfcam_gpu.results import durable
 
@@ -151,7 +151,7 @@ async def load(
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The model by itself, then the service, at batch 1 and at the batch size that is asked for."""
     ray_session.prepare()
-    from cfcam_gpu.photographs.options import Settings
+    from cfcam_gpu.named_models.options import Settings
     from cfcam_gpu.service.backend import Backend, Limits
     from cfcam_gpu.service.deployment import Options, running
 

@@ -34,7 +34,7 @@ from torch import nn
 
 from cfcam_gpu.latency.machine import machine
 from cfcam_gpu.latency.timing import keep_freed_memory, summary, to_json
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.pipelines.found import Found
 from cfcam_gpu.slides import job, table
 from cfcam_gpu.slides.classes import of_classes

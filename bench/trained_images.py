@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.image_files.photos import Preparation
 
 from .torchvision_shim import import_torchvision
 

@@ -23,7 +23,7 @@ from torch import nn
 from cfcam_gpu import CAM, CFCAM
 from cfcam_gpu.evaluation import data as albums
 from cfcam_gpu.hooks import layers
-from cfcam_gpu.photographs import photos
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.results import overlay
 from cfcam_gpu.targets import Segment, Target
 

@@ -146,7 +146,7 @@ def _before_every_command(
 
 def main() -> None:
     """Entry point of ``cfcam-gpu``."""
-    from .photographs.reading import quiet
+    from .image_files.reading import quiet
 
     quiet()
     # A file's name that the terminal can't show must not end a run.

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from cfcam_gpu import CFCAM
+from cfcam_gpu.image_files.photos import Preparation
 from cfcam_gpu.photographs import terminal
-from cfcam_gpu.photographs.photos import Preparation
 from cfcam_gpu.pipelines import Photographs, run
 from cfcam_gpu.results import durable
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.service import app
 from cfcam_gpu.service.backend import Backend, Limits, Picture
 

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import CFCAM, engines
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import contact_sheet, job, models, photos
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import models
+from cfcam_gpu.photographs import contact_sheet, job
 
 from .albums import album, small
 from .networks import lite0, photographs

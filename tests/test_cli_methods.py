@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CAM, methods
-from cfcam_gpu.photographs import job, models, photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import models
+from cfcam_gpu.named_models.options import Settings
+from cfcam_gpu.photographs import job
 
 from .albums import album
 from .test_cli import SMALL, explain, lines, run

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import photos
+from cfcam_gpu.image_files import photos
 
 from .albums import album, small
 from .pipeline_jobs import contents, photographs

@@ -19,8 +19,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from cfcam_gpu import cli
-from cfcam_gpu.photographs import photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.service.backend import Limits
 
 from .networks import lite0, photographs
@@ -88,7 +88,7 @@ def test_what_a_face_does_not_need_is_not_imported():
     code = (
         "import sys, cfcam_gpu.core, cfcam_gpu.photographs, cfcam_gpu.pipelines; print('torch' in sys.modules)\n"
         "import cfcam_gpu.explain, cfcam_gpu.results; print({'scipy', 'sklearn'} & sys.modules.keys())\n"
-        "import cfcam_gpu.photographs.photos; print({'pillow_heif', 'pillow_jxl'} & sys.modules.keys())"
+        "import cfcam_gpu.image_files.photos; print({'pillow_heif', 'pillow_jxl'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("False\nset()\nset()\n", "")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cfcam_gpu.cli import app
 from cfcam_gpu.explain import attempts
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.service.backend import Answer, InternalError, Question
 
 from .albums import small

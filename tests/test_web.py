@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from cfcam_gpu import CFCAM, deploy
-from cfcam_gpu.photographs import models, photos
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import models
 
 from .browser import chromium
 from .deploy import files

@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from ..photographs import terminal
-from ..photographs.options import (
+from ..named_models.options import (
     ClassesOption,
     Device,
     DeviceOption,
@@ -24,6 +23,7 @@ from ..photographs.options import (
     numbers_of,
     size_of,
 )
+from ..photographs import terminal
 
 #: Lines of the table of results; all of them are in detections.jsonl.
 _TABLE = 20
@@ -99,7 +99,7 @@ def detect(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Find objects in photographs, and show for each of them where its score comes from."""
-    from ..photographs import class_file
+    from ..named_models import class_file
     from .job import Job, check
     from .loading import Detector, load
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from ..explain.attempts import reason
-from ..photographs import photos, result_files
-from ..photographs.loading import device_of
-from ..photographs.reading import first_page
+from ..image_files import photos
+from ..image_files.reading import first_page
+from ..named_models.loading import device_of
+from ..photographs import result_files
 from ..results import durable, saving
 from .detections import Detections
 from .explaining import explain_detections

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..photographs import weights as weight_files
-from ..photographs.factories import from_factory, near, package
+from ..named_models import weights as weight_files
+from ..named_models.factories import from_factory, near, package
 from ..targets.names import names_of
 
 

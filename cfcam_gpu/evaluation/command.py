@@ -10,15 +10,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from ..photographs import options, terminal
-from ..photographs.options import (
-    ChannelsOption,
-    ClassesOption,
-    MeanOption,
-    SizeOption,
-    StdOption,
-    WeightsAsExplained,
-)
+from ..named_models import options
+from ..named_models.options import ChannelsOption, ClassesOption, MeanOption, SizeOption, StdOption, WeightsAsExplained
+from ..photographs import terminal
 from . import measures
 
 if TYPE_CHECKING:
@@ -139,7 +133,7 @@ def bench(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of the same names.")] = False,
 ) -> None:
     """Measure CF-CAM beside the CAMs of the field: means, and paired differences, with 95% intervals."""
-    from ..photographs import photos
+    from ..image_files import photos
     from . import evaluate, table
 
     with terminal.refusing():

@@ -16,8 +16,8 @@ from PIL import Image
 from torch.nn import functional
 
 from .. import metrics
-from ..photographs import photos
-from ..photographs.photos import Page, Preparation
+from ..image_files import photos
+from ..image_files.photos import Page, Preparation
 from ..targets.names import classes_called, either
 from . import masks
 
@@ -107,7 +107,7 @@ class Album:
 
     ``folders`` are the names of classes where they are names: until :meth:`with_classes_of` a class index is a place
     among them. ``passed_over`` counts what such folders have besides; see
-    :func:`cfcam_gpu.photographs.photos.told`.
+    :func:`cfcam_gpu.image_files.photos.told`.
     """
 
     photographs: tuple[Photograph, ...]

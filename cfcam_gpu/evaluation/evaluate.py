@@ -17,9 +17,9 @@ import torch
 from ..environment import describe
 from ..explain.attempts import attempt, reason, together_or_alone
 from ..metrics import Curve
-from ..photographs import loading
-from ..photographs.models import Model
-from ..photographs.options import Settings
+from ..named_models import loading
+from ..named_models.models import Model
+from ..named_models.options import Settings
 from ..results import durable, saving
 from ..targets.outputs import logits_of
 from . import candidates, data
@@ -50,7 +50,7 @@ class Job:
     weights : Path or None
         A state dict for the model.
     size, channels, mean, std, classes
-        Its input and the names of its classes, as :class:`cfcam_gpu.photographs.options.Settings` has them.
+        Its input and the names of its classes, as :class:`cfcam_gpu.named_models.options.Settings` has them.
     methods : sequence of str
         Names of :func:`cfcam_gpu.evaluation.candidates.find`; none is every one that takes one forward and backward.
     reference : str

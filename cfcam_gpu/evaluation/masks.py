@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..photographs import reading
+from ..image_files import reading
 
 Mask: TypeAlias = NDArray[np.bool_]
 

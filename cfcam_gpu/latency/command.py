@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..photographs import terminal
-from ..photographs.options import (
+from ..named_models.options import (
     ChannelsOption,
     ClassesOption,
     Device,
@@ -22,6 +21,7 @@ from ..photographs.options import (
     StdOption,
     WeightsAsExplained,
 )
+from ..photographs import terminal
 
 #: Columns that the tables take.
 WIDTH = 120

@@ -15,9 +15,9 @@ from ..core.config import Config
 from ..explain.attempts import OUT_OF_MEMORY, check, reason
 from ..hooks.layers import find as find_layer
 from ..hooks.target_layer import TargetLayer
-from ..photographs import loading
-from ..photographs.loading import LoadedModel
-from ..photographs.options import Settings
+from ..named_models import loading
+from ..named_models.loading import LoadedModel
+from ..named_models.options import Settings
 from ..results import saving
 from . import candidates, gate, machine, memory, stages
 from .candidates import FORWARD, OURS, OURS_OF_ONE_LEVEL, Candidates, explainer

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import torch
 
-from ..photographs import photos, reading
-from ..photographs.photos import Preparation
+from ..image_files import photos, reading
+from ..image_files.photos import Preparation
 
 
 def pictures(count: int, preparation: Preparation) -> tuple[torch.Tensor, str]:

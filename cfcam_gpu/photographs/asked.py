@@ -9,17 +9,18 @@ from typing import NamedTuple
 
 import torch
 
+from ..image_files.pictures import Picture
+from ..image_files.volumes import Volume
+from ..named_models import loading
+from ..named_models.options import EXPORTED, Settings
 from ..results.components import Component
 from ..results.explanation import Explanation
 from ..results.trust import Trust
 from ..scans.dicom.asked import Asked
 from ..scans.dicom.source import Source
-from . import evidence_folders, expected, loading
+from . import evidence_folders, expected
 from .expected import Compared
-from .options import EXPORTED, Settings
-from .pictures import Picture
 from .result_files import earlier
-from .volumes import Volume
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..image_files.formats import UnreadableError
+from ..image_files.photos import Preparation
+from ..image_files.pictures import Picture
 from ..results.saving import Line
 from ..scans.dicom import patient, placing, results
 from ..scans.dicom.about import About
 from ..scans.dicom.asked import Asked
 from ..scans.dicom.source import Source
 from ..scans.preparation import VolumePreparation
-from .formats import UnreadableError
-from .photos import Preparation
-from .pictures import Picture
 
 
 def check(asked: Asked | None, images: Sequence[Picture]) -> None:

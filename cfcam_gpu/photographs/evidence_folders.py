@@ -13,14 +13,14 @@ import torch
 from .. import environment
 from ..deploy.loading import Deployed
 from ..hooks.state import weights_sha256
+from ..named_models import exported
+from ..named_models.loading import Loaded
+from ..named_models.models import PACKAGES, Model, is_code
+from ..named_models.options import Settings
 from ..results.evidence import save_evidence
 from ..results.explanation import Explanation
 from ..results.trust import Trust
-from . import exported
 from .expected import SUFFIXES
-from .loading import Loaded
-from .models import PACKAGES, Model, is_code
-from .options import Settings
 
 Facts = Mapping[str, Mapping[str, Any]]
 

@@ -11,9 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from . import dicom_options, terminal
-from .dicom_options import DicomOption, MarkOption, ReportOption, SecondaryCaptureOption, SegmentOption
-from .options import (
+from ..named_models.options import (
     AugmentOption,
     ChannelsOption,
     ClassesOption,
@@ -34,6 +32,8 @@ from .options import (
     WeightsOption,
     WindowOption,
 )
+from . import dicom_options, terminal
+from .dicom_options import DicomOption, MarkOption, ReportOption, SecondaryCaptureOption, SegmentOption
 
 if TYPE_CHECKING:
     from .job import Run
@@ -219,7 +219,7 @@ def demo(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Explain five photographs of scikit-image and scikit-learn with EfficientNet-Lite0, with their components."""
-    from . import photos
+    from ..image_files import photos
 
     try:
         samples = photos.samples()
@@ -236,9 +236,9 @@ def demo(
 
 def _run(**job: object) -> None:
     """Check the job, do it, and say how it went."""
+    from ..image_files.photos import told
     from .asked import Job
     from .job import Run, check
-    from .photos import told
     from .volume_job import VolumeRun
 
     with terminal.refusing():

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from . import options, terminal
-from .options import (
+from ..named_models import options
+from ..named_models.options import (
     ChannelsOption,
     LibragradOption,
     MeanOption,
@@ -21,6 +21,7 @@ from .options import (
     StdOption,
     WeightsOption,
 )
+from . import terminal
 
 
 class TargetFrom(StrEnum):

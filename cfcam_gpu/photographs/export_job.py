@@ -14,9 +14,10 @@ import torch
 from .. import deploy
 from ..deploy import Description, refusals, triton
 from ..deploy.description import Runtime
-from . import exported, loading, photos
-from .models import Model
-from .options import Settings
+from ..image_files import photos
+from ..named_models import exported, loading
+from ..named_models.models import Model
+from ..named_models.options import Settings
 
 #: How many photographs a file is checked by, at most.
 CHECKED = 32

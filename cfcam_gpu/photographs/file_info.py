@@ -14,7 +14,8 @@ from rich.table import Table
 
 from ..deploy import loading
 from ..deploy.description import Description
-from . import exported, terminal
+from ..named_models import exported
+from . import terminal
 
 #: Class names that are shown; ``--json`` has all of them.
 NAMES = 5

@@ -21,25 +21,17 @@ from ..explain.attempts import reason, together_or_alone
 from ..explain.cam import CAM
 from ..explain.views import Fuse
 from ..hooks.target_layer import TargetLayer
+from ..image_files import photos, pictures
+from ..image_files.pictures import Picture
+from ..named_models import exported, loading
+from ..named_models.models import Prepared
 from ..results import overlays, saving
 from ..results.explanation import Explanation
 from ..results.parts import part
 from ..targets.names import class_index
-from . import (
-    contact_sheet,
-    dicom_results,
-    evidence_folders,
-    expected,
-    exported,
-    loading,
-    photos,
-    pictures,
-    result_files,
-)
+from . import contact_sheet, dicom_results, evidence_folders, expected, result_files
 from .asked import Found, Job, Photograph
 from .expected import Compared
-from .models import Prepared
-from .pictures import Picture
 from .result_files import COMPONENTS, COMPONENTS_ENDING, EVIDENCE, SHEET
 from .sheets import Sheets
 
@@ -49,7 +41,7 @@ class Run:
     """A job that was found sound, ready to go.
 
     ``stems`` has of each picture the names of its results, one for each target. ``passed_over`` counts what was passed
-    over in folders; see :func:`cfcam_gpu.photographs.photos.told`. ``records`` are the lines of JSON of what is done,
+    over in folders; see :func:`cfcam_gpu.image_files.photos.told`. ``records`` are the lines of JSON of what is done,
     ``failed`` the names of the photographs that could not be explained and why, and ``paged`` of those of which there
     are more pages than the first, which was explained. ``began`` is the date of what is written in DICOM. ``expected``
     is the class that is set against the predicted one, and ``known`` what folders of evidence have of the job.

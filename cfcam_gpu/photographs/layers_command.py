@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from . import options, terminal
-from .options import (
+from ..named_models import options
+from ..named_models.options import (
     ChannelsOption,
     ClassesOption,
     MeanOption,
@@ -19,6 +19,7 @@ from .options import (
     StdOption,
     WeightsOption,
 )
+from . import terminal
 
 if TYPE_CHECKING:
     from ..hooks.layers import Candidate
@@ -45,8 +46,8 @@ def layers(
     import torch
 
     from ..hooks.layers import candidates
+    from ..named_models import class_file, loading
     from ..targets.outputs import logits_of
-    from . import class_file, loading
 
     with terminal.refusing():
         asked = options.input_of(size=size, channels=channels, mean=mean, std=std)

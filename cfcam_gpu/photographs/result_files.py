@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..image_files.pictures import Picture
 from ..results import saving
 from ..scans.dicom.asked import Asked
 from . import dicom_results
-from .pictures import Picture
 
 SHEET = "contact_sheet.png"
 COMPONENTS = "components.png"

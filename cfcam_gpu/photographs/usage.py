@@ -150,7 +150,7 @@ def _no_command(message: str, group: TyperGroup) -> str:
     match = re.search(r"'(.*)'", message.partition(". Did you mean")[0])
     if match is None:
         return f"expected a command; cfcam-gpu --help lists them ({message})"
-    from .formats import SUFFIXES  # Pillow
+    from ..image_files.formats import SUFFIXES  # Pillow
 
     name = match[1]
     if Path(name).is_dir() or Path(name).suffix.lower() in SUFFIXES:

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..image_files import photos, volumes
+from ..image_files.pictures import Picture
 from ..results import durable, saving
 from ..results.explanation import Explanation
 from ..scans.dicom.source import Source
 from ..scans.errors import UnreadableError
 from ..scans.nifti import check_installed, save_nifti
 from ..scans.preparation import VolumePreparation
-from . import dicom_results, photos, volumes
+from . import dicom_results
 from .asked import Job, Photograph
 from .job import Run
-from .pictures import Picture
 
 #: Of a map in the space of its volume.
 SUFFIX = ".map.nii.gz"
@@ -33,7 +34,7 @@ class VolumeRun(Run):
 
     @classmethod
     def find(cls, job: Job, passed_over: Counter[str]) -> list[Picture]:
-        """The volumes of files and folders; see :func:`cfcam_gpu.photographs.volumes.of`.
+        """The volumes of files and folders; see :func:`cfcam_gpu.image_files.volumes.of`.
 
         Raises
         ------

@@ -25,9 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ..photographs import terminal
-from ..photographs.dicom_options import MarkOption
-from ..photographs.options import (
+from ..named_models.options import (
     AugmentOption,
     ChannelsOption,
     ClassesOption,
@@ -51,6 +49,8 @@ from ..photographs.options import (
     WeightsAsExplained,
     WindowOption,
 )
+from ..photographs import terminal
+from ..photographs.dicom_options import MarkOption
 
 if TYPE_CHECKING:
     from .bulk import Summary

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..photographs.formats import UnreadableError
+from ..image_files.formats import UnreadableError
 from ..results import durable, saving
 from ..scans.dicom import placing, results
 from ..scans.dicom.about import About

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..photographs import loading
-from ..photographs.options import Settings
+from ..named_models import loading
+from ..named_models.options import Settings
 from ..scans.dicom import results as dicom
 from ..sources.photographs import Batch, Photographs
 from ..targets.names import class_index

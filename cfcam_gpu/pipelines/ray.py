@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..photographs import loading, reading
-from ..photographs.options import Settings
-from ..photographs.photos import Preparation
+from ..image_files import reading
+from ..image_files.photos import Preparation
+from ..named_models import loading
+from ..named_models.options import Settings
 from ..sources.decoding import Decoded, decode
 from ..sources.labels import target_of
 from ..sources.photographs import Batch, Part, Photographs, Reader
@@ -45,7 +46,7 @@ class Explain:
     Parameters
     ----------
     model, weights, layers, preset, engine, device, method, augment, smooth
-        See :class:`cfcam_gpu.photographs.options.Settings`.
+        See :class:`cfcam_gpu.named_models.options.Settings`.
     libragrad, window, spatial_dims, size, channels, mean, std, classes
         The same.
     dtype : {"float16", "float32"}

@@ -17,10 +17,12 @@ from ..evaluation.candidates import Candidate
 from ..evaluation.candidates import find as find_candidates
 from ..explain.attempts import attempt, reason
 from ..explain.cfcam import CFCAM
-from ..photographs import contact_sheet, models, photos
-from ..photographs.asked_input import AskedInput
-from ..photographs.loading import device_of, names_for
-from ..photographs.models import Model
+from ..image_files import photos
+from ..named_models import models
+from ..named_models.asked_input import AskedInput
+from ..named_models.loading import device_of, names_for
+from ..named_models.models import Model
+from ..photographs import contact_sheet
 from ..results import overlays
 from ..targets.outputs import logits_of
 

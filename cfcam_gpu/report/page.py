@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .. import __version__
 from ..evaluation.ranks import rank
 from ..evaluation.table import Summary
-from ..photographs import models
+from ..named_models import models
 from ..results import durable, saving
 from . import gallery, plots, words
 from .gallery import Gallery

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..evaluation.table import Summary
 from ..metrics import Interval
-from ..photographs.asked_input import AskedInput
+from ..named_models.asked_input import AskedInput
 
 EXPECTED = "expected a summary that 'cfcam-gpu bench' wrote (SUITE-MODEL.json) or a latency record (*-latency.json)"
 

@@ -17,9 +17,10 @@ from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ..image_files import photos
 from ..methods import METHODS
-from ..photographs import contact_sheet, photos
-from ..photographs.options import window_of
+from ..named_models.options import window_of
+from ..photographs import contact_sheet
 from ..targets.names import class_index
 from . import forms, metrics, schema, traffic
 from .access import Access

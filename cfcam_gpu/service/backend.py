@@ -15,8 +15,9 @@ from PIL import Image
 
 from .. import __version__
 from ..explain.attempts import OUT_OF_MEMORY, together_or_alone
-from ..photographs import exported, loading, photos, pictures
-from ..photographs.options import Settings
+from ..image_files import photos, pictures
+from ..named_models import exported, loading
+from ..named_models.options import Settings
 from ..pipelines import explainers
 from ..pipelines.explainers import Explainer
 from ..results import saving
@@ -183,7 +184,7 @@ class Backend:
 
         Raises
         ------
-        cfcam_gpu.photographs.photos.UnreadableError
+        cfcam_gpu.image_files.photos.UnreadableError
             If it is no image, or too large a one.
         """
         return self.see(Question(data)).pixels
@@ -193,7 +194,7 @@ class Backend:
 
         Raises
         ------
-        cfcam_gpu.photographs.photos.UnreadableError
+        cfcam_gpu.image_files.photos.UnreadableError
             As :meth:`decode`.
         """
         page = photos.first_page(

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..photographs import terminal
-from ..photographs.options import (
+from ..named_models.options import (
     AugmentOption,
     ChannelsOption,
     ClassesOption,
@@ -34,6 +33,7 @@ from ..photographs.options import (
     WeightsAsExplained,
     WindowOption,
 )
+from ..photographs import terminal
 
 if TYPE_CHECKING:
     from .deployment import Service

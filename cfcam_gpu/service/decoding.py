@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from threading import Condition, Lock
 from typing import Generic, TypeVar
 
-from ..photographs import photos
+from ..image_files import photos
 
 Result = TypeVar("Result")
 

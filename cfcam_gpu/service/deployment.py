@@ -20,8 +20,8 @@ from ray.actor import ActorHandle
 from ray.serve.schema import LoggingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..photographs import photos
-from ..photographs.options import Settings
+from ..image_files import photos
+from ..named_models.options import Settings
 from ..pipelines import ray_session
 from . import access, listening
 from .backend import Answer, Backend, Explained, Limits, Question, Seen, Served, by_method, encode

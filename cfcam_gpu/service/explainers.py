@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..explain.cam import CAM
 from ..methods import METHODS
-from ..photographs.loading import Loaded, LoadedModel
-from ..photographs.options import Settings
+from ..named_models.loading import Loaded, LoadedModel
+from ..named_models.options import Settings
 from ..pipelines.explainers import Explainer
 
 #: Methods that take a forward for each channel, position or sample: one request would keep all others waiting. A

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import TaskID
 
-from ..photographs import terminal
-from ..photographs.options import (
+from ..named_models.options import (
     AugmentOption,
     Device,
     DeviceOption,
@@ -27,6 +26,7 @@ from ..photographs.options import (
     SmoothOption,
     WeightsAsExplained,
 )
+from ..photographs import terminal
 from ..pipelines.command import default_workers
 from .scale import UNIT
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..photographs.options import Settings
-from ..photographs.photos import Preparation
+from ..image_files.photos import Preparation
+from ..named_models.options import Settings
 from ..pipelines.command import default_workers
 from ..pipelines.explainers import Explainer
 from . import job

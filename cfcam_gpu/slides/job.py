@@ -15,9 +15,9 @@ from ..deploy.loading import Deployed
 from ..explain.attempts import reason
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
-from ..photographs import loading, models
-from ..photographs.options import Settings
-from ..photographs.photos import Preparation
+from ..image_files.photos import Preparation
+from ..named_models import loading, models
+from ..named_models.options import Settings
 from ..pipelines import explainers, ray_session, resuming
 from ..pipelines.batches import BatchExplainer
 from ..pipelines.explainers import Explainer

@@ -8,8 +8,8 @@ from typing import IO, NamedTuple
 
 import torch
 
-from ..photographs import photos, volumes
-from ..photographs.photos import Preparation
+from ..image_files import photos, volumes
+from ..image_files.photos import Preparation
 from ..scans.dicom.files import Instance
 from ..scans.preparation import VolumePreparation
 

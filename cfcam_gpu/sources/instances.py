@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ..photographs import finding, formats
+from ..image_files import finding, formats
 from ..scans.dicom.files import Instance
 from ..scans.dicom.marks import SUFFIXES
 from ..scans.dicom.source import named

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from ..photographs import formats
+from ..image_files import formats
 from .files import Files
 
 
@@ -56,7 +56,7 @@ class Item(NamedTuple):
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins so, as far as :data:`cfcam_gpu.photographs.formats.HEAD`, is an image that is read."""
+    """Whether a file that begins so, as far as :data:`cfcam_gpu.image_files.formats.HEAD`, is an image that is read."""
     try:
         formats.recognise(head)
     except formats.UnreadableError:

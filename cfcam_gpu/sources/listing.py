@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..photographs import finding, formats
+from ..image_files import finding, formats
 from . import columnar, remote, tables, tars
 from .columnar import Columns
 from .files import Files, reason

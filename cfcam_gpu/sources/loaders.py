@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..photographs import reading
+from ..image_files import reading
 from . import instances
 from .files import Files
 from .items import Item

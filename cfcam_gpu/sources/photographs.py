@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..photographs.photos import Preparation
+from ..image_files.photos import Preparation
 from ..scans.preparation import VolumePreparation
 from . import instances, listing, loaders, remote, volumes
 from .columnar import Columns
@@ -28,7 +28,7 @@ class Photographs:
     Parameters
     ----------
     source : path, str or datasets.Dataset
-        A folder, searched as :class:`cfcam_gpu.photographs.finding.Search` does, or one of tars or Parquet files; a
+        A folder, searched as :class:`cfcam_gpu.image_files.finding.Search` does, or one of tars or Parquet files; a
         ``.txt`` with a file a line; a ``.csv``, ``.tsv`` or ``.jsonl`` with the columns ``file`` and, if there are any,
         ``target``; a tar of images or of a WebDataset, packed or not; ``.parquet``, ``.arrow`` or a folder of Hugging
         Face's ``save_to_disk``, with a column ``image``; a pattern of any of them, ``shard-{000..123}.tar`` or

@@ -13,8 +13,8 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
-from ..photographs import formats, volumes
-from ..photographs.photos import Preparation, UnreadableError
+from ..image_files import formats, volumes
+from ..image_files.photos import Preparation, UnreadableError
 from ..scans.dicom import reading
 from ..scans.dicom.files import Instance
 from ..scans.dicom.source import Source

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..photographs import finding, formats
+from ..image_files import finding, formats
 from . import remote
 from .files import DAMAGED, Files
 from .items import Item, Place, is_image
@@ -136,7 +136,7 @@ def items(
         Gets the images that are passed over.
     passed_over : Counter of str
         Gets what has no suffix and is no image, and each ``.cls`` of no image that is taken; see
-        :func:`cfcam_gpu.photographs.finding.told`.
+        :func:`cfcam_gpu.image_files.finding.told`.
 
     Raises
     ------

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..photographs import finding, volumes
-from ..photographs.pictures import Picture
+from ..image_files import finding, volumes
+from ..image_files.pictures import Picture
 from . import instances, listing, tables
 from .columnar import Columns
 from .files import Files, reason

@@ -118,8 +118,8 @@ def examined() -> tuple[Any, dict[str, tuple[str, str]]]:
     # Not above: sites without this page wait for no torch.
     from starlette.testclient import TestClient
 
+    from cfcam_gpu.named_models.options import Settings
     from cfcam_gpu.photographs import samples
-    from cfcam_gpu.photographs.options import Settings
     from cfcam_gpu.service import app
     from cfcam_gpu.service.backend import Backend, InternalError, Limits
     from cfcam_gpu.service.traffic import Traffic

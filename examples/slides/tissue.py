@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.results import overlay
 from cfcam_gpu.slides import job
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench import prototypes
 from cfcam_gpu.evaluation.data import Photograph
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.image_files.photos import Preparation
 
 PREPARATION = Preparation(8, 8, Image.Resampling.BILINEAR, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

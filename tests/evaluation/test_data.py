@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cfcam_gpu.evaluation import data
-from cfcam_gpu.photographs import models
+from cfcam_gpu.named_models import models
 from cfcam_gpu.report import gallery, page
 
 from ..networks import two_scales

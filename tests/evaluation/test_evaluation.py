@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cfcam_gpu import CAM, CFCAM, Config, methods, metrics
 from cfcam_gpu.cli import app
 from cfcam_gpu.evaluation import candidates, data, evaluate, suites
-from cfcam_gpu.photographs import models
+from cfcam_gpu.named_models import models
 
 from ..networks import two_scales
 

@@ -14,9 +14,10 @@ from cfcam_gpu import CAM, CFCAM, Config
 from cfcam_gpu.cli import app
 from cfcam_gpu.engines import cpu
 from cfcam_gpu.hooks.layers import find
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.latency import candidates, gate, machine, measure, memory, peers, pictures, stages, timing
-from cfcam_gpu.photographs import models, photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models import models
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.targets.request import Request
 
 from ..networks import two_scales

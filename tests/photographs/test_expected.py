@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from cfcam_gpu.hooks.state import weights_sha256
-from cfcam_gpu.photographs import expected, loading, photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import loading
+from cfcam_gpu.named_models.options import Settings
+from cfcam_gpu.photographs import expected
 from cfcam_gpu.targets import Contrast
 
 from ..albums import album, small

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import CFCAM, deploy
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import models, volumes
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models import models, volume_input
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.scans import Grid, VolumePreparation, read_nifti
 
 from ..scans import phantoms
@@ -197,7 +197,7 @@ class TestWhatAModelSays:
     def prepared(self, said, **settings):
         module = silent()
         module.default_cfg = said
-        return volumes.preparation(module, Settings(model="mine", spatial_dims=3, **settings))
+        return volume_input.preparation(module, Settings(model="mine", spatial_dims=3, **settings))
 
     def test_it_is_done(self):
         said = {"input_size": (1, 8, 9, 10), "mean": [0.2], "std": (0.3,), "window": [40, 400], "percentiles": (0, 99)}
@@ -220,7 +220,7 @@ class TestWhatAModelSays:
 
     def test_channels_are_those_of_the_first_convolution(self):
         module = nn.Sequential(nn.Conv3d(4, 2, 3))
-        assert volumes.preparation(module, Settings(spatial_dims=3, size=(4, 4, 4))).channels == 4
+        assert volume_input.preparation(module, Settings(spatial_dims=3, size=(4, 4, 4))).channels == 4
 
     @pytest.mark.parametrize(
         "said",

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import CFCAM
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import loading, models, photos
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.image_files.photos import Preparation
+from cfcam_gpu.named_models import loading, models
 from cfcam_gpu.pipelines import bulk, command
 from cfcam_gpu.pipelines.batches import BatchExplainer
 from cfcam_gpu.results import durable

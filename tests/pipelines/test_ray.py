@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from cfcam_gpu import CAM
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.pipelines import Photographs, ray_session, run
 from cfcam_gpu.pipelines.ray import Explain
 from cfcam_gpu.pipelines.ray import explained as explained_on_ray

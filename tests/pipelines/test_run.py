@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from cfcam_gpu import CAM, CFCAM, pipelines
-from cfcam_gpu.photographs import photos
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.pipelines import Photographs, bulk
 from cfcam_gpu.pipelines.batches import BatchExplainer
 from cfcam_gpu.pipelines.rows import COLUMNS

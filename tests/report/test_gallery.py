@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.photographs import contact_sheet, models
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.image_files.photos import Preparation
+from cfcam_gpu.named_models import models
+from cfcam_gpu.photographs import contact_sheet
 from cfcam_gpu.report import page
 
 from ..networks import two_scales

@@ -14,8 +14,9 @@ from scipy import stats
 
 from cfcam_gpu import CFCAM, Explanation
 from cfcam_gpu.evaluation.table import Summary
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.metrics import Interval
-from cfcam_gpu.photographs import models, photos
+from cfcam_gpu.named_models import models
 from cfcam_gpu.report import page, results, words
 
 from ..networks import two_scales

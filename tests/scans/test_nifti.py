@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from nilearn.datasets import load_mni152_template
 
-from cfcam_gpu.photographs import photos
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.scans.errors import TooLargeError, UnreadableError
 from cfcam_gpu.scans.grid import Grid
 from cfcam_gpu.scans.nifti import read_nifti, save_nifti

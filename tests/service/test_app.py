@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.service import app, forms
 from cfcam_gpu.service.backend import Answer, DeviceError, InternalError, Question
 

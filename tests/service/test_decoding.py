@@ -90,7 +90,7 @@ def test_memory_of_large_images_comes_back():
     code = """
 import asyncio, io, psutil
 from PIL import Image
-from cfcam_gpu.photographs import photos
+from cfcam_gpu.image_files import photos
 from cfcam_gpu.service.decoding import Decoder
 
 def encoded(side):

@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 from cfcam_gpu import CAM
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.service.backend import Served
 
 from ..services import LIMITS, SMALL, address, backend, encoded, expected, picture, values

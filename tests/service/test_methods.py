@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from cfcam_gpu import CAM, Explanation
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.service import explainers
 from cfcam_gpu.service.backend import MethodError, Question
 

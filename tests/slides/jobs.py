@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.slides import job
 
 from .files import levels, pyramid

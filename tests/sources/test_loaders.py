@@ -19,7 +19,7 @@ from ..processes import assert_ended
 #: How a process of its own begins: whatever it imports takes its time.
 SOURCE = """
 import sys; from pathlib import Path
-from cfcam_gpu.photographs.photos import Preparation; from cfcam_gpu.sources.photographs import Photographs
+from cfcam_gpu.image_files.photos import Preparation; from cfcam_gpu.sources.photographs import Photographs
 source = Photographs(Path(sys.argv[1]), Preparation(32, 36, 2, (0.5,) * 3, (0.5,) * 3), workers=2)
 """
 

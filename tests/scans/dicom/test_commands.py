@@ -17,8 +17,9 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from starlette.testclient import TestClient
 
-from cfcam_gpu.photographs import loading, photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import loading
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.pipelines import Photographs
 from cfcam_gpu.sources import instances
 
@@ -214,7 +215,7 @@ def test_exported_files_are_shown_the_window_that_is_given(tmp_path):
 
 
 def test_without_pydicom_it_is_told_what_to_install(ward, tmp_path, monkeypatch):
-    monkeypatch.setattr("cfcam_gpu.photographs.formats.find_spec", lambda name: None)
+    monkeypatch.setattr("cfcam_gpu.image_files.formats.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     message = "DICOM, for which pydicom is not installed; pip install 'cfcam-gpu[medical]'"
     done = explain(ward / f"{NAME}.dcm", "--out", tmp_path / "out", "--no-dicom")

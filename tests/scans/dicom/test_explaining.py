@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from cfcam_gpu.photographs.photos import Preparation
+from cfcam_gpu.image_files.photos import Preparation
 from cfcam_gpu.scans.dicom import placing, reading
 
 from ...test_cli import explain

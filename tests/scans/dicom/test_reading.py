@@ -19,8 +19,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from cfcam_gpu.photographs import photos
-from cfcam_gpu.photographs.photos import UnreadableError
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.image_files.photos import UnreadableError
 from cfcam_gpu.scans import read_dicom
 
 from .written import dataset, encoded, item

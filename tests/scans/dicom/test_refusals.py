@@ -10,7 +10,7 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from cfcam_gpu.photographs.photos import TooLargeError, UnreadableError
+from cfcam_gpu.image_files.photos import TooLargeError, UnreadableError
 from cfcam_gpu.scans import read_dicom
 from cfcam_gpu.scans.dicom import files
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from cfcam_gpu.photographs.photos import Preparation, TooLargeError, UnreadableError
-from cfcam_gpu.photographs.pictures import of
+from cfcam_gpu.image_files.photos import Preparation, TooLargeError, UnreadableError
+from cfcam_gpu.image_files.pictures import of
 from cfcam_gpu.scans import find_series, read_dicom, read_volume
 from cfcam_gpu.scans.dicom.files import Instance
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from cfcam_gpu.photographs import photos
-from cfcam_gpu.photographs.finding import suffix_of
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.image_files.finding import suffix_of
 
 
 def touch(folder, *names):

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from ..image_files.preparation import Preparation
 from . import descriptions
 from .factories import package
-from .preparation import Preparation
 
 _CONFIG = "config.json"
 _PROCESSOR = "preprocessor_config.json"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from ..image_files.preparation import Preparation
 from .options import Settings
-from .preparation import Preparation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -17,13 +17,13 @@ from ..explain.cam import CAM
 from ..explain.plan import check_libragrad
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
+from ..image_files.preparation import Preparation
 from ..scans.preparation import VolumePreparation
 from ..targets.names import imagenet, names_of
-from . import class_file, exported, models, volumes
+from . import class_file, exported, models, volume_input
 from .asked_input import AskedInput
 from .models import Model, Prepared
 from .options import Settings
-from .preparation import Preparation
 
 #: What is explained, by its spatial axes.
 _NAMES = {2: "photograph", 3: "volume"}
@@ -201,7 +201,7 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM], named: tupl
     found = model_of(settings, named)
     takes: Preparation | VolumePreparation
     if settings.spatial_dims == 3:
-        takes = volumes.preparation(found.module, settings)
+        takes = volume_input.preparation(found.module, settings)
     elif axes.of_model(found.module) == 3:
         raise ValueError(
             f"spatial_dims: {settings.model} takes volumes, by its first convolution; give --spatial-dims 3"

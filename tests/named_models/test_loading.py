@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 
 from cfcam_gpu import Config
-from cfcam_gpu.photographs import loading, models, photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import loading, models
+from cfcam_gpu.named_models.options import Settings
 from tests.transformers import transformer
 
 TAKES = photos.Preparation(24, 24, Image.Resampling.BILINEAR, (0.5,) * 3, (0.5,) * 3)

@@ -13,11 +13,11 @@ from ..core.config import Config, Extent
 from ..deploy import loading
 from ..deploy.description import Description
 from ..deploy.loading import Deployed
+from ..image_files.preparation import Preparation
 from ..scans.preparation import VolumePreparation
-from . import volumes
+from . import volume_input
 from .asked_input import COMMON
 from .options import Settings
-from .preparation import Preparation
 
 #: The presets that are the default with another extent.
 EXTENTS: dict[str, Extent] = {"broad": "broad", "tight": "tight"}
@@ -103,7 +103,7 @@ def _of_volumes(description: Description, settings: Settings) -> VolumePreparati
             f"model: {settings.model} does not say how a volume becomes an image of it; export it with preparation="
             "dataclasses.asdict(VolumePreparation(...)) in Python"
         )
-    found = volumes.made(settings.model, description.preparation, settings.window)
+    found = volume_input.made(settings.model, description.preparation, settings.window)
     if description.images != (found.channels, *found.size):
         raise ValueError(
             f"model: {settings.model} takes {description.images}, and its preparation makes "

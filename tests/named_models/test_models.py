@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.photographs import factories, models
+from cfcam_gpu.named_models import factories, models
 
 from ..networks import lite0, photographs
 

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
+from ..image_files.preparation import Preparation
 from ..scans.preparation import VolumePreparation
 from ..targets.names import imagenet, names_of
 from . import descriptions, transformers_folder
@@ -19,7 +20,6 @@ from . import weights as weight_files
 from .asked_input import COMMON, AskedInput
 from .factories import near, package, with_description
 from .options import EXPORTED
-from .preparation import Preparation
 
 LITE = ("lite0", "lite1", "lite2")
 #: Of which models are built by name.

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cfcam_gpu.photographs import photos
-from cfcam_gpu.photographs.photos import Preparation, UnreadableError
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.image_files.photos import Preparation, UnreadableError
 
 from ..networks import photographs
 

@@ -151,7 +151,7 @@ OverwriteOption: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="R
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What names a model and how it is explained; see :func:`cfcam_gpu.photographs.loading.load_explainer`.
+    """What names a model and how it is explained; see :func:`cfcam_gpu.named_models.loading.load_explainer`.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class Settings:
     mean, std : tuple of float or None
         Of each channel, or one for all; both or neither.
     classes : Path or None
-        Where the names of its classes are; see :func:`cfcam_gpu.photographs.class_file.read`.
+        Where the names of its classes are; see :func:`cfcam_gpu.named_models.class_file.read`.
     """
 
     model: str = "lite0"

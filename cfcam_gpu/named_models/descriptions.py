@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..image_files.preparation import Preparation
 from .asked_input import IMAGENET_MEAN, IMAGENET_STD
-from .preparation import Preparation
 
 #: timm's own, for what a data config leaves out.
 _CROP_PCT = 0.875

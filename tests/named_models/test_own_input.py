@@ -11,11 +11,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import exported, loading, photos, reading
-from cfcam_gpu.photographs.formats import TooLargeError, UnreadableError
-from cfcam_gpu.photographs.models import Model
-from cfcam_gpu.photographs.options import Settings, numbers_of, size_of
-from cfcam_gpu.photographs.preparation import Preparation
+from cfcam_gpu.image_files import photos, reading
+from cfcam_gpu.image_files.formats import TooLargeError, UnreadableError
+from cfcam_gpu.image_files.preparation import Preparation
+from cfcam_gpu.named_models import exported, loading
+from cfcam_gpu.named_models.models import Model
+from cfcam_gpu.named_models.options import Settings, numbers_of, size_of
 
 from ..needs import module
 

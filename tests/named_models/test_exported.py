@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import Config, deploy
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import exported, loading, models, photos
-from cfcam_gpu.photographs.options import Settings
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.named_models import exported, loading, models
+from cfcam_gpu.named_models.options import Settings
 from cfcam_gpu.pipelines.ray import Explain
 from cfcam_gpu.service.backend import Question
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from cfcam_gpu import cli
 from cfcam_gpu.cli import app
-from cfcam_gpu.photographs import export_job, job, options
-from cfcam_gpu.photographs.options import Device, Preset, Settings
+from cfcam_gpu.named_models import options
+from cfcam_gpu.named_models.options import Device, Preset, Settings
+from cfcam_gpu.photographs import export_job, job
 from cfcam_gpu.pipelines import job as pipelines_job
 from cfcam_gpu.pipelines import ray_session
 from cfcam_gpu.pipelines.command import run

@@ -43,7 +43,7 @@ class Picture(NamedTuple):
     series: tuple[Path, ...] = ()
 
     def read(self, takes: Preparation) -> Page:
-        """The image as a model takes it; see :func:`cfcam_gpu.photographs.reading.first_page`.
+        """The image as a model takes it; see :func:`cfcam_gpu.image_files.reading.first_page`.
 
         Raises
         ------

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.photographs import descriptions, models, photos
-from cfcam_gpu.photographs.asked_input import AskedInput
-from cfcam_gpu.photographs.preparation import Preparation
+from cfcam_gpu.image_files import photos
+from cfcam_gpu.image_files.preparation import Preparation
+from cfcam_gpu.named_models import descriptions, models
+from cfcam_gpu.named_models.asked_input import AskedInput
 
 #: Of 255: kernels of torchvision and of Pillow round apart, in each of two steps.
 ROUNDING = 2.01

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cfcam_gpu.photographs import class_file
+from cfcam_gpu.named_models import class_file
 
 NAMES = ("cat", "dog", "señorita, the 3rd")
 

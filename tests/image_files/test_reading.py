@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.photographs import bit_depth, formats, jpeg_xl, photos
-from cfcam_gpu.photographs.photos import TooLargeError, UnreadableError
+from cfcam_gpu.image_files import bit_depth, formats, jpeg_xl, photos
+from cfcam_gpu.image_files.photos import TooLargeError, UnreadableError
 from cfcam_gpu.sources.decoding import decode
 
 from ..needs import module
@@ -225,7 +225,7 @@ def test_a_feature_that_pillow_lacks_is_named(monkeypatch):
 def test_plugins_are_not_loaded_before_their_files_come(tmp_path):
     blocks().save(tmp_path / "a.png")
     code = (
-        "import sys; from pathlib import Path; from cfcam_gpu.photographs import reading;"
+        "import sys; from pathlib import Path; from cfcam_gpu.image_files import reading;"
         "reading.read(Path(sys.argv[1])); sys.exit(any(m in sys.modules for m in ('pillow_heif', 'pillow_jxl')))"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], check=False).returncode == 0

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cfcam_gpu.photographs.formats import UnreadableError
-from cfcam_gpu.photographs.preparation import Preparation
+from cfcam_gpu.image_files.formats import UnreadableError
+from cfcam_gpu.image_files.preparation import Preparation
 from cfcam_gpu.scans.grid import Grid
 
 BILINEAR = Image.Resampling.BILINEAR

@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cfcam_gpu.photographs import photos, tiff
-from cfcam_gpu.photographs.photos import UnreadableError
+from cfcam_gpu.image_files import photos, tiff
+from cfcam_gpu.image_files.photos import UnreadableError
 
 from .test_reading import pillow_reads
 

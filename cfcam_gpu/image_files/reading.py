@@ -106,7 +106,7 @@ def first_page(
         As :func:`read`.
     takes : Preparation, optional
         What it is read for: of other bands than colours, or of values in the files' own units, these are read. Then
-        the arrays of NumPy are taken, too. See :mod:`cfcam_gpu.photographs.bands`.
+        the arrays of NumPy are taken, too. See :mod:`cfcam_gpu.image_files.bands`.
 
     Returns
     -------
