@@ -19,7 +19,16 @@ from cfcam_gpu import methods as library
 from cfcam_gpu.metrics import Interval
 from cfcam_gpu.results import durable
 
-from . import bars, cost_tables, deployment_tables, evidence_tables, instrument_tables, scan_tables, slide_tables
+from . import (
+    bars,
+    cost_tables,
+    deployment_tables,
+    detection_tables,
+    evidence_tables,
+    instrument_tables,
+    scan_tables,
+    slide_tables,
+)
 from .cost_tables import RESULTS, markdown, recorded
 from .evidence_tables import METHODS, TITLES
 from .variants import COLUMNS
@@ -32,6 +41,7 @@ DOCUMENTS = [
     "docs/measured.md",
     "docs/cost.md",
     "docs/deploying.md",
+    "docs/detection.md",
     "bench/NOTES.md",
     "docs/slides.md",
     "docs/volumes.md",
@@ -220,6 +230,8 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "scaling-asked": cost_tables.scaling_asked,
     "deployment-parity": deployment_tables.parity,
     "deployment-cost": deployment_tables.costs,
+    "detections": detection_tables.costs,
+    "detections-maps": detection_tables.localisation,
     "slides": slide_tables.costs,
     "scans": scan_tables.costs,
     "gpu-bars": gpu_bars,

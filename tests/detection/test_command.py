@@ -85,7 +85,11 @@ def test_bad_usage_ends_before_any_work(photographs, tmp_path, options, message)
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [("Detr", {"height": 64, "width": 96}), ("RTDetr", {"height": 96, "width": 96})]
+    ("kind", "size"),
+    [
+        ("Detr", {"height": 64, "width": 96}),
+        pytest.param("RTDetr", {"height": 96, "width": 96}, marks=pytest.mark.long),
+    ],
 )
 def test_what_transformers_saved_is_used(kind, size, photographs, tmp_path):
     transformers = module("transformers", "PEERS")

@@ -73,7 +73,7 @@ def test_a_window_of_fcos_has_the_logit_of_the_whole_level(torchvision_model):
         assert min(corner) >= 0
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "fcos", "ssd", "faster", "mask"])
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", pytest.param("ssd", marks=pytest.mark.long), "faster", "mask"])
 def test_what_torchvision_finds_is_found(torchvision_model, kind):
     model, images = torchvision_model(kind), two_images()
     with torch.no_grad():
