@@ -21,14 +21,14 @@ from ..results.seen import Seen
 from ..targets.request import Request
 from .cam import CAM
 from .cfcam import check_images
-from .prepared import check_photographs, pixels_of
+from .prepared import Pictured, check_photographs, pixels_of
 
 #: Models of transformers whose vision encoder is the image's part, and whose masks are the best of those predicted.
 _TYPES = ("sam", "sam2")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PointExplanation(Explanation):
+class PointExplanation(Pictured):
     """The explanation of the masks that P points give on each of B images, with what the model saw.
 
     `logits` are those of the masks, (B, P, h, w), at the model's own size.
@@ -43,23 +43,8 @@ class PointExplanation(Explanation):
         The masks that are explained.
     """
 
-    images: torch.Tensor
     points: torch.Tensor
     masks: torch.Tensor
-
-    def overlay(
-        self, images: torch.Tensor | None = None, *, alpha: float = 0.6, colormap: str = "turbo"
-    ) -> torch.Tensor:
-        """The maps in colour over the images that the model saw, (B, P, H, W, 3) uint8.
-
-        See :func:`cfcam_gpu.results.overlay`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :meth:`cfcam_gpu.Explanation.overlay`.
-        """
-        return super().overlay(self.images if images is None else images, alpha=alpha, colormap=colormap)
 
 
 def explain_point(

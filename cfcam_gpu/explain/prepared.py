@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from ..results.explanation import Explanation
+
 #: Modes of Pillow's that RGB is made of without a loss of what can be seen.
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Pictured(Explanation):
+    """An explanation that has what the model saw.
+
+    Parameters
+    ----------
+    images : (B, 3, H, W) uint8 tensor
+    """
+
+    images: torch.Tensor
+
+    def overlay(
+        self, images: torch.Tensor | None = None, *, alpha: float = 0.6, colormap: str = "turbo"
+    ) -> torch.Tensor:
+        """The maps in colour over the images that the model saw: (B, H, W, 3) uint8, or (B, T, H, W, 3).
+
+        See :func:`cfcam_gpu.results.overlay`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`cfcam_gpu.Explanation.overlay`.
+        """
+        return super().overlay(self.images if images is None else images, alpha=alpha, colormap=colormap)
 
 
 def parts_of(processor: Any) -> tuple[Any, Any]:

@@ -18,12 +18,12 @@ from ..targets.request import Request, Score
 from ..targets.scores import Contrast, Label
 from .cam import CAM
 from .cfcam import check_images
-from .prepared import parts_of, pixels_of, prepare
+from .prepared import Pictured, parts_of, pixels_of, prepare
 from .zero_shot import ZeroShot
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class TextExplanation(Explanation):
+class TextExplanation(Pictured):
     """The explanation of B images by T texts, which are its classes, with what the model saw.
 
     Parameters
@@ -36,7 +36,6 @@ class TextExplanation(Explanation):
         Whether a probability is the sigmoid of the text's own score, as of SigLIP, and not a softmax over the texts.
     """
 
-    images: torch.Tensor
     inputs: torch.Tensor
     sigmoid: bool
 
@@ -46,20 +45,6 @@ class TextExplanation(Explanation):
         NaN of one text alone where they would be a softmax.
         """
         return logits.float().sigmoid() if self.sigmoid else super().probabilities_of(logits)
-
-    def overlay(
-        self, images: torch.Tensor | None = None, *, alpha: float = 0.6, colormap: str = "turbo"
-    ) -> torch.Tensor:
-        """The maps in colour over the images that the model saw: (B, H, W, 3) uint8, or (B, T, H, W, 3).
-
-        See :func:`cfcam_gpu.results.overlay`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :meth:`cfcam_gpu.Explanation.overlay`.
-        """
-        return super().overlay(self.images if images is None else images, alpha=alpha, colormap=colormap)
 
 
 def explain_text(

@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 #: Names that stand for a number and nothing else: the defaults of transformers, ultralytics and of this package.
 _NUMBERED = re.compile(r"(?:label|class)?[ _]?(\d+)", re.IGNORECASE)
+#: So many names are told where none of them is near.
+_FEW = 12
 
 
 class ClassNames:
@@ -272,7 +274,9 @@ def _nearest(target: str, names: Sequence[str]) -> str:
     # What a person means by "crane" may be one word of the name.
     words = [name for name in folded if target.casefold() in re.findall(r"\w+", name)][:6]
     near = words or difflib.get_close_matches(target.casefold(), folded, n=3, cutoff=0.5)
-    return "; nearest: " + ", ".join(names[folded.index(name)] for name in near) if near else ""
+    if near:
+        return "; nearest: " + ", ".join(names[folded.index(name)] for name in near)
+    return f"; expected one of {', '.join(names)}, or an index" if len(names) <= _FEW else ""
 
 
 def _own(model: nn.Module) -> list[Any]:

@@ -25,6 +25,12 @@ def test_a_class_by_index_or_name():
     assert class_index("cardigan", names) == 474
     with pytest.raises(ValueError, match=r"no class is called 'expresso'; nearest: espresso"):
         class_index("expresso", names)
+    with pytest.raises(
+        ValueError, match=r"no class is called 'corn'; expected one of cat, dog, tiger cat, or an index$"
+    ):
+        class_index("corn", PETS)
+    with pytest.raises(ValueError, match=r"no class is called 'zzzz'$"):
+        class_index("zzzz", names)
     # Names that have the word come alone: "crate" is nearer to it by its letters.
     with pytest.raises(ValueError, match=r"nearest: crane \(bird\), crane \(machine\)$"):
         class_index("crane", names)
