@@ -108,9 +108,17 @@ def quick():
         return nn.Sequential(*layers).eval()
 
 
+#: Pages that build a vision transformer, or export: ten seconds each. What they show has tests of its own.
+LONG = ("deploying", "models")
+
+
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if blocks(page) and page.stem not in (*COMPLETE, "migration")],
+    [
+        pytest.param(page, marks=[pytest.mark.long] * (page.stem in LONG))
+        for page in PAGES
+        if blocks(page) and page.stem not in (*COMPLETE, "migration")
+    ],
     ids=lambda page: page.stem,
 )
 def test_the_code_of_a_page_runs(page, peer, tmp_path, monkeypatch):

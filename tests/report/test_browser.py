@@ -176,6 +176,7 @@ def test_a_table_is_no_wider_than_what_it_holds(screen):
     assert any(table < 0.9 * whole for _, table, whole in tables)  # the latency's
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("html")
 def test_it_is_printed_on_white_where_the_screen_is_dark(visit, made):
     tab = visit(made / "page.html", scheme="dark")
