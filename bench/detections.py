@@ -21,9 +21,10 @@ from torch import nn
 
 from cfcam_gpu import CAM, explain_detections
 from cfcam_gpu.detection import Detections
-from cfcam_gpu.detection.candidates import corners, iou
+from cfcam_gpu.detection.candidates import corners
 from cfcam_gpu.latency.machine import cores_time, machine, taken_by_others
 from cfcam_gpu.latency.timing import keep_freed_memory, ratios, summary, times_in_turn
+from cfcam_gpu.targets.references import iou
 
 from . import planted_detector
 from .latency import ROOT, record_path, versions, write
@@ -41,23 +42,13 @@ def _plain_operators() -> None:
     """Where torchvision's compiled part is for another torch, its operators in plain torch."""
     import torchvision
 
+    from examples.plain_nms import nms
+
     if torchvision.extension._has_ops():
         return
     align = importlib.import_module("torchvision.ops.roi_align")
     align._roi_align = getattr(align._roi_align, "__wrapped__", align._roi_align)
-    torchvision.ops.boxes.nms = _nms
-
-
-def _nms(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> torch.Tensor:
-    from torchvision.ops import box_iou
-
-    order = scores.argsort(descending=True)
-    beyond = box_iou(boxes[order], boxes[order]) > overlap
-    kept: list[int] = []
-    for i in range(len(order)):
-        if not beyond[i, kept].any():
-            kept.append(i)
-    return order[torch.tensor(kept, dtype=torch.int64)]
+    torchvision.ops.boxes.nms = nms
 
 
 def torchvision_model(name: str, **options: Any) -> nn.Module:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..targets.references import iou
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -112,14 +114,6 @@ def nearest(candidates: Candidates, box: torch.Tensor, label: int | None) -> Pla
     if not products.numel() or float(products.flatten()[best]) <= 0:
         return None
     return Place(best // scores.shape[1], best % scores.shape[1])
-
-
-def iou(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (N,) of boxes (N, 4) with one (4,), each x1, y1, x2, y2."""
-    low, high = torch.maximum(boxes[:, :2], box[:2]), torch.minimum(boxes[:, 2:], box[2:])
-    common = (high - low).clamp_min(0).prod(dim=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(dim=1)
-    return common / (areas + (box[2:] - box[:2]).clamp_min(0).prod() - common).clamp_min(1e-9)
 
 
 def corners(boxes: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -215,11 +216,11 @@ def explained_by(
     """The same explanation, which knows how to have other images explained as it was, and what its own were."""
     assert explanation.origin is not None
     origin = explanation.origin._replace(explain=explain)
-    return replace(named(explanation, names), origin=origin, seen=seen)
+    return named(explanation, names, origin=origin, seen=seen)
 
 
-def named(explanation: Explanation, names: ClassNames) -> Explanation:
-    """The same explanation with the names of its classes, and what the callables are called that it explains."""
+def named(explanation: Explanation, names: ClassNames, **also: Any) -> Explanation:
+    """The same explanation with the names of its classes, what its callables are called, and other fields, if given."""
     assert explanation.origin is not None
     scores, logits = explanation.origin.scores, explanation.logits
     known, called = names.fitting(logits), None
@@ -230,7 +231,7 @@ def named(explanation: Explanation, names: ClassNames) -> Explanation:
         of_logits = known if known and logits is not None and logits.shape[1:2] == (len(known),) else None
         texts = {key: text_of(score, of_logits) for key, score in each.items()}
         called = tuple(tuple(texts[id(score)] for score in row) for row in rows)
-    return replace(explanation, class_names=known, called=called)
+    return replace(explanation, class_names=known, called=called, **also)
 
 
 def described(model: nn.Module, layers: tuple[TargetLayer, ...] | None) -> str:

@@ -71,7 +71,7 @@ class Detection:
                 "target: Detection expected boxes (N, 4), labels (N,) and scores (N,) of one image; got shapes "
                 f"{', '.join(str(tuple(shape)) for shape in shapes)}"
             )
-        overlap = _iou(boxes.float(), beside(self.box, boxes))
+        overlap = iou(boxes.float(), beside(self.box, boxes))
         matched = (labels == self.label) & (overlap >= self.iou)
         products = (overlap * scores.float()).masked_fill(~matched, 0.0)
         return torch.cat([products, products.new_zeros(1)]).max()
@@ -172,12 +172,13 @@ class ImageText:
         return logits[0] if len(logits) == 1 else Contrast(self.index)(logits)
 
 
-def _iou(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+def iou(boxes: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
     """Intersection over union (N,) of boxes (N, 4) with one (4,), each x1, y1, x2, y2."""
     low, high = torch.maximum(boxes[:, :2], box[:2]), torch.minimum(boxes[:, 2:], box[2:])
     common = (high - low).clamp_min(0).prod(dim=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(dim=1)
-    return common / (areas + (box[2:] - box[:2]).prod() - common)
+    # Boxes that are found may be of no area, given ones are not.
+    return common / (areas + (box[2:] - box[:2]).clamp_min(0).prod() - common).clamp_min(1e-9)
 
 
 def _has(sample: Any, key: str) -> bool:

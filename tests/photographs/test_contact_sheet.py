@@ -1,5 +1,7 @@
 """The contact sheet's size and text; what is on it is tested with the command line, which draws it."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,11 @@ def test_a_sheet_stays_of_sane_size(count):
 
 @pytest.mark.parametrize("caption", HOSTILE)
 def test_any_name_of_a_file_is_drawn_without_a_warning(caption):
-    contact_sheet.draw([entry(caption, caption)], title=caption, subtitle=caption)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = contact_sheet.draw([entry(caption, caption)], title=caption, subtitle=caption)
+    blank = contact_sheet.draw([entry("", "")], title="", subtitle="")
+    assert (drawn.tobytes() != blank.tobytes()) == bool(caption)
 
 
 def test_what_is_no_square_keeps_its_shape():
