@@ -18,14 +18,15 @@ from cfcam_gpu.engines.kernels import Memory
 
 
 class Calls(NamedTuple):
-    """Shapes (B, T, C, h, w), each with all of the configurations."""
+    """Shapes (B, T, C, *spatial), each with all of the configurations."""
 
-    shapes: Sequence[tuple[int, int, int, int, int]]
+    shapes: Sequence[tuple[int, ...]]
     configs: Sequence[Config]
 
 
-# No multiple of a warp or a tile; one channel; one position; the largest map.
-FEW = [(2, 1, 97, 7, 5), (1, 3, 33, 9, 9), (2, 1, 1, 3, 3), (1, 1, 64, 1, 1), (1, 1, 5, 64, 64)]
+# No multiple of a warp or a tile; one channel; one position; a volume, a signal; the largest maps.
+FEW = [(2, 1, 97, 7, 5), (1, 3, 33, 9, 9), (2, 1, 1, 3, 3), (1, 1, 64, 1, 1), (2, 1, 33, 3, 5, 4), (1, 2, 33, 45)]
+FEW += [(1, 1, 5, 64, 64), (1, 1, 5, 16, 256), (1, 1, 5, 16, 16, 16)]
 ALL = [Config(), Config.paper(), Config.two_level(), Config(combine="elementwise", dominant_percentile=100)]
 CALLS = {
     "few": Calls(FEW, ALL),
@@ -36,12 +37,12 @@ CALLS = {
 
 
 def draw(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations (B, C, h, w), two fifths of the channels dead, and gradients (B, T, C, h, w), on the host."""
-    batch, several, channels, height, width = shape
+    """Activations (B, C, *spatial), two fifths of the channels dead, and gradients (B, T, C, *spatial), on the host."""
+    batch, _, channels, *size = shape
     generator = torch.Generator().manual_seed(0)
-    activations = torch.randn(batch, channels, height, width, generator=generator).relu()
-    activations *= torch.rand(batch, channels, 1, 1, generator=generator) > 0.4
-    return activations, torch.randn(batch, several, channels, height, width, generator=generator)
+    activations = torch.randn(batch, channels, *size, generator=generator).relu()
+    activations *= torch.rand(batch, channels, *[1] * len(size), generator=generator) > 0.4
+    return activations, torch.randn(shape, generator=generator)
 
 
 def allocate_apart(sizes: dict[str, int], zeros: int, device: torch.device) -> dict[str, Memory]:

@@ -1,13 +1,17 @@
-// The Gaussian filter of maps (h, w) as two matrices: F = R^T G S, borders folded in, for any radius.
+// The Gaussian filter of maps (d, h, w) as a matrix for each axis, borders folded in, for any radius.
 //
 // taps  t_k = exp(-(k / sigma)^2 / 2) / sum, |k| <= int(4 sigma + 0.5); sigma = 0: one tap
-// rows     (h, h) float64   R[y'][y]: how much of position y' goes into the filtered position y
-// columns  (w, w) float64   S[x'][x]
-// profile  (h, w) float64   how much of position (y, x) is in the sum over the filtered map
-// inside   (h, w) float64   the filtered map of ones: below 1 only at a zero border
-// boundary 0 reflect (d c b a | a b c d | d c b a), 1 zero; h, w <= 64; sigma <= 64
+// planes  (d, d) float64      P[z'][z]: how much of position z' goes into the filtered position z
+// rows    (h, h) float64      R[y'][y]
+// columns (w, w) float64      S[x'][x]
+// profile (d, h, w) float64   how much of position (z, y, x) is in the sum over the filtered map
+// inside  (d, h, w) float64   the filtered map of ones: below 1 only at a zero border
+// boundary 0 reflect (d c b a | a b c d | d c b a), 1 zero
+// axes    of the maps: an image has no planes (d = 1), a signal no rows either, and nothing is filtered along those
 //
-// Launch: 1 block of 256.
+// d, h, w <= 256; sigma <= 64
+//
+// Launch: 1 block.
 #include "common.cuh"
 
 __device__ int fold(int position, int size, int boundary) {
@@ -16,8 +20,18 @@ __device__ int fold(int position, int size, int boundary) {
     return place < size ? place : period - 1 - place;
 }
 
-extern "C" __global__ __launch_bounds__(256) void filter_matrix(
-    int height, int width, double sigma, int boundary, double *rows, double *columns, double *profile, double *inside) {
+// Of position `at`: how much of it is in all filtered positions, and how much of all is in the filtered one.
+__device__ void sums_of(const double *matrix, int size, int at, double &out, double &in) {
+    out = in = 0;
+    for (int i = 0; i < size; ++i) {
+        out += matrix[at * size + i];
+        in += matrix[i * size + at];
+    }
+}
+
+extern "C" __global__ __launch_bounds__(1024) void filter_matrix(
+    int depth, int height, int width, int axes, double sigma, int boundary, double *planes, double *rows, double *columns,
+    double *profile, double *inside) {
     __shared__ double taps[2 * 256 + 1];
     __shared__ double total;
     const int radius = (int)(4 * sigma + 0.5);
@@ -31,28 +45,25 @@ extern "C" __global__ __launch_bounds__(256) void filter_matrix(
         for (int i = 0; i <= 2 * radius; ++i) total += taps[i];
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < height * height + width * width; e += blockDim.x) {
-        const bool across = e >= height * height;
-        const int size = across ? width : height, entry = across ? e - height * height : e;
-        const int from = entry / size, to = entry % size;
-        double sum = 0;
-        for (int i = 0; i <= 2 * radius; ++i)
-            if (fold(to + i - radius, size, boundary) == from) sum += taps[i];
-        (across ? columns : rows)[entry] = sum / total;
-    }
+    auto fill = [&](double *matrix, int size, bool filtered) {
+        for (int entry = threadIdx.x; entry < size * size; entry += blockDim.x) {
+            const int from = entry / size, to = entry % size;
+            double sum = 0;
+            for (int i = 0; i <= 2 * radius; ++i)
+                if (fold(to + i - radius, size, boundary) == from) sum += taps[i];
+            matrix[entry] = filtered ? sum / total : 1.0;
+        }
+    };
+    fill(planes, depth, axes > 2);
+    fill(rows, height, axes > 1);
+    fill(columns, width, true);
     __syncthreads();
-    for (int d = threadIdx.x; d < height * width; d += blockDim.x) {
-        const int y = d / width, x = d % width;
-        double out_y = 0, out_x = 0, in_y = 0, in_x = 0;
-        for (int i = 0; i < height; ++i) {
-            out_y += rows[y * height + i];
-            in_y += rows[i * height + y];
-        }
-        for (int i = 0; i < width; ++i) {
-            out_x += columns[x * width + i];
-            in_x += columns[i * width + x];
-        }
-        profile[d] = out_y * out_x;
-        inside[d] = in_y * in_x;
+    for (int at = threadIdx.x; at < depth * height * width; at += blockDim.x) {
+        double out_z, out_y, out_x, in_z, in_y, in_x;
+        sums_of(planes, depth, at / (height * width), out_z, in_z);
+        sums_of(rows, height, at / width % height, out_y, in_y);
+        sums_of(columns, width, at % width, out_x, in_x);
+        profile[at] = out_z * out_y * out_x;
+        inside[at] = in_z * in_y * in_x;
     }
 }

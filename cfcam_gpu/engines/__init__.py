@@ -81,7 +81,6 @@ def load(name: str) -> Engine:
 def choose(
     name: str,
     device: torch.device,
-    spatial_dims: int = 2,
     *,
     config: Config | None = None,
     shape: Sequence[int] | None = None,
@@ -94,8 +93,6 @@ def choose(
         What ``"auto"`` stands for, :func:`resolve` tells.
     device : torch.device
         Where the activations are.
-    spatial_dims : int
-        How many axes a map has: of a volume 3, of a signal 1.
     config : Config, optional
         What is to be computed, where that is known.
     shape : sequence of int, optional
@@ -108,13 +105,11 @@ def choose(
     Raises
     ------
     ValueError
-        If there is no such engine, or it can't take tensors on `device`, or maps of so many axes.
+        If there is no such engine, or it can't take tensors on `device`.
     RuntimeError
         If this machine lacks the engine; the message says what to do.
     """
-    name = resolve(name, device, spatial_dims, config=config, shape=shape)
-    if name == "fused" and spatial_dims != 2:
-        raise ValueError(f"engine: 'fused' {_of_axes(spatial_dims)}; use engine='rapids' or 'cpu'")
+    name = resolve(name, device, config=config, shape=shape)
     if name in _ON_CUDA and device.type != "cuda":
         raise ValueError(
             f"engine: '{name}' works on CUDA tensors; got tensors on '{device}'. Move model and images to the GPU, "
@@ -129,7 +124,6 @@ def choose(
 def resolve(
     name: str,
     device: torch.device,
-    spatial_dims: int = 2,
     *,
     config: Config | None = None,
     shape: Sequence[int] | None = None,
@@ -142,7 +136,7 @@ def resolve(
 
     Parameters
     ----------
-    name, device, spatial_dims, config, shape
+    name, device, config, shape
         As for :func:`choose`.
 
     Raises
@@ -158,7 +152,7 @@ def resolve(
     no_rapids = _missing.get("rapids") or _why_missing("rapids")
     if no_rapids is None:
         return "rapids"
-    no_fused = _why_not_fused(spatial_dims, config, shape)
+    no_fused = _why_not_fused(config, shape)
     if no_fused is None:
         _tell(logging.INFO, f"engine: 'auto' is 'fused' here: 'rapids' is not available: {no_rapids}")
         return "fused"
@@ -170,20 +164,14 @@ def resolve(
     return "cpu"
 
 
-def _why_not_fused(spatial_dims: int, config: Config | None, shape: Sequence[int] | None) -> str | None:
+def _why_not_fused(config: Config | None, shape: Sequence[int] | None) -> str | None:
     """Why the fused engine does not serve, or None."""
-    if spatial_dims != 2:
-        return _of_axes(spatial_dims)
     reason = _missing.get("fused") or _why_missing("fused")
     if reason is not None:
         return f"is not available: {reason}"
     if config is None or shape is None:
         return None
     return cast(CheckedEngine, load("fused")).why_not(config, shape)
-
-
-def _of_axes(spatial_dims: int) -> str:
-    return f"takes maps of 2 axes; got {spatial_dims}"
 
 
 def _why_missing(name: str) -> str | None:

@@ -115,9 +115,7 @@ def compute(
         raise ValueError(
             f"activations: expected at least one image, channel and position; got {tuple(activations.shape)}"
         )
-    chosen_engine = engines.choose(
-        engine, activations.device, activations.ndim - 2, config=config, shape=gradients.shape
-    )
+    chosen_engine = engines.choose(engine, activations.device, config=config, shape=gradients.shape)
     if hasattr(chosen_engine, "run_checked"):
         # The host waits for the flags while the device works on.
         result, finite = launch_checked(

@@ -7,6 +7,7 @@ can capture it once the kernels are compiled, as they are after a first call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +22,9 @@ from .kernels import Argument, Arguments, Launch, Memory
 
 #: Largest shapes that the kernels' shared memory is laid out for.
 MAX_CHANNELS = 4096
-MAX_SIDE = 64
+MAX_POSITIONS = 4096
+#: Largest side for which the filter's matrices are small.
+MAX_SIDE = 256
 #: The neighbours that a thread keeps in its registers.
 MAX_NEIGHBOR = 16
 #: Bytes that the workspace of one chunk of images may take: 512 MiB.
@@ -53,15 +56,16 @@ def why_not(config: Config, shape: Sequence[int]) -> str | None:
     config : Config
         Of a two-level one, what concerns the fine layer.
     shape : sequence of int
-        (..., C, h, w), of the activations, or of the gradients: (B, T, C, h, w).
+        (B, T, C, *spatial), of the gradients.
     """
-    channels, height, width = shape[-3:]
+    _, targets, channels, *size = shape
     if channels > MAX_CHANNELS:
         return f"takes at most {MAX_CHANNELS} channels; got {channels}"
-    if max(height, width) > MAX_SIDE:
-        return f"takes maps of at most {MAX_SIDE} x {MAX_SIDE}; got {height} x {width}"
-    if len(shape) == 5 and shape[1] > _MAX_GRID:
-        return f"takes at most {_MAX_GRID} targets; got {shape[1]}"
+    if math.prod(size) > MAX_POSITIONS or max(size) > MAX_SIDE:
+        got = " x ".join(map(str, size))
+        return f"takes maps of at most {MAX_POSITIONS} positions, {MAX_SIDE} along an axis; got {got}"
+    if targets > _MAX_GRID:
+        return f"takes at most {_MAX_GRID} targets; got {targets}"
     if config.eps_rule == "neighbor_median" and config.eps_neighbor > MAX_NEIGHBOR:
         return f"takes an eps_neighbor of at most {MAX_NEIGHBOR}; got {config.eps_neighbor}"
     return None
@@ -106,23 +110,17 @@ def compute(
 
     launch = partial(launch, INPUT="double" if wide else "float")
 
-    batch, targets, channels, height, width = gradients.shape
+    batch, targets, channels, *size = gradients.shape
     empty = partial(torch.empty, device=activations.device)
     result = EngineResult(
-        raw_maps=empty((batch, targets, height, width), dtype=torch.float32),
+        raw_maps=empty((batch, targets, *size), dtype=torch.float32),
         labels=empty((batch, targets, channels), dtype=torch.int64),
         weights=empty((batch, targets, channels), dtype=torch.float32),
         eps=empty((batch, targets), dtype=torch.float64),
     )
     finite = empty((batch, 2), dtype=torch.bool)
-    double = partial(empty, dtype=torch.float64)
-    smoothing = _Filter(
-        *(double(shape) for shape in ((height, height), (width, width), (height, width), (height, width)))
-    )
-    boundary = _BOUNDARY[config.boundary]
-    launch("filter_matrix", (1, 1), (256, 1), height, width, float(config.sigma), boundary, *smoothing)
-
-    bytes_each = sum(scratch(config, (1, targets, channels, height, width)).values())
+    smoothing = _filter(config, size, launch, activations.device)
+    bytes_each = sum(scratch(config, (1, *gradients.shape[1:])).values())
     images = min(batch, chunk_size(memory, bytes_each), max(1, _MAX_GRID // targets))
     for first in range(0, batch, images):
         part = slice(first, first + images)
@@ -132,12 +130,25 @@ def compute(
 
 
 class _Filter(NamedTuple):
-    """What filter_matrix.cu writes."""
+    """What filter_matrix.cu writes, and (d, h, w): of maps with fewer axes the first are 1."""
 
+    sides: tuple[int, ...]
+    planes: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
     profile: torch.Tensor
     inside: torch.Tensor
+
+
+def _filter(config: Config, size: Sequence[int], launch: Launch, device: torch.device) -> _Filter:
+    """The filter of maps of this size."""
+    sides = (*[1] * (3 - len(size)), *size)
+    positions = math.prod(size)
+    shapes = *((side, side) for side in sides), (positions,), (positions,)
+    matrices = [torch.empty(shape, dtype=torch.float64, device=device) for shape in shapes]
+    boundary = _BOUNDARY[config.boundary]
+    launch("filter_matrix", (1, 1), (1024, 1), *sides, len(size), float(config.sigma), boundary, *matrices)
+    return _Filter(sides, *matrices)
 
 
 def _stride(config: Config, channels: int) -> int:
@@ -161,9 +172,9 @@ _ZEROS = ("hub", "coarse", "fine", "next", "below", "found")
 
 
 def scratch(config: Config, shape: Sequence[int]) -> dict[str, int]:
-    """Bytes of what a chunk needs beside its result; the kernels' headers say of what. `shape` is (B, T, C, h, w)."""
-    images, targets, channels, height, width = shape
-    positions, maps = height * width, images * targets
+    """Bytes of what a chunk needs beside its result; the kernels' headers say of what. `shape` is the gradients'."""
+    images, targets, channels, *size = shape
+    positions, maps = math.prod(size), images * targets
     by_target = config.importance == "contribution"
     problems = maps if by_target else images
     stride = _stride(config, channels)
@@ -223,8 +234,8 @@ class _Chunk:
     ) -> None:
         self.start, self.config, self.filter = launch, config, smoothing
         self.activations, self.gradients = activations, gradients
-        self.images, self.targets, self.channels, self.height, self.width = gradients.shape
-        self.positions = self.height * self.width
+        self.images, self.targets, self.channels, *size = gradients.shape
+        self.positions, self.axes = math.prod(size), len(size)
         self.maps = self.images * self.targets
         by_target = config.importance == "contribution"
         self.problems = self.maps if by_target else self.images
@@ -361,14 +372,14 @@ class _Chunk:
         filtered, variance = self.at["filtered"], None
         # As many channels a block as its shared memory holds, and as leave enough blocks.
         group = max(1, min(16, 4096 // positions, channels * self.maps // _BLOCKS))
-        inputs: Arguments = self.gradients, labels, self.filter.rows, self.filter.columns
-        sizes: Arguments = channels, self.height, self.width, self.per_problem, int(own), group
+        inputs: Arguments = self.gradients, labels, self.filter.planes, self.filter.rows, self.filter.columns
+        sizes: Arguments = channels, *self.filter.sides, self.per_problem, int(own), group
         self.each_map("filter_gradients", -(-channels // group), 256, *inputs, *sizes, filtered)
         if not own:
             self.each_map("cluster_gradients", channels, 128, labels, positions, self.per_problem, filtered)
         if floor > 0:
             inputs = self.gradients, filtered, self.filter.inside
-            sizes, spread = (channels, positions, noise_left(config.sigma, 2)), self.at["variance"]
+            sizes, spread = (channels, positions, noise_left(config.sigma, self.axes)), self.at["variance"]
             self.each_map("residual_variance", -(-channels // 8), 256, *inputs, *sizes, spread)
             variance = self.average(spread, spread, labels, -1)
         multiplied = filtered, variance

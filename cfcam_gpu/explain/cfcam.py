@@ -186,7 +186,7 @@ class CFCAM:
 
     def _prepare(self, images: torch.Tensor, request: targets.Request) -> None:
         """Find what may be missing before anything runs: the engine, the layers."""
-        engines.choose(self.engine, images.device, images.ndim - 2)
+        engines.choose(self.engine, images.device)
         self._planned(images, request)
 
     def _look(
@@ -218,8 +218,9 @@ class CFCAM:
 
         Parameters
         ----------
-        images : (B, 3, H, W) floating tensor on a CUDA device
-            An example: shape, dtype, device and memory layout are those of the graph, and the values don't matter.
+        images : floating tensor on a CUDA device
+            An example of images, volumes or signals, as a call takes them: shape, dtype, device and memory layout are
+            those of the graph, and the values don't matter.
         target : None, int, str, sequence, tensor or callable
             As in a call. With class indices, (B,) or (B, T), each replay may name others. A callable runs here alone;
             the graph keeps what it did on the device.
@@ -234,9 +235,9 @@ class CFCAM:
         Raises
         ------
         TypeError, ValueError
-            As in a call; if `images` are volumes or signals, or not on a CUDA device, the explainer's engine is neither
-            ``"auto"`` nor ``"fused"``, the fused engine does not cover the configuration, a module is in training mode,
-            or the explainer augments or smooths.
+            As in a call; if `images` are not on a CUDA device, the explainer's engine is neither ``"auto"`` nor
+            ``"fused"``, the fused engine does not cover the configuration or the layer, a module is in training mode,
+            the explainer augments or smooths, or overlays of signals are asked for.
         RuntimeError
             If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
             reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
@@ -254,12 +255,17 @@ class CFCAM:
             raise ValueError(
                 "cuda_graph: a graph holds one look at the images; make the explainer without augment, smooth"
             )
+        if overlay and images.ndim == 3:
+            raise ValueError(
+                "overlay: a signal's is drawn on the host, which no CUDA graph can hold; leave it out here, and ask "
+                "the result's overlay(images)"
+            )
         request = targets.read(target, len(images), self._class_names)
         if request.predicted is not None:
             raise ValueError(
                 "target: a graph explains a class that is named, or the predicted one, of all images alike"
             )
-        engine = fused_engine(self.model, images.device, self.engine, images.ndim - 2)
+        engine = fused_engine(self.model, images.device, self.engine)
         return GraphedCFCAM(
             self.model, self._laid_out(images, request), engine, images, request, self._class_names, overlay=overlay
         )

@@ -37,7 +37,7 @@ class GraphedExplanation(Explanation):
         Whether an image's logits, activations and gradients are finite in float32, which a call would refuse. Where
         they are not, the maps are zero, and labels, weights and eps mean nothing.
     overlays : (B, H, W, 3) uint8 tensor or None
-        The maps over the images, where `cuda_graph` was asked for them.
+        The maps over the images, of volumes (B, D, H, W, 3), where `cuda_graph` was asked for them.
     """
 
     finite: torch.Tensor
@@ -62,7 +62,7 @@ class GraphedCFCAM:
 
     Attributes
     ----------
-    images : (B, 3, H, W) tensor
+    images : tensor
         What the graph reads. Fill it on the stream of the call and pass it to the call itself: that saves a copy.
     static : GraphedExplanation
         What the graph writes; overwritten by each replay.
@@ -115,7 +115,7 @@ class GraphedCFCAM:
 
         Parameters
         ----------
-        images : (B, 3, H, W) tensor
+        images : tensor
             Of the shape, dtype and device that the graph was made for; copied into `images` of the graph.
         target : None, int, str, sequence or tensor
             Class indices or names of the shape, (B,) or (B, T), that the graph was made with; None are the ones that
@@ -251,22 +251,17 @@ def graph_of(
     return graph, written
 
 
-def fused_engine(model: nn.Module, device: torch.device, engine: str, spatial_dims: int = 2) -> engines.CheckedEngine:
+def fused_engine(model: nn.Module, device: torch.device, engine: str) -> engines.CheckedEngine:
     """The fused engine, if a graph of `model` on `device` can be captured.
 
     Raises
     ------
     ValueError
-        If maps have not two axes, the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a
-        module is in training mode.
+        If the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a module is in training
+        mode.
     RuntimeError
         If this machine lacks the fused engine.
     """
-    if spatial_dims != 2:
-        raise ValueError(
-            f"cuda_graph: takes images (B, 3, H, W), as the fused engine does; got {spatial_dims} spatial axes. Call "
-            "the explainer itself on volumes and signals"
-        )
     if device.type != "cuda":
         raise ValueError(f"cuda_graph: needs a CUDA device; got {device}")
     if engine not in ("auto", "fused"):
@@ -304,7 +299,8 @@ def explain_within_graph(
         sound=captured.sound,
     )
     finite = torch.stack(list(flags.values())).all(dim=0)
-    result = result._replace(raw_maps=result.raw_maps.masked_fill(~finite[:, None, None, None], 0.0))
+    shown = finite.reshape(-1, *[1] * (result.raw_maps.ndim - 1))
+    result = result._replace(raw_maps=result.raw_maps.masked_fill(~shown, 0.0))
     explanation = named(plan.explanation(model, captured, result, images, request), names)
     overlays = explanation.overlay(images) if overlay else None
     shared = {field.name: getattr(explanation, field.name) for field in fields(Explanation)}

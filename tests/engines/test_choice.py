@@ -42,7 +42,6 @@ def machine(monkeypatch):
 def test_auto_is_rapids_where_it_is_there(machine, caplog):
     with caplog.at_level(logging.INFO):
         assert engines.choose("auto", CUDA).name == "rapids"
-        assert engines.choose("auto", CUDA, 3).name == "rapids"
         assert engines.resolve("auto", CUDA) == "rapids"
         assert engines.choose("auto", torch.device("cpu")).name == "cpu"
     assert not caplog.records
@@ -62,18 +61,18 @@ def test_auto_is_fused_without_cuml(machine, caplog):
 
 
 @pytest.mark.parametrize(
-    ("dims", "options", "reason"),
+    ("shape", "reason"),
     [
-        (3, {}, "takes maps of 2 axes; got 3"),
-        (2, {"config": Config(), "shape": (1, 1, 5000, 7, 7)}, "takes at most 4096 channels; got 5000"),
-        (2, {"config": Config(), "shape": (1, 1, 8, 70, 7)}, "takes maps of at most 64 x 64; got 70 x 7"),
+        ((1, 1, 5000, 7, 7), "takes at most 4096 channels; got 5000"),
+        ((1, 1, 8, 70, 70), "takes maps of at most 4096 positions, 256 along an axis; got 70 x 70"),
+        ((1, 1, 8, 300), "takes maps of at most 4096 positions, 256 along an axis; got 300"),
     ],
 )
-def test_auto_is_cpu_for_what_fused_does_not_cover(machine, caplog, dims, options, reason):
+def test_auto_is_cpu_for_what_fused_does_not_cover(machine, caplog, shape, reason):
     machine.missing["rapids"] = NO_CUML
     for _ in range(2):
-        assert engines.choose("auto", CUDA, dims, **options).name == "cpu"
-        assert engines.resolve("auto", CUDA, dims, **options) == "cpu"
+        assert engines.choose("auto", CUDA, config=Config(), shape=shape).name == "cpu"
+        assert engines.resolve("auto", CUDA, config=Config(), shape=shape) == "cpu"
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().endswith(f"'rapids' is not available: {NO_CUML}; 'fused' {reason}")

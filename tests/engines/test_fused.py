@@ -25,22 +25,25 @@ NAMES = sorted(path.stem for path in kernels.folder().glob("*.cu"))
     ("config", "shape", "reason"),
     [
         (Config(), (4097, 7, 7), "takes at most 4096 channels; got 4097"),
-        (Config(), (2, 65, 7), "takes maps of at most 64 x 64; got 65 x 7"),
-        (Config(), (8, 1, 2, 7, 65), "takes maps of at most 64 x 64; got 7 x 65"),
+        (Config(), (2, 257, 7), "takes maps of at most 4096 positions, 256 along an axis; got 257 x 7"),
+        (Config(), (2, 17, 17, 17), "takes maps of at most 4096 positions, 256 along an axis; got 17 x 17 x 17"),
+        (Config(), (2, 257), "takes maps of at most 4096 positions, 256 along an axis; got 257"),
         (
             Config(eps_rule="neighbor_median", eps_neighbor=17),
             (2, 7, 7),
             "takes an eps_neighbor of at most 16; got 17",
         ),
         (Config(eps_neighbor=17), (4096, 64, 64), None),
+        (Config(), (8, 16, 256), None),
+        (Config.two_level(), (8, 16, 16, 16), None),
         (Config.paper(), (2048, 7, 7), None),
         (Config.two_level(), (672, 14, 14), None),
     ],
 )
 def test_what_is_not_covered_is_named_before_anything_runs(config, shape, reason):
-    assert fused.why_not(config, shape) == reason
+    assert fused.why_not(config, (1, 1, *shape)) == reason
     if reason is not None:
-        activations = torch.zeros(shape[-3:])[None]
+        activations = torch.zeros(shape)[None]
         with pytest.raises(ValueError, match=re.escape(f"engine: 'fused' {reason}; use engine='rapids' or 'cpu'")):
             fused.compute(activations, activations[:, None], config, launch=None)
 

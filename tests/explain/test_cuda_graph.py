@@ -53,6 +53,23 @@ def test_a_replay_gives_the_calls_bytes(graphed, config, target):
         assert (found.layers, found.config, found.size) == (expected.layers, expected.config, expected.size)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_replay_of_signals_and_of_volumes_gives_the_calls_bytes(graphed, config, dims):
+    first, overlay = draw(0, dims=dims), dims == 3
+    replay, explain = graphed(config=config, overlay=overlay, images=first, using=Network(dims).eval())
+    for seed in (0, 1):
+        images = draw(seed, dims=dims)
+        found, expected = replay(images), explain(images)
+        assert_same(found, expected)
+        if overlay:
+            assert torch.equal(found.overlays, expected.overlay(images))
+    images[1, 0] = torch.nan
+    found = replay(images)
+    assert found.finite.tolist() == [True, False, True]
+    assert found.raw_maps.flatten(1).any(dim=1).tolist() == [True, False, True]
+
+
 def test_callables_of_a_model_without_a_row_of_logits(graphed):
     """Where layouts are found before the capture, too, what is asked for is the callable."""
     model = Network().eval()
@@ -242,6 +259,8 @@ def test_images_and_target_are_refused_first(model):
         CFCAM(model, "late").cuda_graph([1])
     with pytest.raises(ValueError, match="one for each of the 3 images; got 2"):
         CFCAM(model, "late").cuda_graph(draw(0), [0, 1])
+    with pytest.raises(ValueError, match="overlay: a signal's is drawn on the host"):
+        CFCAM(Network(1).eval(), "late").cuda_graph(draw(0, dims=1), overlay=True)
 
 
 @pytest.mark.parametrize("engine", ["cpu", "rapids"])

@@ -63,6 +63,18 @@ def test_a_replay_gives_the_calls_bytes(model, config, target):
         assert bool(found.finite.all())
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_replay_of_signals_and_of_volumes_gives_the_calls_bytes(fused, config, dims):
+    explain = CFCAM(Network(dims).eval().cuda(), LAYERS[config], config=CONFIGS[config], engine="fused")
+    replay = explain.cuda_graph(images(0, dims=dims), overlay=dims == 3)
+    for seed in (0, 1, 2):
+        found, expected = replay(images(seed, dims=dims)), explain(images(seed, dims=dims))
+        assert_same(found, expected)
+        if dims == 3:
+            assert torch.equal(found.overlays, expected.overlay(images(seed, dims=dims)))
+
+
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("config", [None, Config.two_level()], ids=["one level", "two levels"])
 def test_on_resnet50(fused, batch, config):

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.gpu
 # What it computes
 
 
-@pytest.mark.parametrize("shape", [(4096, 2, 2), (7, 64, 64), (1, 1, 1), (2048, 7, 7)])
+SHAPES = [(4096, 2, 2), (7, 64, 64), (7, 16, 256), (1, 1, 1), (2048, 7, 7), (7, 16, 16, 16), (40, 5, 4, 3), (60, 157)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("config", PRESETS)
 def test_the_largest_shapes_and_the_smallest(fused, shape, config):
     assert_right(fused, *random(1, 1, 1, *shape), PRESETS[config])

@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import distance
 
+from cfcam_gpu import Config
 from cfcam_gpu.engines import fused, reference
 
 from ..pairwise import in_pairs
@@ -14,20 +15,24 @@ from .emulator import launch
 SCIPY_BOUNDARY = {"reflect": "reflect", "zero": "constant"}
 
 
-@in_pairs(shape=[(7, 7), (1, 1), (1, 5), (14, 3)], sigma=[1.5, 0.0, 0.1, 0.7, 9.0, 64.0], boundary=fused._BOUNDARY)
+@in_pairs(
+    shape=[(7, 7), (1, 1), (1, 5), (14, 3), (9,), (1,), (256,), (3, 4, 5), (1, 1, 4)],
+    sigma=[1.5, 0.0, 0.1, 0.7, 9.0, 64.0],
+    boundary=fused._BOUNDARY,
+)
 def test_filter_matrix_is_scipys_gaussian(shape, sigma, boundary):
-    height, width = shape
-    sizes = ((height, height), (width, width), shape, shape)
-    rows, columns, profile, inside = tables = [torch.empty(size, dtype=torch.float64) for size in sizes]
-    launch("filter_matrix", (1, 1), (256, 1), height, width, sigma, fused._BOUNDARY[boundary], *tables)
+    found = fused._filter(Config(sigma=sigma, boundary=boundary), shape, launch, torch.device("cpu"))
+    matrices = found.planes, found.rows, found.columns
+    profile, inside = (table.reshape(shape).numpy() for table in (found.profile, found.inside))
     field = np.random.default_rng(0).normal(size=shape)
 
     def smooth(field):
         return ndimage.gaussian_filter(field, sigma, mode=SCIPY_BOUNDARY[boundary], truncate=4.0) if sigma else field
 
     expected = smooth(field)
-    np.testing.assert_allclose(rows.numpy().T @ field @ columns.numpy(), expected, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose((profile.numpy() * field).sum(), expected.sum(), rtol=1e-11, atol=1e-12)
+    filtered = np.einsum("zyx,za,yb,xc->abc", field.reshape(found.sides), *(table.numpy() for table in matrices))
+    np.testing.assert_allclose(filtered.reshape(shape), expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose((profile * field).sum(), expected.sum(), rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(inside, smooth(np.ones(shape)), rtol=1e-12)
 
 

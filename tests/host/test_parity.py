@@ -16,7 +16,8 @@ from ..pairwise import in_pairs
 from .emulator import launch
 
 PRESETS = {"default": Config(), "paper": Config.paper(), "two levels": Config.two_level()}
-COVERED = {name: row for name, row in COMBINATIONS.items() if fused.why_not(row[1], (1, 1, 1)) is None}
+ANY = (1, 1, 1, 1, 1)
+COVERED = {name: row for name, row in COMBINATIONS.items() if fused.why_not(row[1], ANY) is None}
 
 
 def explain(activations, gradients, config, **options):
@@ -70,7 +71,24 @@ def test_shapes(channels, side, preset):
     assert_parity(activations, gradients, PRESETS[preset])
 
 
-@pytest.mark.parametrize("side", [(64, 64), (64, 1), (1, 64), (17, 23)])
+@in_pairs(channels=[1, 2, 33, 70], size=[(1,), (13,), (157,), (2, 3, 4), (5, 1, 3), (7, 7, 7)], preset=PRESETS)
+def test_signals_and_volumes(channels, size, preset):
+    rng = np.random.default_rng(channels)
+    activations = np.maximum(rng.normal(size=(2, channels, *size)), 0).astype(np.float32)
+    gradients = rng.normal(size=(2, 3, channels, *size)).astype(np.float32)
+    assert_parity(activations, gradients, PRESETS[preset])
+
+
+@in_pairs(size=[(40,), (4, 3, 5), (1, 1, 6)], boundary=["reflect", "zero"], gradient=["cluster_mean", "own"])
+def test_nothing_is_filtered_along_axes_that_maps_do_not_have(size, boundary, gradient):
+    rng = np.random.default_rng(0)
+    activations, gradients = rng.normal(size=(2, 40, *size)).astype(np.float32)
+    floor = Config(combine="positive", noise_floor=0.7, boundary=boundary, gradient=gradient)
+    for config in (floor, Config(boundary=boundary, gradient=gradient), Config(boundary=boundary, sigma=9.0)):
+        one(activations, gradients, config)
+
+
+@pytest.mark.parametrize("side", [(64, 64), (64, 1), (1, 64), (17, 23), (256,), (16, 256), (16, 16, 16), (64, 8, 8)])
 def test_large_maps(side):
     rng = np.random.default_rng(0)
     activations, gradients = rng.normal(size=(2, 9, *side)).astype(np.float32)
@@ -178,7 +196,7 @@ def test_the_same_bytes_on_every_run():
 
 
 @in_pairs(
-    config=[name for name, config in CONFIGS.items() if fused.why_not(config, (1, 1, 1)) is None],
+    config=[name for name, config in CONFIGS.items() if fused.why_not(config, ANY) is None],
     bad=[np.nan, np.inf, -np.inf],
     share=[0.01, 1.0],
     both=[True, False],
