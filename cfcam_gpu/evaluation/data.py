@@ -236,7 +236,7 @@ def _image_folder(folder: Path) -> Album:
     found: list[Photograph] = []
     passed_over: Counter[str] = Counter()
     for position, name in enumerate(classes):
-        for path in photos.find([folder / name], skip=folder, passed_over=passed_over):
+        for path in photos.find([folder / name], skip=folder, passed_over=passed_over, arrays=True):
             index = int(name) if numbered[position] else position
             found.append(Photograph(path.relative_to(folder).as_posix(), path, None, index, len(found)))
     return Album(tuple(found), (), () if all(numbered) else tuple(classes), passed_over)

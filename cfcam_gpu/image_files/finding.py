@@ -14,6 +14,8 @@ from .formats import SUFFIXES, UnreadableError
 #: How what has no suffix is counted, and what is a link to a folder.
 NO_SUFFIX = "without a suffix"
 LINKED_FOLDER = "linked folder"
+#: NumPy's arrays: images of bands, and much else that lies beside photographs, labels and maps for two.
+ARRAYS = ".npy"
 #: What DICOM calls the table of contents of a folder (PS3.10, section 8.6): of a CD of scans, for one.
 _CONTENTS = "DICOMDIR"
 #: Kinds of files that :func:`told` names.
@@ -53,6 +55,8 @@ class Search:
     passed_over : Counter of str
         How many files of each suffix, such as ``".dcm"``, were passed over so far; :data:`NO_SUFFIX` and
         :data:`LINKED_FOLDER` stand among them.
+    arrays : list of Path
+        NumPy's arrays that were passed over so far, for where there is nothing else.
     """
 
     #: What is searched for, for people, and its suffixes.
@@ -63,6 +67,7 @@ class Search:
         self.folder = folder
         self.skip = frozenset((skip,) if isinstance(skip, Path) else skip)
         self.passed_over: Counter[str] = Counter()
+        self.arrays: list[Path] = []
 
     def __iter__(self) -> Iterator[Path]:
         """Search anew.
@@ -73,6 +78,7 @@ class Search:
             If a folder can't be read.
         """
         self.passed_over.clear()
+        self.arrays.clear()
         yield from self._within(self.folder)
 
     def _within(self, folder: Path) -> Iterator[Path]:
@@ -92,6 +98,13 @@ class Search:
                 yield path
             else:
                 self.passed_over[suffix or NO_SUFFIX] += 1
+                if suffix == ARRAYS:
+                    self.arrays.append(path)
+
+    def take_arrays(self) -> list[Path]:
+        """NumPy's arrays, where there is nothing else in a folder that was searched; they are not passed over then."""
+        self.passed_over.pop(ARRAYS, None)
+        return self.arrays
 
     def is_one(self, path: Path, suffix: str) -> bool:
         """Whether a file is searched for."""
@@ -109,6 +122,7 @@ def find(
     skip: Path | Collection[Path],
     passed_over: Counter[str] | None = None,
     search: type[Search] = Search,
+    arrays: bool = False,
 ) -> list[Path]:
     """The photographs that `paths` mean, each once.
 
@@ -123,6 +137,9 @@ def find(
         Gets what is passed over in folders; see :func:`told`.
     search : type of Search
         Of something else than photographs, say.
+    arrays : bool
+        Whether NumPy's arrays can be read: those of a folder that has nothing else are taken then. Beside photographs
+        they are more likely labels, or maps.
 
     Raises
     ------
@@ -138,7 +155,7 @@ def find(
     for path in paths:
         if path.is_dir():
             within = search(path, skipped)
-            inside = list(within)
+            inside = list(within) or (within.take_arrays() if arrays else [])
             if not inside:
                 also = f"; {told(within.passed_over)}" if within.passed_over else ""
                 raise ValueError(

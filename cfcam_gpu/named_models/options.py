@@ -111,8 +111,9 @@ ClassesOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The names of the model's classes: a name a line; .json with a list, or names and indices; or a folder "
-        "whose sub-folders are the classes. torchvision:NAME and timm:NAME are built with so many.",
+        help="The names of the model's classes: a name a line; .json with a list, or names and indices; .yaml of "
+        "YOLO's data; or a folder whose sub-folders are the classes. torchvision:NAME and timm:NAME are "
+        "built with so many.",
         show_default="the model's own",
     ),
 ]

@@ -87,7 +87,7 @@ def write(job: Job, untrained: Callable[[], None]) -> Written:
         if job.runtime == "aoti" or (job.out is not None and job.out.suffix.lower() != ".onnx"):
             raise ValueError("triton: expected a file .onnx; a package of AOTInductor has no backend there")
         triton.check_place(job.triton, name, overwrite=job.overwrite)
-    files = photos.find(job.photographs, skip=places[0]) if job.photographs else photos.samples()
+    files = photos.find(job.photographs, skip=places[0], arrays=True) if job.photographs else photos.samples()
     loaded = loading.load_model(job.settings)
     if not loaded.model.trained:
         untrained()

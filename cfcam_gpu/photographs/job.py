@@ -80,7 +80,7 @@ class Run:
     @classmethod
     def find(cls, job: Job, passed_over: Counter[str]) -> list[Picture]:
         """What is explained; `passed_over` gets what is passed over in folders."""
-        return pictures.of(photos.find(job.paths, skip=job.results, passed_over=passed_over))
+        return pictures.of(photos.find(job.paths, skip=job.results, passed_over=passed_over, arrays=True))
 
     @property
     def where(self) -> str:

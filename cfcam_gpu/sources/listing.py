@@ -105,6 +105,10 @@ def kind_of(name: str) -> str | None:
     return "image" if finding.suffix_of(Path(name)) in formats.SUFFIXES else None
 
 
+def _is_array(name: str) -> bool:
+    return finding.suffix_of(Path(remote.plain(name))) == finding.ARRAYS
+
+
 def _expanded(source: str, skip: Path | None) -> _Found:
     if os.path.lexists(source):  # a name may look like a pattern
         return _there(source, skip)
@@ -129,7 +133,9 @@ def _expanded(source: str, skip: Path | None) -> _Found:
         elif os.path.lexists(part):
             found = _there(part, skip)
         elif glob.has_magic(part):
-            found = _matching(part, skip)
+            found = _matching(part, skip, arrays=_is_array(part))
+            if not found.names:
+                found = _matching(part, skip, arrays=True)
         else:
             missing.append(part)
             continue
@@ -162,7 +168,7 @@ def _there(path: str, skip: Path | None) -> _Found:
     if os.path.isdir(path):
         return _in_folder(path, skip)
     root = os.path.join(os.getcwd(), os.path.dirname(path))
-    return _Found(root, {os.path.basename(path): None}, Counter()) if _is_meant(path) else _unknown(path)
+    return _Found(root, {os.path.basename(path): None}, Counter()) if _is_meant(path, True) else _unknown(path)
 
 
 def _unknown(path: str) -> _Found:
@@ -170,9 +176,9 @@ def _unknown(path: str) -> _Found:
     raise ValueError(f"source: expected {_HOW}; got {path}{hint}")
 
 
-def _is_meant(path: str) -> bool:
-    """Whether a file of this machine is of a kind that is read."""
-    if kind_of(path) is not None:
+def _is_meant(path: str, arrays: bool) -> bool:
+    """Whether a file of this machine is of a kind that is read; NumPy's arrays are where they are asked for."""
+    if kind_of(path) is not None or (arrays and _is_array(path)):
         return True
     if finding.suffix_of(Path(path)) or not os.path.isfile(path):
         return False
@@ -180,7 +186,8 @@ def _is_meant(path: str) -> bool:
         return is_image(file.read(formats.HEAD))
 
 
-def _in_folder(folder: str, skip: Path | None) -> _Found:
+def _in_folder(folder: str, skip: Path | None, *, arrays: bool = True) -> _Found:
+    """What is in a folder; NumPy's arrays where there is nothing else, and they are asked for."""
     root = os.path.join(os.getcwd(), folder)
     inside = set(os.listdir(folder))
     if "dataset_dict.json" in inside:
@@ -206,14 +213,16 @@ def _in_folder(folder: str, skip: Path | None) -> _Found:
                 for name in sorted(others)
                 if not name.startswith(".") and kind_of(name) in ("tar", "columns")
             ]
+    if arrays and not names:
+        names = [os.path.relpath(path, folder) for path in search.take_arrays()]
     passed_over = Counter(search.passed_over)
     for suffix in list(passed_over):
-        if names and kind_of(names[0]) == kind_of(f"x{suffix}"):
+        if names and kind_of(f"x{suffix}") == kind_of(names[0]) is not None:
             del passed_over[suffix]
     return _Found(root, dict.fromkeys(names), passed_over)
 
 
-def _matching(pattern: str, skip: Path | None) -> _Found:
+def _matching(pattern: str, skip: Path | None, *, arrays: bool) -> _Found:
     names, passed_over = dict[str, Stat | None](), Counter[str]()
     out = None if skip is None else os.path.join(os.path.abspath(skip), "")
     linked = set[str]()
@@ -228,10 +237,10 @@ def _matching(pattern: str, skip: Path | None) -> _Found:
         if out is not None and os.path.join(whole, "").startswith(out):
             continue
         if os.path.isdir(path):
-            found = _in_folder(path, skip)
+            found = _in_folder(path, skip, arrays=arrays)
             names |= {os.path.join(found.root, name): None for name in found.names}
             passed_over += found.passed_over
-        elif _is_meant(path):
+        elif _is_meant(path, arrays):
             names[whole] = None
         else:
             passed_over[finding.suffix_of(Path(path)) or finding.NO_SUFFIX] += 1
@@ -264,18 +273,15 @@ def _fitting(pattern: str, linked: set[str]) -> Iterator[str]:
 def _at(address: str) -> _Found:
     """What is at an address."""
     plain = remote.plain(address)
-    if "*" not in address and kind_of(address) is not None:
+    if "*" not in address and (kind_of(address) is not None or _is_array(address)):
         root = plain.rpartition("/")[0]
         return _Found(root, {address[len(root) + 1 :]: None}, Counter())
     root, files = remote.find(address)
-    names, passed_over = dict[str, Stat | None](), Counter[str]()
-    for name, stat in files.items():
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
-        if kind_of(name) is None:
-            passed_over[finding.suffix_of(Path(name)) or finding.NO_SUFFIX] += 1
-        else:
-            names[name] = stat
+    visible = {name: stat for name, stat in files.items() if not any(part[:1] == "." for part in name.split("/"))}
+    names: dict[str, Stat | None] = {name: stat for name, stat in visible.items() if kind_of(name) is not None}
+    if not names or _is_array(address):
+        names |= {name: stat for name, stat in visible.items() if _is_array(name)}
+    passed_over = Counter(finding.suffix_of(Path(name)) or finding.NO_SUFFIX for name in visible if name not in names)
     if "state.json" in (name.rpartition("/")[2] for name in files):
         names = {name: stat for name, stat in names.items() if kind_of(name) == "columns"}
     return _without_tables(_Found(root, names, passed_over))

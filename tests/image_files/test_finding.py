@@ -133,3 +133,22 @@ def test_a_folder_of_nothing_but_others_says_so(tmp_path):
 )
 def test_suffixes(tmp_path, name, suffix):
     assert suffix_of(tmp_path / name) == suffix
+
+
+def test_arrays_are_found_where_there_is_nothing_else(tmp_path):
+    touch(
+        tmp_path,
+        "only/b.npy",
+        "only/a/a.NPY",
+        "only/notes.txt",
+        "only/.hidden.npy",
+        "beside/a.png",
+        "beside/labels.npy",
+    )
+    passed_over = Counter()
+    folders = [tmp_path / "only", tmp_path / "beside"]
+    found = photos.find(folders, skip=tmp_path / "out", passed_over=passed_over, arrays=True)
+    assert [path.name for path in found] == ["a.NPY", "b.npy", "a.png"]
+    assert passed_over == {".txt": 1, ".npy": 1}
+    with pytest.raises(ValueError, match=r"no photographs in .*only .*passed over: 2 \.npy, 1 \.txt"):
+        photos.find(folders, skip=tmp_path / "out")

@@ -197,6 +197,16 @@ def test_bands_are_explained_by_name(tmp_path, names, way):
         assert overlay.size == (24, 16)
 
 
+@pytest.mark.parametrize("command", ["explain", "run"])
+def test_a_folder_of_arrays_is_explained(tmp_path, names, command):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", field(24, 40))
+    options = ["--size=16,24", "--channels=4", "--mean=0", "--std=10000", "--classes", names, "--layer=conv"]
+    options += ["--workers=0"] * (command == "run")
+    code, told = invoke(command, tmp_path / "in", "--model", spec("four"), *options, "--out", tmp_path / "out")
+    assert (code, ".npy" in told) == (0, False), told
+
+
 def test_grey_photographs_of_a_model_of_one_channel(tmp_path, names):
     Image.fromarray(field(32, 32, 1, np.uint8, 250)[..., 0]).save(tmp_path / "a.png")
     out = tmp_path / "out"

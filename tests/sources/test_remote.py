@@ -112,6 +112,29 @@ def test_what_is_read_here_is_read_from_anywhere(tmp_path, web, memory, source):
         assert seen(f"{web.address}/{source}", workers=2 * (source == "t-{0..1}.tar")) == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("only", ["a.npy", "b/b.npy"]),
+        ("only/*", ["a.npy", "b/b.npy"]),
+        ("only/a.npy", ["a.npy"]),
+        ("beside", ["a.png"]),
+        ("beside/*", ["a.png"]),
+        ("beside/*.npy", ["labels.npy"]),
+    ],
+)
+def test_arrays_are_taken_where_there_is_nothing_else_or_they_are_named(tmp_path, memory, source, found):
+    for name in ("only/a.npy", "only/b/b.npy", "beside/a.png", "beside/labels.npy", "beside/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    memory.put(f"{tmp_path}/", "/data", recursive=True)
+    for where in (tmp_path, "memory://data"):
+        if (str(where), source) != ("memory://data", "only/*"):  # fsspec's star is of files alone
+            listed = Photographs(f"{where}/{source}", TINY)
+            assert [item.source.split("data/")[-1] for item in listed.items] == found
+            assert any(".npy" in note for note in listed.notes) == (source in ("beside", "beside/*"))
+
+
 def test_lists_and_tables_name_addresses(tmp_path, web, memory):
     fill(web.folder)
     (tmp_path / "0.png").write_bytes(picture(0))
