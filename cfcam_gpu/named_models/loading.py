@@ -202,6 +202,7 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM], named: tupl
     takes: Preparation | VolumePreparation
     if settings.spatial_dims == 3:
         takes = volume_input.preparation(found.module, settings)
+        found = replace(found, notes=())  # of images
     elif axes.of_model(found.module) == 3:
         raise ValueError(
             f"spatial_dims: {settings.model} takes volumes, by its first convolution; give --spatial-dims 3"

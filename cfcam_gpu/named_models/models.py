@@ -237,13 +237,17 @@ def _own(where: str, name: str, asked: AskedInput) -> tuple[nn.Module, Preparati
     """A factory's module, its input, and what of this nobody said."""
     module, said = with_description(where, name)
     spec = f"{where}:{name}"
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     own = descriptions.own(module, spec) if said is None else descriptions.read(said, f"{spec}()")
     if own is None:
         own = COMMON
         size = descriptions.own_size(module)
         if size is not None:
             own = replace(COMMON, size=size, resize=size, squash=True)
+        elif asked.size is None:
+            notes.append(f"{spec} doesn't say the size of its images: 224 x 224 is taken; --size sets it")
         if asked.mean is None:
-            notes = (f"{spec} doesn't say mean and std of its images: ImageNet's are taken; --mean and --std set them",)
-    return module, asked.applied(own, spec, descriptions.first_channels(module)), notes
+            notes.append(
+                f"{spec} doesn't say mean and std of its images: ImageNet's are taken; --mean and --std set them"
+            )
+    return module, asked.applied(own, spec, descriptions.first_channels(module)), tuple(notes)

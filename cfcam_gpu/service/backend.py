@@ -169,6 +169,7 @@ class Backend:
             "size": self.model.preparation.size,
             "channels": self.model.preparation.channels,
             "class_names": loaded.names_from,
+            "notes": list(loaded.nobody_said),
             "method": settings.method,
             "methods": self._explainers.titles,
             "target": "predicted" if exported.is_of_predicted(loaded.explain) else "any",

@@ -145,10 +145,20 @@ def serve(
             # Only now: Ray has set a handler of its own meanwhile. What is under way is finished, then Ray ends.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 signal.signal(number, lambda number, _: came.put(number))
+            _tell(service.about, exported=settings.file is not None)
             print(f"look at {service.url}", flush=True)
             lost = _serve_until_told(service, came)
     if lost is not None:
         terminal.stop(lost, terminal.errors())
+
+
+def _tell(about: dict[str, Any], *, exported: bool) -> None:
+    """Say what nobody said of the model, so that it was taken, as the other commands do."""
+    err = terminal.errors()
+    for line in about["notes"]:
+        err.print(terminal.plain(line))
+    if not about["trained"]:
+        terminal.warn_of_random_weights(err, exported=exported)
 
 
 def _serve_until_told(service: Service, came: SimpleQueue[int]) -> RuntimeError | None:

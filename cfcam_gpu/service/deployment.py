@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import ray
@@ -196,6 +196,11 @@ class Service:
         #: Whether it is about to end, so that no restart goes on.
         self.ending = False
         self.url = ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What ``/health`` says of the model."""
+        return self._served.about
 
     def listen(self, host: str, port: int) -> None:
         """Take requests at an address.

@@ -97,6 +97,7 @@ function show(file) {
 async function about() {
   const found = await json(await fetch("health"));
   const words = [`${found.methods[found.method]} of ${found.model} on ${found.device}, ${found.engine} engine; ${found.layers.join(" and ")}`];
+  words.push(...found.notes);
   if (!found.trained) words.push("Its weights are random: these maps mean nothing.");
   $("about").textContent = words.join(". ");
   $("about").classList.toggle("alarm", !found.trained);

@@ -80,6 +80,9 @@ class Health(Status):
     )
     channels: int = Field(description="Of the model's input.")
     class_names: str = Field(description="Whose names the classes have: file, model, imagenet or none.")
+    notes: list[str] = Field(
+        description="What nobody said of the model's input and classes, and what was taken instead; none mostly."
+    )
     method: str = Field(description="Of requests that name none.")
     methods: dict[str, str] = Field(
         description="Those that may be asked for, and their names in print. An exported file has its own alone; a "

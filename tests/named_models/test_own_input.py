@@ -270,6 +270,7 @@ def test_that_imagenets_names_are_taken_is_told(tmp_path):
     assert code == 0
     assert told.count("doesn't say their names: ImageNet's are taken") == 1
     assert told.count("doesn't say mean and std of its images: ImageNet's are taken") == 1
+    assert told.count("doesn't say the size of its images: 224 x 224 is taken; --size sets it") == 1
 
 
 def test_more_or_fewer_numbers_than_the_model_has_channels_are_refused():

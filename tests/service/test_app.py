@@ -165,6 +165,17 @@ def test_health_tells_the_model(client):
     assert found["limits"] == vars(LIMITS)
 
 
+def test_health_tells_what_nobody_said_of_the_model():
+    said = {
+        note.partition(" doesn't say ")[2] for note in backend(Settings(model="tests.services:imagenet")).about["notes"]
+    }
+    assert {note.partition(":")[0] for note in said} == {
+        "the size of its images",
+        "mean and std of its images",
+        "their names",
+    }
+
+
 def test_an_image_that_the_model_cant_take_costs_no_other_its_answer():
     answering = backend(Settings(model="tests.services:picky"))
     white = encoded(Image.new("RGB", (40, 40), "white"))

@@ -51,6 +51,7 @@ def running(cluster, tmp_path_factory):
     with log.open("w") as file, started(port, *options, cluster=cluster, said=file) as process:
         said = process.stdout.readline()
         assert said == f"look at http://127.0.0.1:{port}/\n", log.read_text()
+        assert f"{MODEL} doesn't say mean and std of its images" in log.read_text()
         yield said.split()[-1].rstrip("/"), process, log
         before = log.read_text()
         process.send_signal(signal.SIGTERM)
