@@ -21,7 +21,6 @@ FLAGS = (
     "-O2",
     "-march=native",
     "-ffp-contract=off",
-    "-shared",
     "-fPIC",
     "-U_FORTIFY_SOURCE",
     "-Wno-unknown-pragmas",
@@ -61,27 +60,47 @@ def _scalar(value):
 def compiled(name, definitions):
     if shutil.which("g++") is None:
         lacking("there is no g++", "COMPILERS")
+    flags = list(FLAGS)
+    if SANITIZER:
+        flags += ["-g", "-O1", f"-fsanitize={SANITIZER}", "-DCUDA_ON_HOST_THREADS"]
     text = (
-        f'#include "{HEADER}"\n{kernels.source(name)}\n#line 1 "emulator.py"\n'
+        f'#include "{_parsed(*flags)}"\n{kernels.source(name)}\n#line 1 "emulator.py"\n'
         "template <typename... T> constexpr int count(void (*)(T...)) { return sizeof...(T); }\n"
         f'extern "C" const int argument_count = count({name});\n'
         'extern "C" int launch(const unsigned *shape, void **args) '
         f"{{ return on_host::run([](void **a) {{ on_host::call({name}, a); }}, shape, args); }}\n"
     )
-    flags = [*FLAGS, *definitions]
-    if SANITIZER:
-        flags += ["-g", "-O1", f"-fsanitize={SANITIZER}", "-DCUDA_ON_HOST_THREADS"]
-    digest = hashlib.sha256("\n".join([text, HEADER.read_text(), *flags]).encode()).hexdigest()[:16]
-    path = BUILD / f"{name}-{digest}.so"
+    flags += definitions
+    path = BUILD / f"{name}-{_digest(text, HEADER.read_text(), *flags)}.so"
     if not path.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        source, part = path.with_suffix(".cpp"), path.with_suffix(f".{os.getpid()}")
-        source.write_text(text)
-        command = ["g++", *flags, str(source), "-o", str(part)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        part.replace(path)
+        _compile(text, path.with_suffix(".cpp"), path, "-shared", *flags)
     library = ctypes.CDLL(str(path))
     library.launch.restype = ctypes.c_int
     library.launch.library = library
     return library.launch
+
+
+@cache
+def _parsed(*flags):
+    """What includes the header, and lies beside it precompiled: it takes twice as long as a kernel that is after it."""
+    text = f'#include "{HEADER}"\n'
+    path = BUILD / f"{HEADER.stem}-{_digest(text, HEADER.read_text(), *flags)}.h"
+    precompiled = path.with_suffix(".h.gch")
+    if not precompiled.exists():
+        _compile(text, path, precompiled, "-x", "c++-header", *flags)
+    return path
+
+
+def _digest(*texts):
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _compile(text, source, path, *flags):
+    """Another process may do the same, or already read what is there: each file is there whole."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    parts = [target.with_name(f"{os.getpid()}-{target.name}") for target in (source, path)]
+    parts[0].write_text(text)
+    parts[0].replace(source)
+    done = subprocess.run(["g++", *flags, source, "-o", parts[1]], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    parts[1].replace(path)
