@@ -89,7 +89,7 @@ clean:
 .PHONY: sanitize
 SANITIZE = LD_PRELOAD="$$(g++ -print-file-name=lib$(1)san.so) $$(g++ -print-file-name=libstdc++.so)" CFCAM_SANITIZE=$(2) \
 	$(BIN)/python -m pytest tests/host/test_kernels.py tests/host/test_parity.py -q -s \
-	-k "(dbscan and sparse) or (every_case and ties) or cluster_gradients or (order_statistics and ties) or room"
+	-k "(dbscan and sparse) or (every_case and ties) or cluster_gradients or (order_statistics and ties) or room or (filtered_along and zero and mean)"
 sanitize: $(VENV)/ready-to-test
 	ASAN_OPTIONS=detect_leaks=0 $(call SANITIZE,a,address)
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" $(call SANITIZE,t,thread)

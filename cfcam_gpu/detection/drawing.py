@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from ..results import fonts
 
 _LINE, _EDGE, _INK = (255, 255, 255), (0, 0, 0), (0, 0, 0)
 
@@ -30,9 +30,7 @@ def with_boxes(picture: torch.Tensor, boxes: torch.Tensor, words: Sequence[str] 
     drawn = Image.fromarray(picture.cpu().numpy())
     pen = ImageDraw.Draw(drawn)
     unit = max(1, round(min(drawn.size) / 250))
-    font = ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), max(10, round(min(drawn.size) / 28))
-    )
+    size = max(10, round(min(drawn.size) / 28))
     for i, (left, top, right, bottom) in enumerate(boxes.round().int().tolist()):
         right, bottom = max(left, min(right, drawn.width - 1)), max(top, min(bottom, drawn.height - 1))
         # White between black, to be seen on any colour.
@@ -41,7 +39,7 @@ def with_boxes(picture: torch.Tensor, boxes: torch.Tensor, words: Sequence[str] 
         if inner[0] <= inner[2] and inner[1] <= inner[3]:
             pen.rectangle(inner, outline=_LINE, width=unit)
         if i < len(words):
-            _write(drawn, pen, font, words[i], left, top)
+            _write(drawn, pen, ImageFont.truetype(fonts.file_for(words[i]), size), words[i], left, top)
     return torch.from_numpy(np.array(drawn)).to(picture.device)
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..results import overlays
+from ..results import fonts, overlays
 
 #: More would make a picture that few viewers open.
 LIMIT = 60
@@ -106,9 +104,9 @@ def draw(entries: Sequence[Entry], *, title: str, subtitle: str, alarm: str = ""
         y += TILE + 10
         share = "" if entry.probability is None else f"{entry.probability:.1%}"
         room = width - pen.textlength(share, _font(20)) - 12
-        pen.text((x, y), _shortened(pen, entry.label, _font(20, bold=True), room), INK, _font(20, bold=True))
+        _write(pen, (x, y), entry.label, 20, room, INK, bold=True)
         pen.text((x + width, y), share, INK, _font(20), anchor="ra")
-        pen.text((x, y + 28), _shortened(pen, entry.caption, _font(15), width), FAINT, _font(15))
+        _write(pen, (x, y + 28), entry.caption, 15, width, FAINT)
     return sheet
 
 
@@ -144,8 +142,8 @@ def draw_components(rows: Sequence[Row], *, title: str, subtitle: str, alarm: st
             x, y = SPACE + j * width, head.height + i * (height + GAP)
             sheet.paste(image, (x, y))
             y += TILE + 10
-            pen.text((x, y), _shortened(pen, says, _font(20, bold=True), TILE), INK, _font(20, bold=True))
-            pen.text((x, y + 28), _shortened(pen, more, _font(15), TILE), FAINT, _font(15))
+            _write(pen, (x, y), says, 20, TILE, INK, bold=True)
+            _write(pen, (x, y + 28), more, 15, TILE, FAINT)
     return sheet
 
 
@@ -163,8 +161,8 @@ def _head(width: int, title: str, subtitle: str, alarm: str) -> Image.Image:
     lines, y = [], 24
     # Each with the distance to its next line, and to what follows.
     for text, font, ink, step, after in (
-        (title, _font(24, bold=True), INK, 30, 4),
-        (subtitle, _font(15), FAINT, 20, 4),
+        (title, _font(24, title, bold=True), INK, 30, 4),
+        (subtitle, _font(15, subtitle), FAINT, 20, 4),
         (alarm, _font(15, bold=True), ALARM, 20, 4),
     ):
         for line in _wrapped(pen, text, font, room):
@@ -204,6 +202,13 @@ def _wrapped(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, 
     return [*lines, line] if line else lines
 
 
+def _write(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, room: float, ink: str, *, bold: bool = False
+) -> None:
+    font = _font(size, text, bold=bold)
+    pen.text(at, _shortened(pen, text, font, room), ink, font)
+
+
 def _shortened(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
     """`text` on one line, its end cut off where it is too long."""
     text = _printable(text)
@@ -222,7 +227,6 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib brings along a font that has most of the world's letters.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+def _font(size: int, text: str = "", *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """One that has the letters of a text."""
+    return ImageFont.truetype(fonts.file_for(text, bold=bold), size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +127,9 @@ def write(
     if expected is None or expected["is_predicted"]:  # those of an earlier run are of another class
         for suffix in SUFFIXES:
             (folder / stem / f"map{suffix}").unlink(missing_ok=True)
-    save_evidence(found, folder, pixels[None], names=[stem], trust=trust, about=about, overwrite=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "names: ", UserWarning)  # what letters no font has is told at the end
+        save_evidence(found, folder, pixels[None], names=[stem], trust=trust, about=about, overwrite=True)
 
 
 def _of_picture(path: Path) -> str | None:

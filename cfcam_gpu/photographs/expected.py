@@ -154,10 +154,9 @@ def write(
     for suffix, values in zip(MAPS, compared.maps.numpy()):
         with durable.replacing(folder / f"{stem}{suffix}", last=False) as file:
             np.save(file, values)
-    figure = _draw(compared, pictures, class_names, caption)
     with durable.replacing(folder / f"{stem}{PICTURE}", last=False) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name has letters that the font lacks
-        figure.savefig(file, format="png")
+        warnings.filterwarnings("ignore", "names: ", UserWarning)  # what letters no font has is told at the end
+        _draw(compared, pictures, class_names, caption).savefig(file, format="png")
     of_class, towards, away = (
         {"map": f"{stem}{suffix}", "empty": empty} for suffix, empty in zip(MAPS, compared.empty, strict=True)
     )

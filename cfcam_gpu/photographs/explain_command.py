@@ -271,6 +271,8 @@ def _run(**job: object) -> None:
 
 
 def _report(run: Run, err: Console) -> None:
+    from ..results.fonts import told as told_of_letters
+
     out = Console(markup=False, highlight=False, soft_wrap=True)
     right = partial(Column, justify="right")
     awaited: list[str | Column] = [] if run.expected is None else ["expected", right("probability")]
@@ -285,6 +287,8 @@ def _report(run: Run, err: Console) -> None:
         more = len(run.records) - TABLE
         out.print(f"{f'and {more} more; ' if more > 0 else ''}look at {terminal.plain(run.sheet)}")
         _compare(run, out)
+    if lacking := run.lacking:
+        err.print(terminal.plain(told_of_letters(lacking)))
     for name, pages in run.paged[:TABLE]:
         err.print(f"{terminal.plain(name)}: page 1 of {pages} was explained")
     if len(run.paged) > TABLE:

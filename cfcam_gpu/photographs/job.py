@@ -25,7 +25,7 @@ from ..image_files import photos, pictures
 from ..image_files.pictures import Picture
 from ..named_models import exported, loading
 from ..named_models.models import Prepared
-from ..results import overlays, saving
+from ..results import fonts, overlays, saving
 from ..results.explanation import Explanation
 from ..results.parts import part
 from ..targets.names import class_index
@@ -303,6 +303,13 @@ class Run:
         except ValueError as error:
             self.failed.append((photograph.picture.name, f"explained, but not written as DICOM: {error}"))
             return {}
+
+    @property
+    def lacking(self) -> str:
+        """The letters of classes and photographs that no font has: there are boxes on pictures."""
+        named = [record["class"] for record in self.records]
+        named += [record["expected"]["class"] for record in self.records if self.expected is not None]
+        return fonts.lacking([*named, *(Path(record["file"]).name for record in self.records)])
 
     @property
     def _count(self) -> str:

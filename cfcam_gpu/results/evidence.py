@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -245,9 +244,7 @@ def _limits(explanation: Record, record: saving.Line, facts: Mapping[str, Any], 
 
 
 def _draw(explanation: Record, images: torch.Tensor, file: IO[bytes]) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name has letters that the font lacks
-        figures.figure(explanation, images).savefig(file, format="pdf")
+    figures.figure(explanation, images).savefig(file, format="pdf")
 
 
 def _plain(value: Any) -> Any:

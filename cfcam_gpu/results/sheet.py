@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
@@ -14,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from . import signals
+from ..hooks import guard
+from . import fonts, signals
 from .panels import Pixels
 
 DPI = 200
@@ -42,10 +45,27 @@ class Cell(NamedTuple):
 class PaperFigure(Figure):
     """A figure that pyplot does not know of: it keeps text as text in files, and shows itself in a notebook."""
 
+    #: Whether it has letters that no font has, which was said once: matplotlib would, of each, whenever it is drawn.
+    lacks_letters = False
+
     def savefig(self, fname: Any, **options: Any) -> None:
         """As matplotlib's."""
-        with matplotlib.rc_context(_FILES):
+        with matplotlib.rc_context(_FILES), self._quiet():
             super().savefig(fname, **options)
+
+    def draw(self, renderer: Any) -> None:
+        """As matplotlib's."""
+        with self._quiet():
+            super().draw(renderer)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        if not self.lacks_letters:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)
+            yield
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -58,8 +78,14 @@ def draw(
 ) -> Figure:
     """A figure of rows of cells: headings above the columns, a label beside each row, and the bar of colours below.
 
-    Everything is placed in inches.
+    Everything is placed in inches. Letters that no font has are warned of once.
     """
+    families, lacking = fonts.families(
+        [*labels, *headings, *(text for line in cells for cell in line for text in (cell.below, cell.within))]
+    )
+    if lacking:
+        guard.warn(fonts.told(lacking))
+    plain = {**_PLAIN, "fontfamily": families} if families else _PLAIN
     columns = max(map(len, cells))
     left = 2 * LINE + 0.06
     side = (width - left - EDGE - (columns - 1) * GAP) / columns
@@ -75,6 +101,7 @@ def draw(
     figure = PaperFigure(figsize=(width, height), dpi=DPI)
     figure.set_layout_engine("none")  # which the user's settings may name, and which would move what is placed here
     FigureCanvasAgg(figure)
+    figure.lacks_letters = bool(lacking)
 
     def box(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
         """Of the figure, from inches from its left and upper edge."""
@@ -83,7 +110,7 @@ def draw(
     top = LINE
     for column, heading in enumerate(headings):
         x = left + column * (side + GAP) + side / 2
-        figure.text(x / width, 1 - 0.8 * LINE / height, heading, fontsize=SIZE, ha="center", va="baseline", **_PLAIN)
+        figure.text(x / width, 1 - 0.8 * LINE / height, heading, fontsize=SIZE, ha="center", va="baseline", **plain)
     for label, line, high, under in zip(labels, cells, heights, below):
         letters = max(8, int(high / SIZE * 72 * 1.7))
         figure.text(
@@ -95,7 +122,7 @@ def draw(
             ha="right",
             va="center",
             multialignment="center",
-            **_PLAIN,
+            **plain,
         )
         for column, cell in enumerate(line):
             x = left + column * (side + GAP)
@@ -108,7 +135,7 @@ def draw(
                 fontsize=SMALL,
                 ha="center",
                 va="baseline",
-                **_PLAIN,
+                **plain,
             )
         top += high + under + GAP
     length = min(1.6, 0.6 * (width - left))

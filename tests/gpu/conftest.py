@@ -46,6 +46,14 @@ def fused():
     return found
 
 
+@pytest.fixture(params=["auto", "rapids", "fused"])
+def running(request):
+    """The name of each engine in turn, or the end of the test where this machine lacks it."""
+    if request.param != "auto":
+        request.getfixturevalue({"rapids": "engine", "fused": "fused"}[request.param])
+    return request.param
+
+
 @pytest.fixture
 def device():
     return torch.device("cuda", torch.cuda.current_device())
