@@ -100,6 +100,7 @@ def detect(
 ) -> None:
     """Find objects in photographs, and show for each of them where its score comes from."""
     from ..named_models import class_file
+    from ..results import fonts
     from .job import Job, check
     from .loading import Detector, load
 
@@ -152,6 +153,8 @@ def detect(
     console.print(
         f"{f'and {more} more; ' if more > 0 else ''}{len(run.records)} objects; look at {terminal.plain(run.job.out)}"
     )
+    if lacking := fonts.lacking(record["class"] for record in run.records):
+        err.print(terminal.plain(fonts.told(lacking)))
     for name, why in run.failed:
         err.print(f"failed: {terminal.plain(name)}: {terminal.plain(why)}", style="red")
     if run.failed:

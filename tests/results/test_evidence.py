@@ -17,6 +17,9 @@ from cfcam_gpu.results import evidence, save_evidence
 
 from ..networks import two_scales
 
+#: A name has a letter that the fonts of most machines lack.
+pytestmark = pytest.mark.filterwarnings("ignore:names. no font:UserWarning")
+
 
 @pytest.fixture(scope="module")
 def explained():
