@@ -39,9 +39,9 @@ def tiny():
         ).eval()
 
 
-def explain(source, out, *, model=None, workers=0, **options):
+def explain(source, out, *, model=None, engine="auto", workers=0, **options):
     """Explain a SOURCE with a network of 5 classes at its one layer."""
-    explainer = CFCAM(small().eval() if model is None else model, "1")
+    explainer = CFCAM(small().eval() if model is None else model, "1", engine=engine)
     return run(explainer, Photographs(source, TINY, workers=workers), out, **options)
 
 
@@ -51,11 +51,16 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def explain_tiny(source, out, **options):
+    """By the engine of which a process has nothing to load: in that time it could explain hundreds of images."""
+    return explain(source, out, model=tiny(), engine="reference", **options)
+
+
 def explain_in_a_process(source, out):
     """What a killed process was doing: a worker reads, and there are four batches in a shard."""
     # A child of a fork server would start its worker by another one.
     multiprocessing.set_start_method("fork", force=True)
-    explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=32)
+    explain_tiny(source, out, workers=1, batch_size=8, shard_size=32)
 
 
 def explain_on_a_slow_disk(source, out, seed, said):
@@ -71,7 +76,7 @@ def explain_on_a_slow_disk(source, out, seed, said):
     with terminal.stoppable():
         said.send("began")
         try:
-            explain(source, out, model=tiny(), workers=1, batch_size=8, shard_size=16, overlays="png")
+            explain_tiny(source, out, workers=1, batch_size=8, shard_size=16, overlays="png")
             said.send("done")
         except KeyboardInterrupt:
             left = contents(out)

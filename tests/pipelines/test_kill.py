@@ -16,21 +16,23 @@ from cfcam_gpu.results import durable
 
 from ..pipeline_jobs import (
     contents,
-    explain,
     explain_in_a_process,
     explain_on_a_slow_disk,
+    explain_tiny,
     photographs,
-    tiny,
 )
 
 #: What changes the disk. At each of these a process may be the last time.
 STEPS = ("open", "write", "replace", "mkdir", "unlink", "rmdir")
-#: What a process is forked from: with all that it would import, it explains in no time.
+#: What a process is forked from: with all that it would import, it explains in no time. Of slides, too: the one fork
+#: server of a process of pytest has what it began with.
 PRELOADED = (
-    explain.__module__,
-    "cfcam_gpu.engines.compiled",
-    "cfcam_gpu.engines.cpu",
+    explain_tiny.__module__,
+    "cfcam_gpu.engines.reference",
     "pyarrow.dataset",
+    "sklearn.cluster",
+    "tests.slides.jobs",
+    "tifffile",
     "torch.fx.experimental.symbolic_shapes",
     "zarr",
 )
@@ -118,7 +120,7 @@ def test_sigkill_at_random_moments(tmp_path, shards, kills):
 
     process = start(tmp_path / "whole")
     wait_for(1, process, tmp_path / "whole")
-    began = time.monotonic()  # from the first shard on: before it, numba may compile
+    began = time.monotonic()  # from the first shard on: before it, modules may be imported
     process.join()
     assert process.exitcode == 0
     seconds = (time.monotonic() - began) / (shards - 1)
@@ -153,7 +155,7 @@ def test_sigkill_at_random_moments(tmp_path, shards, kills):
 def test_two_signals_at_random_moments_on_a_slow_disk(tmp_path, times):
     source = photographs(tmp_path / "source", 72)  # the last shard is not full
     options = {"batch_size": 8, "shard_size": 16, "overlays": "png"}
-    explain(source, tmp_path / "whole", model=tiny(), **options)
+    explain_tiny(source, tmp_path / "whole", **options)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     seed = time.time_ns()
@@ -177,7 +179,7 @@ def test_two_signals_at_random_moments_on_a_slow_disk(tmp_path, times):
         process.join(30)
         assert process.exitcode == 0
     assert stopped > times // 4
-    explain(source, out, model=tiny(), **options)
+    explain_tiny(source, out, **options)
     assert contents(out) == contents(tmp_path / "whole")
 
 
@@ -212,7 +214,7 @@ def job(tmp_path_factory):
 
 
 def _small(source, out, **options):
-    return explain(source, out, model=tiny(), batch_size=2, shard_size=2, overlays="png", **options)
+    return explain_tiny(source, out, batch_size=2, shard_size=2, overlays="png", **options)
 
 
 def test_death_at_every_step(job, tmp_path, monkeypatch):

@@ -60,9 +60,8 @@ def spoilt():
 
 def asked(slides, out, **options):
     """A job, sound or not."""
-    settings = Settings(
-        model=options.pop("model", "tests.slides.jobs:green"), layers=options.pop("layers", ()), device="cpu"
-    )
+    given = {"model": "tests.slides.jobs:green", "layers": (), "engine": "auto"}
+    settings = Settings(device="cpu", **{name: options.pop(name, value) for name, value in given.items()})
     return job.Job(slides=slides, out=out, settings=settings, **{"classes": ["1"], "batch_size": 8, **options})
 
 
