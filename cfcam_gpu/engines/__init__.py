@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, cast
 import torch
 
 from ..core.config import Config
+from . import self_check
 
 __all__ = ["ENGINES", "Engine", "EngineResult", "choose", "resolve"]
 
@@ -130,9 +131,10 @@ def resolve(
 ) -> str:
     """The name of the engine that `name` means for tensors on `device`: what ``"auto"`` stands for, or `name` itself.
 
-    ``"auto"`` is ``cpu`` for tensors on the host. For those on a CUDA device it is ``rapids`` where this machine has
-    it; else ``fused``, where it has that, and that covers what is to be computed; else ``cpu``, which takes them to the
-    host and its results back. Which one it is in the place of ``rapids``, and why, is logged once in a process.
+    ``"auto"`` is ``cpu`` for tensors on the host. For those on a CUDA device it is ``fused``, where this machine has
+    that, it covers what is to be computed, and it agrees with ``reference`` on examples that both explain once in a
+    process; else ``rapids``, where this machine has that; else ``cpu``, which takes the tensors to the host and its
+    results back. Which one it is in the place of ``fused``, and why, is logged once in a process.
 
     Parameters
     ----------
@@ -149,29 +151,35 @@ def resolve(
         return name
     if device.type != "cuda":
         return "cpu"
+    no_fused = _why_not_fused(device, config, shape)
+    if no_fused is None:
+        return "fused"
     no_rapids = _missing.get("rapids") or _why_missing("rapids")
     if no_rapids is None:
+        _tell(logging.WARNING, f"engine: 'auto' is 'rapids' here, which takes many times as long: 'fused' {no_fused}")
         return "rapids"
-    no_fused = _why_not_fused(config, shape)
-    if no_fused is None:
-        _tell(logging.INFO, f"engine: 'auto' is 'fused' here: 'rapids' is not available: {no_rapids}")
-        return "fused"
     _tell(
         logging.WARNING,
-        "engine: 'auto' is 'cpu' here, so that tensors on a CUDA device go to the host and back: 'rapids' is not "
-        f"available: {no_rapids}; 'fused' {no_fused}",
+        "engine: 'auto' is 'cpu' here, so that tensors on a CUDA device go to the host and back: 'fused' "
+        f"{no_fused}; 'rapids' is not available: {no_rapids}",
     )
     return "cpu"
 
 
-def _why_not_fused(config: Config | None, shape: Sequence[int] | None) -> str | None:
+def _why_not_fused(device: torch.device, config: Config | None, shape: Sequence[int] | None) -> str | None:
     """Why the fused engine does not serve, or None."""
     reason = _missing.get("fused") or _why_missing("fused")
     if reason is not None:
         return f"is not available: {reason}"
-    if config is None or shape is None:
-        return None
-    return cast(CheckedEngine, load("fused")).why_not(config, shape)
+    if config is not None and shape is not None:
+        reason = cast(CheckedEngine, load("fused")).why_not(config, shape)
+    return reason or _disagreement(device)
+
+
+@cache
+def _disagreement(device: torch.device) -> str | None:
+    """What the fused engine does wrong on a device, or None."""
+    return self_check.disagreement(load("fused").run, load("reference").run, device)
 
 
 def _why_missing(name: str) -> str | None:

@@ -31,8 +31,8 @@ def cluster_filter_cam(
     config : Config, optional
         Defaults to ``Config()``; ``Config.paper()`` is the authors' form.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
-        ``"auto"`` is ``cpu`` for arrays on the host; for arrays on a CUDA device ``rapids`` where it is there, else
-        ``fused`` where that covers the work, else ``cpu``.
+        ``"auto"`` is ``cpu`` for arrays on the host; for arrays on a CUDA device ``fused`` where that covers the work
+        and passes a check of its kernels, else ``rapids`` where it is there, else ``cpu``.
     spatial_dims : {1, 2, 3}
         How many of the last axes are spatial, which shapes alone don't tell: 1 for signals, (C, l) or (B, C, l); 2 for
         images, (C, h, w) or (B, C, h, w); 3 for volumes, (C, d, h, w) or (B, C, d, h, w).

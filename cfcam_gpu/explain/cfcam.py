@@ -49,8 +49,8 @@ class CFCAM:
         and where None finds one layer or tokens of one grid, as of most vision transformers, it is ``Config.gated()``.
         ``Config.paper()`` is the form of the authors' code.
     engine : {"auto", "cpu", "rapids", "fused", "reference"}
-        ``"auto"`` is ``cpu`` on the host; on a CUDA device ``rapids`` where it is there, else ``fused`` where that
-        covers the work, else ``cpu``.
+        ``"auto"`` is ``cpu`` on the host; on a CUDA device ``fused`` where that covers the work and passes a check of
+        its kernels, else ``rapids`` where it is there, else ``cpu``.
     augment : str, pair of callables, or sequence of these, optional
         Look at the images transformed, too, and average: a name of :data:`cfcam_gpu.explain.TRANSFORMS`,
         ``"flip"`` say, or (apply to images, undo on maps of their size).

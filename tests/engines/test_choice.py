@@ -19,13 +19,18 @@ class Machine:
 
     def __init__(self):
         self.missing, self.asked = {"cpu": None, "rapids": None, "fused": None}, []
+        self.wrong, self.checked = None, []
 
     def load(self, name):
         def why_missing():
             self.asked.append(name)
             return self.missing[name]
 
-        return SimpleNamespace(name=name, why_missing=why_missing, why_not=fused.why_not)
+        return SimpleNamespace(name=name, why_missing=why_missing, why_not=fused.why_not, run=None)
+
+    def disagreement(self, run, reference, device):
+        self.checked.append(device)
+        return self.wrong
 
 
 @pytest.fixture
@@ -34,30 +39,44 @@ def machine(monkeypatch):
     monkeypatch.setattr(engines, "load", lambda name: loaded.setdefault(name, made.load(name)))
     monkeypatch.setattr(engines, "_available", {})
     monkeypatch.setattr(engines, "_missing", {})
-    engines._tell.cache_clear()
+    monkeypatch.setattr(engines.self_check, "disagreement", made.disagreement)
+    for cached in (engines._tell, engines._disagreement):
+        cached.cache_clear()
     yield made
-    engines._tell.cache_clear()
+    for cached in (engines._tell, engines._disagreement):
+        cached.cache_clear()
 
 
-def test_auto_is_rapids_where_it_is_there(machine, caplog):
-    with caplog.at_level(logging.INFO):
-        assert engines.choose("auto", CUDA).name == "rapids"
-        assert engines.resolve("auto", CUDA) == "rapids"
-        assert engines.choose("auto", torch.device("cpu")).name == "cpu"
-    assert not caplog.records
-    assert engines.choose("fused", CUDA).name == "fused"
-
-
-def test_auto_is_fused_without_cuml(machine, caplog):
-    machine.missing["rapids"] = NO_CUML
+def test_auto_is_fused_where_it_covers_the_work_and_agrees(machine, caplog):
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             assert engines.choose("auto", CUDA, config=Config(), shape=SHAPE).name == "fused"
             assert engines.resolve("auto", CUDA) == "fused"
+        assert engines.choose("auto", torch.device("cpu")).name == "cpu"
+    assert not caplog.records
+    assert machine.checked == [CUDA], "once for a device"
+    assert machine.asked == ["fused", "cpu"], "cuML takes seconds to import"
+    assert engines.choose("rapids", CUDA).name == "rapids"
+
+
+def test_auto_is_rapids_where_fused_does_not_agree(machine, caplog):
+    machine.wrong = "gives other labels than engine 'reference' on an example"
+    for _ in range(3):
+        assert engines.choose("auto", CUDA, config=Config(), shape=SHAPE).name == "rapids"
+        assert engines.resolve("auto", CUDA) == "rapids"
     (record,) = caplog.records
-    assert record.levelname == "INFO"
-    assert record.getMessage() == f"engine: 'auto' is 'fused' here: 'rapids' is not available: {NO_CUML}"
-    assert machine.asked == ["rapids", "fused"]  # a library that can't be imported is not tried at each call
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        f"engine: 'auto' is 'rapids' here, which takes many times as long: 'fused' {machine.wrong}"
+    )
+    assert machine.checked == [CUDA]
+    assert engines.choose("fused", CUDA).name == "fused", "who names it gets it"
+
+
+def test_auto_is_rapids_for_what_fused_does_not_cover(machine, caplog):
+    assert engines.choose("auto", CUDA, config=Config(), shape=(1, 1, 5000, 7, 7)).name == "rapids"
+    assert "'fused' takes at most 4096 channels; got 5000" in caplog.text
+    assert engines.choose("auto", CUDA, config=Config(), shape=SHAPE).name == "fused"
 
 
 @pytest.mark.parametrize(
@@ -68,14 +87,14 @@ def test_auto_is_fused_without_cuml(machine, caplog):
         ((1, 1, 8, 300), "takes maps of at most 4096 positions, 256 along an axis; got 300"),
     ],
 )
-def test_auto_is_cpu_for_what_fused_does_not_cover(machine, caplog, shape, reason):
+def test_auto_is_cpu_without_cuml_for_what_fused_does_not_cover(machine, caplog, shape, reason):
     machine.missing["rapids"] = NO_CUML
     for _ in range(2):
         assert engines.choose("auto", CUDA, config=Config(), shape=shape).name == "cpu"
         assert engines.resolve("auto", CUDA, config=Config(), shape=shape) == "cpu"
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.getMessage().endswith(f"'rapids' is not available: {NO_CUML}; 'fused' {reason}")
+    assert record.getMessage().endswith(f"'fused' {reason}; 'rapids' is not available: {NO_CUML}")
 
 
 def test_auto_is_cpu_where_there_is_no_cupy(machine, caplog):
@@ -89,15 +108,16 @@ def test_auto_is_cpu_where_there_is_no_cupy(machine, caplog):
 
 
 def test_an_engine_that_is_named_is_looked_for_again_and_then_auto_has_it(machine):
-    machine.missing["rapids"] = NO_CUML
-    assert engines.choose("auto", CUDA).name == "fused"
+    machine.missing["fused"] = NO_CUPY
+    assert engines.choose("auto", CUDA).name == "rapids"
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=f"engine: 'rapids' is not available here: {NO_CUML}"):
-            engines.choose("rapids", CUDA)
-    assert machine.asked == ["rapids", "fused", "rapids", "rapids"]
-    machine.missing["rapids"] = None
-    assert engines.choose("rapids", CUDA).name == "rapids"
-    assert engines.resolve("auto", CUDA) == "rapids"
+        with pytest.raises(RuntimeError, match=f"engine: 'fused' is not available here: {NO_CUPY}"):
+            engines.choose("fused", CUDA)
+        assert engines.choose("auto", CUDA).name == "rapids"
+    assert machine.asked == ["fused", "rapids", "fused", "fused"], "auto does not look twice"
+    machine.missing["fused"] = None
+    assert engines.choose("fused", CUDA).name == "fused"
+    assert engines.resolve("auto", CUDA) == "fused"
 
 
 class Elsewhere(torch.Tensor):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cfcam_gpu import Config
-from cfcam_gpu.engines import reference
+from cfcam_gpu import Config, engines
+from cfcam_gpu.engines import reference, self_check
 
 from ..cases import COMBINATIONS, CONFIGS, draw
 from ..pairwise import in_pairs
@@ -16,6 +16,12 @@ pytestmark = pytest.mark.gpu
 
 
 ENGINES = ("rapids", "fused")
+
+
+def test_auto_is_fused_because_it_agrees_on_its_examples(fused, device, caplog):
+    assert self_check.disagreement(fused.run, reference.run, device) is None
+    assert engines.choose("auto", device) is fused
+    assert not caplog.records
 
 
 @pytest.fixture(params=ENGINES)

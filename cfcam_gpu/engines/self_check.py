@@ -1,0 +1,74 @@
+"""Whether the fused engine's kernels do on this GPU what the method says, asked before ``"auto"`` relies on them.
+
+They are compiled on the machine that runs them, for a GPU and by a compiler that nobody may have tried them with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from ..core.config import Config
+
+#: An engine's `run`.
+Run: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Config], Any]
+
+#: Configurations that between them launch all kernels, each with an example's (B, T, C, h, w). The first batch is large
+#: enough for the larger tiles of distances.
+EXAMPLES = (
+    (Config(), (88, 1, 172, 2, 2)),
+    (Config.two_level(), (3, 2, 150, 5, 7)),
+    (replace(Config.two_level(), gradient="cluster_mean"), (2, 2, 90, 4, 4)),
+)
+#: Largest difference of maps and weights, as a share of the largest value.
+_TOLERANCE = 1e-5
+
+
+def disagreement(run: Run, reference: Run, device: torch.device) -> str | None:
+    """What `run` does on `device` that `reference` does not on the host, or None.
+
+    Labels must be equal, radii within float64's rounding, maps and weights within 1e-5 of the largest. It takes about
+    a second, and the time in which the kernels are compiled.
+    """
+    for config, shape in EXAMPLES:
+        activations, gradients = _draw(shape)
+        expected = reference(activations, gradients, config)
+        try:
+            found = run(activations.to(device), gradients.to(device), config)
+            wrong = _wrong(type(found)(*(value.cpu() for value in found)), expected)
+        except Exception as error:  # no compiler, an architecture that it does not know: CuPy may raise anything
+            return f"fails on an example: {type(error).__name__}: {str(error)[:300]}"
+        if wrong is not None:
+            return f"gives other {wrong} than engine 'reference' on an example"
+    return None
+
+
+def _wrong(found: Any, expected: Any) -> str | None:
+    """The first part of the result that is not as it should be, or None."""
+    if not torch.equal(found.labels, expected.labels):
+        return "labels"
+    if not torch.allclose(found.eps, expected.eps, rtol=1e-12, atol=0.0):
+        return "radii"
+    for name in ("weights", "raw_maps"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        if not bool(((ours - theirs).abs() <= _TOLERANCE * theirs.abs().max()).all()):
+            return name
+    return None
+
+
+def _draw(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations, some channels alike and some dead, and gradients.
+
+    By NumPy, as torch's default device, dtype and generator are the caller's.
+    """
+    batch, _, channels, *size = shape
+    generator = np.random.default_rng(0)
+    patterns = generator.normal(size=(batch, channels // 3 + 1, *size))
+    activations = patterns.repeat(3, axis=1)[:, :channels] + 0.3 * generator.normal(size=(batch, channels, *size))
+    activations[:, ::7] = 0
+    given = np.maximum(activations, 0), generator.normal(size=shape)
+    return torch.from_numpy(given[0].astype(np.float32)), torch.from_numpy(given[1].astype(np.float32))
