@@ -54,7 +54,8 @@ def explain_detections(
     Detectors of these families are known:
 
     - torchvision's Faster, Mask and Keypoint R-CNN, RetinaNet, FCOS and SSD;
-    - those of transformers that return ``logits`` and ``pred_boxes``: DETR, Conditional DETR, RT-DETR, YOLOS, ...;
+    - those of transformers that return ``logits`` and ``pred_boxes``: DETR, Conditional, DAB-, Deformable
+      and RT-DETR, YOLOS, ...;
     - those that return YOLO's one tensor: (B, 4 + K, N) of centre, size and scores of classes, as since YOLOv8, or
       (B, N, 5 + K) with an objectness, as YOLOv5's; in pixels, scores in [0, 1];
     - those that return for each image a dict of ``boxes``, ``labels`` and ``scores``.

@@ -65,7 +65,7 @@ def spread(model, seed=0):
 
 
 def of_torchvision(monkeypatch, kind):
-    """RetinaNet, FCOS, SSD, Faster or Mask R-CNN on a pyramid."""
+    """RetinaNet, FCOS, SSD, Faster, Mask or Keypoint R-CNN on a pyramid."""
     detection = torchvision_detection(monkeypatch)
     from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
     from torchvision.models.detection.ssd import SSD
@@ -86,26 +86,34 @@ def of_torchvision(monkeypatch, kind):
     few = {"rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 20, "box_detections_per_img": 5}
     anchors = AnchorGenerator(((12,), (24,)), ((0.5, 1.0),) * 2)
     pool = MultiScaleRoIAlign(["0", "1"], 5, 2, canonical_scale=24, canonical_level=3)
-    if kind == "faster":
-        return spread(
-            detection.FasterRCNN(Pyramid(), 3, rpn_anchor_generator=anchors, box_roi_pool=pool, **sizes, **few)
-        )
-    masks = MultiScaleRoIAlign(["0", "1"], 14, 2)
-    return spread(
-        detection.MaskRCNN(
-            Pyramid(), 3, rpn_anchor_generator=anchors, box_roi_pool=pool, mask_roi_pool=masks, **sizes, **few
-        )
-    )
+    fine = MultiScaleRoIAlign(["0", "1"], 14, 2)
+    build, more = {
+        "faster": (detection.FasterRCNN, {}),
+        "mask": (detection.MaskRCNN, {"mask_roi_pool": fine}),
+        "keypoint": (detection.KeypointRCNN, {"keypoint_roi_pool": fine, "num_keypoints": 4}),
+    }[kind]
+    return spread(build(Pyramid(), 3, rpn_anchor_generator=anchors, box_roi_pool=pool, **sizes, **few, **more))
 
 
 def of_transformers(kind):
-    """DETR, Conditional DETR, RT-DETR or YOLOS with three classes."""
+    """DETR, Conditional, DAB- or RT-DETR, YOLOS, or Deformable DETR of one or two stages; with three classes."""
     transformers = module("transformers", "PEERS")
     rt_backbone = _DETR["backbone_config"] | {
         "model_type": "rt_detr_resnet",
         "out_features": ["stage2", "stage3", "stage4"],
     }
+    deformable = _DETR | {
+        "backbone_config": _DETR["backbone_config"] | {"out_features": ["stage3", "stage4"]},
+        "d_model": 64,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "num_feature_levels": 2,
+        "num_queries": 20,
+    }
     options = {
+        "DabDetr": {name: value for name, value in _DETR.items() if name != "d_model"} | {"hidden_size": 48},
+        "DeformableDetr": deformable,
+        "DeformableDetr two": deformable | {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20},
         "Detr": _DETR,
         "ConditionalDetr": _DETR,
         "Yolos": {
@@ -134,6 +142,7 @@ def of_transformers(kind):
             "encoder_attention_heads": 4,
         },
     }[kind]
+    kind = kind.partition(" ")[0]
     torch.manual_seed(0)
     names = {0: "cat", 1: "dog", 2: "horse"}
     config = getattr(transformers, f"{kind}Config")(

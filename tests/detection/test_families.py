@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cfcam_gpu import explain_detections
-from cfcam_gpu.detection import families
+from cfcam_gpu.detection import explaining, families
 from cfcam_gpu.detection.candidates import Place
 from cfcam_gpu.hooks import own_thread
 
@@ -37,7 +37,7 @@ def whole_gradients(model, images, forward, image, places):
     return [[None if g is None else g[image] for g in of_one] for of_one in grads]
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "faster", "mask"])
+@pytest.mark.parametrize("kind", ["retinanet", "faster", "mask", "keypoint"])
 def test_gradients_in_a_window_are_those_of_the_whole_head(torchvision_model, kind):
     model, images = torchvision_model(kind), two_images()
     forward = families.forward_of(model, [tuple(image.shape[-2:]) for image in images], None, None)
@@ -73,7 +73,9 @@ def test_a_window_of_fcos_has_the_logit_of_the_whole_level(torchvision_model):
         assert min(corner) >= 0
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "fcos", pytest.param("ssd", marks=pytest.mark.long), "faster", "mask"])
+@pytest.mark.parametrize(
+    "kind", ["retinanet", "fcos", pytest.param("ssd", marks=pytest.mark.long), "faster", "mask", "keypoint"]
+)
 def test_what_torchvision_finds_is_found(torchvision_model, kind):
     model, images = torchvision_model(kind), two_images()
     with torch.no_grad():
@@ -91,7 +93,10 @@ def test_what_torchvision_finds_is_found(torchvision_model, kind):
             torch.testing.assert_close(detections.masks, expected["masks"][:count, 0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["Detr", "ConditionalDetr", "RTDetr", "Yolos"])
+TRANSFORMERS = ["Detr", "ConditionalDetr", "RTDetr", "Yolos", "DabDetr", "DeformableDetr", "DeformableDetr two"]
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_what_transformers_post_processing_finds_is_found(kind):
     model = networks.of_transformers(kind)
     images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -105,6 +110,35 @@ def test_what_transformers_post_processing_finds_is_found(kind):
         assert set(detections.names) <= {"cat", "dog", "horse"}
         assert all(detections.layers)
         assert detections.maps.shape == (3, 96, 96)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_gradients_of_transformers_are_those_of_the_score(monkeypatch, kind):
+    model = networks.of_transformers(kind)
+    images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    kept, real = [], explaining.raw_maps
+    monkeypatch.setattr(explaining, "raw_maps", lambda seen, *given: (kept.append(seen), real(seen, *given))[1])
+    (found,) = explain_detections(model, images, threshold=0.0, top=2)
+    for seen, label, score in zip(kept[0], found.labels.tolist(), found.scores.tolist()):
+        for one in seen:
+            passed = []
+            module = model.get_submodule(one.layer)
+            with own_thread.hooked(
+                [own_thread.after(module, lambda _, args, output, keep=passed: keep.append(output))]
+            ):
+                logits = model(images.clone().requires_grad_()).logits[0]
+            exclusive = logits.shape[-1] == 4
+            scores = (logits.softmax(-1) if exclusive else logits.sigmoid())[:, label]
+            row = logits[(scores - score).abs().argmin()]
+            others = torch.cat([row[:label], row[label + 1 :]])
+            explained = row[label] - others.logsumexp(0) if exclusive else row[label]
+            layer = passed[0] if isinstance(passed[0], torch.Tensor) else passed[0][0]
+            (expected,) = torch.autograd.grad(explained, layer)
+            if expected.ndim == 3:  # tokens: the class's before, those of boxes after the patches
+                patches = expected[0, 1 : 1 + one.grid[0] * one.grid[1]]
+                expected = patches.mT.unflatten(1, one.grid)[None]
+            assert one.gradients.any()
+            torch.testing.assert_close(one.gradients, expected[0], rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("form", ["v8", "v5"])
