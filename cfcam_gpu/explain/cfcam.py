@@ -239,9 +239,10 @@ class CFCAM:
             ``"fused"``, the fused engine does not cover the configuration or the layer, a module is in training mode,
             the explainer augments or smooths, or overlays of signals are asked for.
         RuntimeError
-            If this machine lacks the fused engine, or the model or the callable does what no CUDA graph can hold:
-            reads a value on the host, say. A capture that fails may leave torch's random numbers and memory on that
-            device unusable in this process, depending on torch's release.
+            If this machine lacks the fused engine, or its kernels fail the check that ``"auto"`` makes of them, or the
+            model or the callable does what no CUDA graph can hold: reads a value on the host, say. A capture that fails
+            may leave torch's random numbers and memory on that device unusable in this process, depending on torch's
+            release.
 
         Notes
         -----

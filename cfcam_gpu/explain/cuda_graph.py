@@ -260,7 +260,7 @@ def fused_engine(model: nn.Module, device: torch.device, engine: str) -> engines
         If the device is no CUDA device, `engine` is neither ``"auto"`` nor ``"fused"``, or a module is in training
         mode.
     RuntimeError
-        If this machine lacks the fused engine.
+        If this machine lacks the fused engine, or its kernels fail the check that ``"auto"`` makes of them.
     """
     if device.type != "cuda":
         raise ValueError(f"cuda_graph: needs a CUDA device; got {device}")
@@ -275,7 +275,13 @@ def fused_engine(model: nn.Module, device: torch.device, engine: str) -> engines
             f"cuda_graph: expected a model in eval mode; {training or 'it'} is in training mode; call model.eval() "
             "first"
         )
-    return cast(engines.CheckedEngine, engines.choose("fused", device))
+    fused = cast(engines.CheckedEngine, engines.choose("fused", device))
+    if engine == "auto" and engines.resolve("auto", device) != "fused":
+        raise RuntimeError(
+            "cuda_graph: the fused engine explains examples on this GPU otherwise than the engine 'reference' (the log "
+            "says what differs); call the explainer itself, or take it as it is by engine='fused'"
+        )
+    return fused
 
 
 def explain_within_graph(
