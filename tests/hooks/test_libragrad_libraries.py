@@ -5,14 +5,23 @@ import torch
 
 from bench.torchvision_shim import import_torchvision
 from cfcam_gpu.hooks.libragrad import LibraGrad
-from tests.needs import module
+from tests.needs import lacking, module
 
 SIZE, PATCH, WIDTH = 32, 8, 16
 
 
+def torchvision():
+    """torchvision, which timm and transformers import, too."""
+    try:
+        import_torchvision()
+    except ModuleNotFoundError as error:
+        lacking(str(error), "PEERS")
+    return module("torchvision", "PEERS")
+
+
 def from_timm(name, layer, **options):
     def make():
-        import_torchvision()
+        torchvision()
         return module("timm", "PEERS").create_model(name, num_classes=5, **options), layer
 
     return make
@@ -36,7 +45,7 @@ def unfused(make):
 
 def of_transformers(kind, layer, attention, **options):
     def make():
-        import_torchvision()
+        torchvision()
         transformers = module("transformers", "PEERS")
         sizes = {
             "hidden_size": WIDTH,
@@ -59,8 +68,7 @@ def of_transformers(kind, layer, attention, **options):
 
 def of_torchvision(kind, layer):
     def make():
-        import_torchvision()
-        models = module("torchvision", "PEERS").models
+        models = torchvision().models
         if kind == "vit":
             return models.VisionTransformer(SIZE, PATCH, 2, 2, WIDTH, 2 * WIDTH, num_classes=5), layer
         if kind == "swin":

@@ -181,8 +181,9 @@ def test_numpy_and_torch_take_it_for_its_maps(result):
         array[:] = 0
         assert torch.equal(result.maps, expected)
     assert np.asarray(result, dtype=np.float64).dtype == np.float64
-    with pytest.raises(ValueError, match="copy: NumPy gets the maps as a copy"):
-        np.asarray(result, copy=False)
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # which began to ask
+        with pytest.raises(ValueError, match="copy: NumPy gets the maps as a copy"):
+            np.asarray(result, copy=False)
 
 
 def test_a_part_can_be_copied_and_pickled(result):
