@@ -26,6 +26,12 @@ FILES = (
     "test_methods",
     "test_components",
     "test_pipelines",
+    "test_whole_calls",
+    "test_results",
+    "test_metrics",
+    "test_detection",
+    "test_prompts",
+    "test_exports",
 )
 
 

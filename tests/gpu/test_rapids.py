@@ -24,15 +24,14 @@ def test_volumes_and_signals(engine, size, config):
     assert_right(engine, *random(0, 2, 1, 120, *size), chosen)
 
 
-def test_auto_takes_volumes_and_signals_and_fused_refuses_them(engine, fused):
+@pytest.mark.parametrize("name", ["auto", "rapids", "fused"])
+def test_arrays_of_volumes_and_signals(engine, fused, name):
     for size in ((20,), (4, 5, 6)):
         activations, gradients = random(0, 1, 1, 40, *size)
         spatial_dims = len(size)
-        found = cluster_filter_cam(activations, gradients[:, 0], spatial_dims=spatial_dims)
+        found = cluster_filter_cam(activations, gradients[:, 0], spatial_dims=spatial_dims, engine=name)
         expected = cluster_filter_cam(activations.cpu(), gradients[:, 0].cpu(), spatial_dims=spatial_dims)
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-6)
-        with pytest.raises(ValueError, match=f"'fused' takes maps of 2 axes; got {spatial_dims}; use engine='rapids'"):
-            cluster_filter_cam(activations, gradients[:, 0], spatial_dims=spatial_dims, engine="fused")
 
 
 def test_on_cupys_side_stream_from_cupy_arrays(layer, engine, cupy):
