@@ -10,7 +10,7 @@ import importlib.util
 import os
 import signal
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -107,12 +107,8 @@ def peer():
     return load
 
 
-@pytest.fixture(scope="session")
-def cluster():
-    """A Ray cluster on this machine, of four CPUs, which processes reach at the address that this is.
-
-    Ray takes seconds to start: all tests that need it are in one group, and so in one process of pytest-xdist.
-    """
+@contextmanager
+def _running_cluster():
     from cfcam_gpu.pipelines import ray_session
 
     with pytest.MonkeyPatch.context() as patch:
@@ -126,3 +122,30 @@ def cluster():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+class Cluster:
+    """The one that runs, while the next test is of the group that needs it."""
+
+    running, address, needed = ExitStack(), None, False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(nextitem):
+    group = nextitem and nextitem.get_closest_marker("xdist_group")
+    Cluster.needed = group is not None and group.args == ("ray",)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster on this machine, of four CPUs, which processes reach at the address that this is.
+
+    Ray takes seconds to start: all tests that need it are in one group, and so in one process of pytest-xdist, one after
+    another. It ends with the last of them: an idle cluster is busy, too.
+    """
+    if Cluster.address is None:
+        Cluster.address = Cluster.running.enter_context(_running_cluster())
+    yield Cluster.address
+    if not Cluster.needed:
+        Cluster.address = None
+        Cluster.running.close()

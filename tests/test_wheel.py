@@ -35,7 +35,8 @@ def clean(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder)
     python = folder / BIN / Path(sys.executable).name
-    install = ("install", "--no-deps", "--no-index", "--disable-pip-version-check", wheel)
+    # Not compiled: what is imported is, then.
+    install = ("install", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", wheel)
     command(sys.executable, "-m", "pip", "--python", python, *install, cwd=folder)
     # Only now, and by a line of a .pth file, which does not follow the .pth of an editable installation over there.
     packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})

@@ -30,6 +30,15 @@ ROOT = Path(__file__).parents[2]
 MODEL = "tests.services:dying"
 #: Requests that may wait for a replica: more than the clients of a test.
 QUEUE = 40
+#: The command, whose replicas are asked more often whether their device is in order: three times, until one is replaced.
+COMMAND = """
+from cfcam_gpu import cli
+from cfcam_gpu.pipelines import ray_session
+ray_session.prepare()
+from cfcam_gpu.service import deployment
+deployment.HEALTH = 0.3
+cli.main()
+"""
 
 
 def free_port():
@@ -39,7 +48,7 @@ def free_port():
 
 def started(port, *args, cluster, said):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster}
-    command = [sys.executable, "-m", "cfcam_gpu", "serve", "--port", port, "--model", MODEL, *args]
+    command = [sys.executable, "-c", COMMAND, "serve", "--port", port, "--model", MODEL, *args]
     return subprocess.Popen(list(map(str, command)), env=environment, text=True, stdout=subprocess.PIPE, stderr=said)
 
 
