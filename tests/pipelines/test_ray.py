@@ -174,15 +174,15 @@ def test_a_worker_that_is_killed_is_replaced_with_the_same_result(folder, tmp_pa
 
     paths = [str(folder / f"{i}.png") for i in range(10)]
     items = [{"id": i, "image": paths[i], "target": TARGETS[i]} for i in range(10)]
-    died = tmp_path / "died"
+    died, quick = tmp_path / "died", {"model": SMALL.model, "engine": "reference"}  # of which nothing is to be loaded
     pool = ray.data.from_items(items, override_num_blocks=5).map_batches(
-        Deadly, fn_constructor_kwargs={"marker": str(died), "model": SMALL.model}, batch_size=2, concurrency=workers
+        Deadly, fn_constructor_kwargs={"marker": str(died), **quick}, batch_size=2, concurrency=workers
     )
     pool.context.enable_progress_bars = False
     found = sorted(pool.take_all(), key=lambda row: row["id"])
     assert died.exists()
     assert [row["id"] for row in found] == list(range(10))
-    here = Explain(SMALL.model)
+    here = Explain(**quick)
     for i in range(0, 10, 2):
         wanted = here({name: column([item[name] for item in items[i : i + 2]]) for name in ("id", "image", "target")})
         for b, row in enumerate(found[i : i + 2]):
@@ -209,4 +209,30 @@ def test_a_run_that_goes_on_on_ray_is_the_run_without(cluster, answering, folder
     done = subprocess.run([*command, *options, cluster], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     assert re.search(r"^4 of 10 images$.*^1 of 10 images failed$", done.stderr, re.MULTILINE | re.DOTALL), done.stderr
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
+def test_a_run_of_bands_on_ray_is_the_run_without(cluster, tmp_path):
+    for i in range(3):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        np.save(tmp_path / "in" / f"{i}.npy", np.random.default_rng(i).integers(0, 9000, (24, 40, 4), np.uint16))
+    asked = ["--model", "tests.named_models.test_own_input:four", "--layer", "conv", "--overlays", "png"]
+    asked += ["--size", "16,24", "--mean", "0", "--std", "10000"]
+    for place, options in {"here": ["--workers", "0"], "there": ["--ray-address", cluster]}.items():
+        command = [
+            sys.executable,
+            "-m",
+            "cfcam_gpu",
+            "run",
+            tmp_path / "in",
+            "--out",
+            tmp_path / place,
+            *asked,
+            *options,
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "here").glob("**/*.png"))) == 3
     assert contents(tmp_path / "there") == contents(tmp_path / "here")

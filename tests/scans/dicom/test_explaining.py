@@ -90,6 +90,24 @@ def test_what_is_asked_for_is_written_and_nothing_else(scans, tmp_path):
     assert (none.exit_code, list((tmp_path / "none").glob("*.dcm"))) == (0, [])
 
 
+def test_expected_and_evidence_beside_what_is_written_in_dicom(scans, tmp_path):
+    done = explain(scans / CT, "--out", tmp_path / "out", "--report", "--evidence", "--expected", "1")
+    assert done.exit_code == 0, done.stderr
+    [line] = _lines(tmp_path / "out")
+    stem, said = line["map"].removesuffix(".npy"), line["expected"]
+    assert (said["target"], said["is_predicted"]) == (1, False)
+    written = [line[name] for name in ("overlay", "parametric_map", "report")]
+    written += [said["picture"], said["map"], said["against_predicted"]["map"], said["predicted_against"]["map"]]
+    assert all((tmp_path / "out" / name).name.startswith(stem) for name in written)
+    assert all((tmp_path / "out" / name).stat().st_size for name in written)
+    # What is written in DICOM is the map of the predicted class.
+    saved = pydicom.dcmread(tmp_path / "out" / line["parametric_map"])
+    np.testing.assert_array_equal(saved.pixel_array, np.load(tmp_path / "out" / line["map"]))
+    about = json.loads((tmp_path / "out" / line["evidence"] / "explanation.json").read_text())
+    assert about["image"]["sop_instance_uid"] == str(pydicom.dcmread(scans / CT).SOPInstanceUID)
+    assert about["expected"]["target"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
