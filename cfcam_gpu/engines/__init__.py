@@ -9,6 +9,7 @@ import importlib
 import logging
 from collections.abc import Sequence
 from functools import cache
+from threading import Lock
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -30,6 +31,9 @@ _available: dict[str, Engine] = {}
 #: Why it lacks the others. Who names one has it looked for again: it may have been installed. "auto" does not look
 #: twice: a library that fails to be imported takes its time.
 _missing: dict[str, str] = {}
+#: What the check of the fused engine found, by the number of a GPU.
+_checked: dict[int, str | None] = {}
+_checking = Lock()
 
 
 class EngineResult(NamedTuple):
@@ -173,13 +177,27 @@ def _why_not_fused(device: torch.device, config: Config | None, shape: Sequence[
         return f"is not available: {reason}"
     if config is not None and shape is not None:
         reason = cast(CheckedEngine, load("fused")).why_not(config, shape)
-    return reason or _disagreement(device)
+    return reason or disagreement(device)
 
 
-@cache
-def _disagreement(device: torch.device) -> str | None:
-    """What the fused engine does wrong on a device, or None."""
-    return self_check.disagreement(load("fused").run, load("reference").run, device)
+def disagreement(device: torch.device) -> str | None:
+    """What the fused engine, which this machine has, does wrong on a CUDA device, or None.
+
+    A device is asked once in a process: threads that come first together wait for one of them.
+
+    Raises
+    ------
+    Exception
+        If the memory does not suffice; the next call asks again.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with _checking:
+        if index not in _checked:
+            if torch.cuda.is_current_stream_capturing():
+                return None  # nothing can be read back now, and that says nothing of the kernels
+            device = torch.device(device.type, index)
+            _checked[index] = self_check.disagreement(load("fused").run, load("reference").run, device)
+        return _checked[index]
 
 
 def _why_missing(name: str) -> str | None:

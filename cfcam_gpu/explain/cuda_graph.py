@@ -276,10 +276,10 @@ def fused_engine(model: nn.Module, device: torch.device, engine: str) -> engines
             "first"
         )
     fused = cast(engines.CheckedEngine, engines.choose("fused", device))
-    if engine == "auto" and engines.resolve("auto", device) != "fused":
+    wrong = engines.disagreement(device) if engine == "auto" else None
+    if wrong is not None:
         raise RuntimeError(
-            "cuda_graph: the fused engine explains examples on this GPU otherwise than the engine 'reference' (the log "
-            "says what differs); call the explainer itself, or take it as it is by engine='fused'"
+            f"cuda_graph: 'fused' {wrong}; call the explainer itself, or take the engine as it is by engine='fused'"
         )
     return fused
 

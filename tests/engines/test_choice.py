@@ -1,6 +1,8 @@
 """Which engine "auto" is, and what it says of it."""
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +32,8 @@ class Machine:
 
     def disagreement(self, run, reference, device):
         self.checked.append(device)
+        if isinstance(self.wrong, Exception):
+            raise self.wrong
         return self.wrong
 
 
@@ -39,12 +43,12 @@ def machine(monkeypatch):
     monkeypatch.setattr(engines, "load", lambda name: loaded.setdefault(name, made.load(name)))
     monkeypatch.setattr(engines, "_available", {})
     monkeypatch.setattr(engines, "_missing", {})
+    monkeypatch.setattr(engines, "_checked", {})
     monkeypatch.setattr(engines.self_check, "disagreement", made.disagreement)
-    for cached in (engines._tell, engines._disagreement):
-        cached.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    engines._tell.cache_clear()
     yield made
-    for cached in (engines._tell, engines._disagreement):
-        cached.cache_clear()
+    engines._tell.cache_clear()
 
 
 def test_auto_is_fused_where_it_covers_the_work_and_agrees(machine, caplog):
@@ -71,6 +75,42 @@ def test_auto_is_rapids_where_fused_does_not_agree(machine, caplog):
     )
     assert machine.checked == [CUDA]
     assert engines.choose("fused", CUDA).name == "fused", "who names it gets it"
+
+
+def test_threads_that_come_first_together_wait_for_one_check(machine, monkeypatch):
+    def slow(*given):
+        time.sleep(0.05)
+        return machine.disagreement(*given)
+
+    monkeypatch.setattr(engines.self_check, "disagreement", slow)
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(lambda device: engines.resolve("auto", device), [CUDA] * 4)) == {"fused"}
+    assert machine.checked == [CUDA]
+
+
+def test_each_gpu_is_checked_once_with_its_number_or_as_the_current_one(machine, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for device in ("cuda", "cuda:1", "cuda:0", "cuda"):
+        engines.resolve("auto", torch.device(device))
+    assert machine.checked == [torch.device("cuda", 1), CUDA]
+
+
+def test_what_lacks_memory_is_asked_again(machine):
+    machine.wrong = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        engines.resolve("auto", CUDA)
+    machine.wrong = None
+    assert engines.resolve("auto", CUDA) == "fused"
+    assert len(machine.checked) == 2
+
+
+def test_nothing_is_asked_while_a_graph_is_captured_and_that_is_not_kept(machine, monkeypatch):
+    machine.wrong = "gives other labels than engine 'reference' on an example"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert engines.resolve("auto", CUDA) == "fused"
+    assert machine.checked == []
+    assert engines.resolve("auto", CUDA) == "rapids"
 
 
 def test_auto_is_rapids_for_what_fused_does_not_cover(machine, caplog):

@@ -16,7 +16,7 @@ from ..small import Network, draw
 
 def fused_there(monkeypatch):
     monkeypatch.setattr(engines, "choose", lambda *given: FUSED)
-    monkeypatch.setattr(engines, "resolve", lambda *given: "fused")
+    monkeypatch.setattr(engines, "disagreement", lambda device: None)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -46,8 +46,9 @@ def test_other_engines_are_refused(model, engine):
 def test_auto_is_fused(model, monkeypatch, engine):
     fused_there(monkeypatch)
     assert fused_engine(model, torch.device("cuda"), engine) is FUSED
-    monkeypatch.setattr(engines, "resolve", lambda *given: "rapids")
-    with pytest.raises(RuntimeError, match="otherwise than the engine") if engine == "auto" else nullcontext():
+    monkeypatch.setattr(engines, "disagreement", lambda device: "gives other labels than engine 'reference'")
+    refused = pytest.raises(RuntimeError, match="'fused' gives other labels than engine 'reference'; call the")
+    with refused if engine == "auto" else nullcontext():
         fused_engine(model, torch.device("cuda"), engine)
 
 

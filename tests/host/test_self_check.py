@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from cfcam_gpu.engines import fused, kernels, reference, self_check
 
@@ -63,22 +64,35 @@ def test_a_kernel_that_does_nothing_is_found(name):
     assert self_check.disagreement(run, reference.run, HOST) is not None
 
 
-def test_what_fails_is_told_in_its_own_words():
+def test_what_fails_is_told_in_its_own_words_on_one_line():
     def run(*given):
-        raise RuntimeError("nvrtc: error: invalid value for --gpu-architecture (-arch)")
+        raise RuntimeError("nvrtc: error:\n  invalid value for --gpu-architecture (-arch)\n")
 
     assert self_check.disagreement(run, reference.run, HOST) == (
         "fails on an example: RuntimeError: nvrtc: error: invalid value for --gpu-architecture (-arch)"
     )
 
 
-def test_the_callers_torch_neither_matters_nor_changes(monkeypatch):
-    monkeypatch.setattr(self_check, "EXAMPLES", self_check.EXAMPLES[1:])
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()], ids=str)
+def test_a_lack_of_memory_says_nothing_of_the_kernels(error):
+    def run(*given):
+        raise error
+
+    with pytest.raises(type(error)):
+        self_check.disagreement(run, reference.run, HOST)
+
+
+MODES = {"inference": torch.inference_mode, "a default device": lambda: torch.device("meta"), "fake": FakeTensorMode}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_torch_neither_matters_nor_changes(monkeypatch, mode):
+    monkeypatch.setattr(self_check, "EXAMPLES", self_check.EXAMPLES[-1:])
     torch.manual_seed(3)
     before = torch.get_rng_state()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.inference_mode():
+        with MODES[mode]():
             assert self_check.disagreement(emulated, reference.run, HOST) is None
     finally:
         torch.set_default_dtype(torch.float32)
