@@ -17,7 +17,7 @@ from ..hooks.guard import Survey
 from ..hooks.laying_out import laid_out
 from ..hooks.target_layer import TargetLayer, are_tokens_of_one_grid, in_words
 from ..results.explanation import Explanation
-from ..results.record import Origin
+from ..results.record import Origin, Record
 from ..results.seen import Seen
 from ..targets.names import ClassNames, text_of
 from ..targets.request import Request
@@ -45,6 +45,24 @@ class Layouts:
         if len(self._by_size) >= _SIZES:
             self._by_size.clear()
         self._by_size[tuple(images.shape[1:])] = layers
+
+
+def engine_of(asked: str, result: Record, device: torch.device) -> str:
+    """The engine that gave a result where `asked` was asked for: what ``"auto"`` was for its layer.
+
+    Where a result has no layer of its own, being of several looks or layers, what ``"auto"`` is for most layers.
+
+    Parameters
+    ----------
+    asked : {"auto", "cpu", "rapids", "fused", "reference"}
+    result : Explanation
+    device : torch.device
+        Where the model is.
+    """
+    shape = None
+    if result.labels is not None:
+        shape = (1, 1, result.labels.shape[-1], *result.raw_maps.shape[-len(result.size) :])
+    return engines.resolve(asked, device, config=result.config, shape=shape)
 
 
 def check_libragrad(asked: bool | None, method: str = "cfcam") -> bool | None:

@@ -14,7 +14,7 @@ from .. import engines, methods
 from ..core import axes
 from ..deploy.loading import Deployed
 from ..explain.cam import CAM
-from ..explain.plan import check_libragrad
+from ..explain.plan import check_libragrad, engine_of
 from ..explain.views import Fuse, Views, check_fuse
 from ..hooks.target_layer import TargetLayer
 from ..image_files.preparation import Preparation
@@ -185,7 +185,7 @@ def load_model(settings: Settings, *, fuse: Fuse | None = None) -> LoadedModel:
         fuse=fuse,
         augment=list(settings.augment),
         smooth=settings.smooth,
-        engine=loaded.engine,
+        engine=settings.engine,  # not what it was on the blank image: others may be too large for that
         libragrad=libragrad,
         config=config,
         class_names=named,
@@ -197,7 +197,6 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM], named: tupl
     """The same with an explainer that is made of the module and the name of an engine; `named` are the names given."""
     where = device_of(settings.device)
     engines.choose(settings.engine, where)  # or the reason why not, before a model is loaded
-    chosen = engines.resolve(settings.engine, where)
     found = model_of(settings, named)
     takes: Preparation | VolumePreparation
     if settings.spatial_dims == 3:
@@ -235,7 +234,7 @@ def _load(settings: Settings, make: Callable[[nn.Module, str], CAM], named: tupl
         model=found,
         explain=explain,
         layers=blank.layers,
-        engine=chosen,
+        engine=engine_of(settings.engine, blank, where),
         preset=settings.preset,
         device=where,
         class_names=list(names.names),

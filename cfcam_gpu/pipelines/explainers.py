@@ -15,6 +15,7 @@ from .._version import __version__
 from ..deploy.loading import Deployed
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
+from ..explain.plan import engine_of
 from ..results.explanation import Explanation
 
 Explainer: TypeAlias = CFCAM | CAM | Deployed
@@ -93,7 +94,7 @@ def facts(explainer: Explainer, result: Explanation, device: torch.device) -> di
     fused = len(result.layers) > 1 and result.config is None
     return {
         "model": digest_of(explainer.model),
-        "engine": None if engine is None else engines.resolve(engine, device),
+        "engine": None if engine is None else engine_of(engine, result, device),
         "fuse": explainer._fuse if isinstance(explainer, CAM) and fused else None,
         "augment": list(views.names),
         "smooth": views.samples,

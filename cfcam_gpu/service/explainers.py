@@ -64,7 +64,7 @@ class Explainers:
             method=method,
             augment=list(settings.augment),
             smooth=settings.smooth,
-            engine=loaded.engine,
+            engine=settings.engine,
             libragrad=settings.libragrad if METHODS[method].libragrad else None,
         )
         # Layers that are chosen must not depend on the image that happens to come first.

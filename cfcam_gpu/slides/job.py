@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from .. import engines
 from ..deploy.loading import Deployed
 from ..explain.attempts import reason
 from ..explain.cam import CAM
 from ..explain.cfcam import CFCAM
+from ..explain.plan import engine_of
 from ..image_files.photos import Preparation
 from ..named_models import loading, models
 from ..named_models.options import Settings
@@ -240,7 +240,7 @@ def own(explain: Explainer, preparation: Preparation, class_names: Sequence[str]
         raise ValueError(f"class_names: expected {logits.shape[1]}, one for each class; got {len(names)}")
     if isinstance(explain, Deployed):
         return By(explain.path.name, explain, preparation, device, explain.runtime, names, explain.description.trained)
-    engine = "torch" if explain.engine is None else engines.resolve(explain.engine, device)
+    engine = "torch" if explain.engine is None else engine_of(explain.engine, blank, device)
     return By(type(explain.model).__name__, explain, preparation, device, engine, names, True)
 
 
