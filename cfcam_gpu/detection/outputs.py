@@ -199,7 +199,9 @@ def _of_lists(found: Any, sizes: Sequence[tuple[int, int]], argument: str) -> li
 def _of_list(found: Mapping[str, torch.Tensor], argument: str) -> Candidates:
     boxes, scores = found["boxes"], found["scores"]
     count = len(scores)
-    labels = found.get("labels", torch.zeros(count, dtype=torch.int64, device=scores.device)).to(torch.int64)
+    # The detector's own steps behind its scores may have been done on the host.
+    boxes = boxes.to(scores.device)
+    labels = found.get("labels", torch.zeros(count, dtype=torch.int64)).to(scores.device, torch.int64)
     if boxes.shape != (count, 4) or labels.shape != (count,) or scores.shape != (count,):
         raise TypeError(
             f"{argument}: expected boxes (N, 4), labels (N,) and scores (N,) of an image; got shapes "

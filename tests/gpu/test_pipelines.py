@@ -111,9 +111,7 @@ def test_a_run_of_a_data_set_is_the_cpus_and_names_its_engine(device, running, s
     np.testing.assert_allclose(ours, theirs, atol=1e-3, equal_nan=True)
     asked = json.loads((tmp_path / "device" / "job.json").read_text())
     assert f'"{engines.resolve(running, device)}"' in json.dumps(asked)
-    rows, wanted = (
-        parquet.read_table(tmp_path / name / "manifest.parquet").to_pylist() for name in ("device", "host")
-    )
+    rows, wanted = (parquet.read_table(tmp_path / name / "manifest.parquet").to_pylist() for name in ("device", "host"))
     for row, other in zip(rows, wanted, strict=True):
         assert {key: row[key] for key in ("target", "predicted", "empty", "clusters", "error")} == {
             key: other[key] for key in ("target", "predicted", "empty", "clusters", "error")
