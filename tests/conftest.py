@@ -140,8 +140,8 @@ def pytest_runtest_teardown(nextitem):
 def cluster():
     """A Ray cluster on this machine, of four CPUs, which processes reach at the address that this is.
 
-    Ray takes seconds to start: all tests that need it are in one group, and so in one process of pytest-xdist, one after
-    another. It ends with the last of them: an idle cluster is busy, too.
+    Ray takes seconds to start: all tests that need it are in one group, and so in one process of pytest-xdist, one
+    after another. It ends with the last of them: an idle cluster is busy, too.
     """
     if Cluster.address is None:
         Cluster.address = Cluster.running.enter_context(_running_cluster())

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 
 from cfcam_gpu.named_models.options import Settings
-from cfcam_gpu.service import app
 from cfcam_gpu.service.backend import Backend, Limits, Picture
 
 from .albums import small
@@ -88,6 +87,8 @@ def application(answering, hosts=None, **options):
 
     async def explain(question):
         return answering.explain([question])[0]
+
+    from cfcam_gpu.service import app  # which a process that only loads a network does without
 
     return app.build(answering, explain, hosts=hosts, **options)
 

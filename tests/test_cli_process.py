@@ -79,7 +79,7 @@ def test_a_killed_run_leaves_no_half_file(album, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_a_terminated_run_says_so_leaves_no_process_and_goes_on(tmp_path):
     source, out = photographs(tmp_path / "source", 8), tmp_path / "out"
-    options = ["--batch-size", 1, "--shard-size", 1, "--workers", 1, "--out", out]
+    options = ["--batch-size", 1, "--shard-size", 1, "--workers", 1, "--engine", "reference", "--out", out]
     with process("run", source, "--model", "tests.test_cli_process:slow", *options) as running:
         deadline = time.monotonic() + 120
         while not list(out.glob("parts/*.parquet")) and time.monotonic() < deadline and running.poll() is None:

@@ -2,8 +2,10 @@
 
 import base64
 import functools
+import hashlib
 import http.server
 import io
+import os
 import shutil
 import subprocess
 import threading
@@ -55,13 +57,29 @@ def site(tmp_path_factory):
     """The example's folder with what npm installs; the end of the test where that can't be had."""
     folder = tmp_path_factory.mktemp("site") / "web"
     shutil.copytree(ROOT / "examples" / "web", folder, ignore=shutil.ignore_patterns("node_modules", "model.onnx"))
+    (folder / "node_modules").symlink_to(installed(folder))
+    return folder
+
+
+def installed(web):
+    """The modules, which later runs of the tests find in build/."""
+    asked = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(web.glob("package*.json")))).hexdigest()[:16]
+    folder = ROOT / "build" / f"web-{asked}"
+    if folder.exists():
+        return folder / "node_modules"
     if shutil.which("npm") is None:
         lacking("there is no npm", "WEB")
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
+    part.mkdir(parents=True)
+    for path in web.glob("package*.json"):
+        shutil.copy(path, part)
     command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=part, capture_output=True, text=True)
     if done.returncode:
+        shutil.rmtree(part)
         lacking(f"npm can't install onnxruntime-web: {done.stderr.strip()[-200:]}", "WEB")
-    return folder
+    part.rename(folder)
+    return folder / "node_modules"
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,9 @@ from cfcam_gpu.deploy.exporting import weights_sha256
 
 from .exports import SIZE, images, network
 
+# As test_runtime.py in method_graph/.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
+
 BAR = 1e-5
 
 

@@ -12,6 +12,9 @@ from cfcam_gpu.deploy import checking, plan
 from tests.transformers import transformer
 from tests.transformers_small import ChannelsLast
 
+# As test_runtime.py in method_graph/.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
+
 SIZE = 24
 TOKENS = 37
 
@@ -80,7 +83,8 @@ def test_the_graph_of_two_levels():
 
 @pytest.mark.parametrize("batch", [2, pytest.param("any", marks=pytest.mark.long)])
 def test_a_file_has_the_default_of_the_library_and_says_so(tmp_path, batch):
-    model, given, path = transformer("fused"), photographs(5, seed=2), tmp_path / "model.onnx"
+    # One block: to write a file takes seconds for each. The graphs of two are above.
+    model, given, path = transformer("fused", depth=1), photographs(5, seed=2), tmp_path / "model.onnx"
     said = deploy.export(model, path, photographs(3), target="input", batch=batch)
     assert (said.libragrad, said.config) == (True, Config.gated())
     assert [layer.name for layer in said.layers] == [layer.name for layer in CFCAM(model)(given).layers]

@@ -9,6 +9,9 @@ from cfcam_gpu.deploy import plan
 
 from .exports import images, network
 
+# As test_runtime.py in method_graph/.
+pytestmark = pytest.mark.xdist_group("export")
+
 PAPER = Config.paper()
 
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "tests.services:dying"
 #: Requests that may wait for a replica: more than the clients of a test.
 QUEUE = 40
-#: The command, whose replicas are asked more often whether their device is in order: three times, until one is replaced.
+#: The command, whose replicas are asked more often whether their device is in order: thrice, until one is replaced.
 COMMAND = """
 from cfcam_gpu import cli
 from cfcam_gpu.pipelines import ray_session
@@ -57,6 +57,7 @@ def running(cluster, tmp_path_factory):
     """The URL, the process and the log of two replicas that take batches of four, and wait long for them."""
     port, log = free_port(), tmp_path_factory.mktemp("service") / "log"
     options = ("--replicas", 2, "--batch-size", 4, "--batch-wait", 50, "--max-pixels", 1, "--queue", QUEUE)
+    options += ("--engine", "reference")  # of which each of five processes has nothing to load
     with log.open("w") as file, started(port, *options, cluster=cluster, said=file) as process:
         said = process.stdout.readline()
         assert said == f"look at http://127.0.0.1:{port}/\n", log.read_text()

@@ -15,9 +15,10 @@ WHOLE = ["-m", "bench.slides"]
 TINY = ["-c", "from bench import slides; slides.MEASURED.popitem(); slides.main()"]
 
 
-@pytest.mark.slow
+# Of the readers test_workers.py shows it in every run, and tests/bench/test_slides.py has what a small slide takes.
+@pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("side", "program"), [(1_500, TINY), pytest.param(40_000, WHOLE, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("side", "program"), [(1_500, TINY), (40_000, WHOLE)])
 def test_memory_is_bounded(tmp_path, side, program):
     # Of a process of its own, which nothing else has filled.
     command = [sys.executable, *program, "memory", "--side", str(side), "--out", tmp_path]

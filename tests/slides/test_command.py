@@ -114,6 +114,7 @@ def test_a_signal_ends_it_in_order(tmp_path, number, status):
     source = phantom(tmp_path / "phantom.tif", width=900, height=900, mpp=0.25)
     command = [sys.executable, "-m", "cfcam_gpu", "slide", source, "--out", tmp_path / "out", "--mpp", "0.25"]
     command += ["--model", "tests.slides.jobs:green", "--class", "1", "--overlap", "0.6", "--tile", "40"]
+    command += ["--engine", "reference"]
     # As a terminal does, to its readers, too.
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while not (tmp_path / "out" / "phantom" / "parts" / "state.safetensors").exists():

@@ -82,7 +82,7 @@ def test_sigkill_at_random_moments(slide, tmp_path, kind, kills):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("writes", "others"), [(6, 40), pytest.param(1, 1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("writes", "others"), [(10, 60), pytest.param(1, 1, marks=pytest.mark.long)])
 def test_death_at_every_step(slide, tmp_path, monkeypatch, writes, others):
     monkeypatch.setattr(work, "KEPT", 2)
     counter = Mortal(10_000)

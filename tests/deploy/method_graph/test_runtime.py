@@ -11,7 +11,8 @@ from cfcam_gpu.deploy.method_graph import MethodGraph
 
 from .graphs import errors, onnx, play, relu
 
-pytestmark = pytest.mark.slow
+# With others that write files of ONNX, or trace graphs: the first takes a process many seconds more.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
 
 CASES = {
     "two levels": (Config.two_level(), (14, 14)),

@@ -9,6 +9,9 @@ from . import cases_of_tensors  # noqa: F401
 from .cases import CASES, ESSENTIAL, LONG
 from .tracing import Traced, drawn, expected
 
+# As test_runtime.py in method_graph/.
+pytestmark = pytest.mark.xdist_group("export")
+
 # What differs by its last digits, over the largest value.
 NEAR = 2e-6
 

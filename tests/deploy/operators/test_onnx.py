@@ -13,6 +13,9 @@ from . import cases_of_tensors  # noqa: F401
 from .cases import CASES, ESSENTIAL, LONG
 from .tracing import Traced, drawn, expected
 
+# As test_runtime.py in method_graph/.
+pytestmark = pytest.mark.xdist_group("export")
+
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
