@@ -15,7 +15,7 @@ from cfcam_gpu.hooks import capture, layers
 from cfcam_gpu.methods import METHODS, forwards
 
 from .. import recorder
-from ..small import CONFIGS, LAYERS, Network, draw
+from ..small import CONFIGS, LAYERS, SIZES, Network, draw
 
 
 class OnDevice(TorchDispatchMode):
@@ -33,13 +33,13 @@ def launches_nothing(activations, gradients, config):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("several", [None, (3,), (3, 2)], ids=str)
-def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
-    model, found = Network().eval(), LAYERS[config]
+@pytest.mark.parametrize(("several", "dims"), [(None, 2), ((3,), 2), ((3, 2), 2), (None, 3), ((3, 2), 1)], ids=str)
+def test_nothing_is_read_by_the_host_or_copied_from_it(config, several, dims):
+    model, found = Network(dims).eval(), LAYERS[config]
     names = found if isinstance(found, list | tuple) else [found]
-    known = layers.laid_out(model, draw(0), [layers.find(model, name) for name in names])
+    known = layers.laid_out(model, draw(0, dims=dims), [layers.find(model, name) for name in names])
     model = model.to("meta")
-    images = draw(0).to("meta")
+    images = draw(0, dims=dims).to("meta")
     plan = CFCAM(model, list(known), config=CONFIGS[config])._laid_out(images, targets.Request())
     engine = SimpleNamespace(run_checked=launches_nothing)
     request = targets.Request()
@@ -47,12 +47,13 @@ def test_nothing_is_read_by_the_host_or_copied_from_it(config, several):
         request = targets.Request(indices=torch.zeros(several, dtype=torch.int64, device="meta"), checked=True)
 
     def work():
-        return explain_within_graph(model, plan, engine, images, request, targets.ClassNames(None, model), overlay=True)
+        names = targets.ClassNames(None, model)
+        return explain_within_graph(model, plan, engine, images, request, names, overlay=dims > 1)
 
     work()  # as the warm-up does: tables that are brought once
     with OnDevice():
         found = work()
-    assert found.maps.shape == (3, *(several or ())[1:], 12, 10)
+    assert found.maps.shape == (3, *(several or ())[1:], *SIZES[dims])
     assert found.finite.shape == (3,)
 
 
