@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,7 +113,7 @@ def draw(
         x = left + column * (side + GAP) + side / 2
         figure.text(x / width, 1 - 0.8 * LINE / height, heading, fontsize=SIZE, ha="center", va="baseline", **plain)
     for label, line, high, under in zip(labels, cells, heights, below):
-        letters = max(8, int(high / SIZE * 72 * 1.7))
+        letters = max(8, int(high / SIZE * 72 * 1.7 / _width(label)))
         figure.text(
             (left - 0.04) / width,
             1 - (top + high / 2) / height,
@@ -162,6 +163,11 @@ def _fill(axes: Axes, cell: Cell) -> None:
         paper = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5}
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, cell.within, fontsize=SMALL, color="black", bbox=paper, **place, **_PLAIN)
+
+
+def _width(text: str) -> float:
+    """Of a text's letters, beside Latin ones: Chinese, Japanese and Korean ones are twice as wide."""
+    return 1 + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text) / max(1, len(text))
 
 
 def _aspect(pixels: Pixels) -> float:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -90,6 +91,15 @@ def test_another_font_has_the_letters_in_figures(installed, result):
             assert CAT in saved(figure, "svg").decode()
             assert [len(saved(figure, form)) > 0 for form in ("png", "pdf")] == [True] * 2
     assert dict(matplotlib.rcParams) == before
+
+
+def test_wide_letters_have_room_beside_their_row(installed, result):
+    installed("Seal Script", CAT)
+    figure = replace(result, class_names=(CAT * 40,) * 4)[:1].figure()
+    (label,) = (text for text in figure.texts if CAT in text.get_text())
+    row = figure.axes[0].get_window_extent()
+    assert label.get_window_extent().height < 1.05 * row.height
+    assert label.get_text().endswith("…")
 
 
 def test_letters_that_no_font_has_are_told_once(result):
