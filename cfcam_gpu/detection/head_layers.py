@@ -156,6 +156,8 @@ class _HeadChoice(Choice):
             activation = named[place][0]
             assert activation.layout is not None
             # Boxes that are the same for all images tell nothing.
+            if _are_boxes(activation, len(scores)):
+                continue
             parts = (score, box) if boxes.requires_grad else (score,)
             of_positions = (None if one is None else activation.layout.to_maps(one) for one in parts)
             if all(_any(one) for one in of_positions):
@@ -203,6 +205,13 @@ def _gradients(score: torch.Tensor, tensors: list[torch.Tensor]) -> tuple[torch.
     if not tensors or not score.requires_grad:
         return (None,) * len(tensors)
     return torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
+
+
+def _are_boxes(activation: Activation, count: int) -> bool:
+    """Whether tokens are a decoder's, one for each of `count` boxes: some may look as if they lay in a small grid."""
+    layout = activation.layout
+    assert layout is not None
+    return layout.extras > 0 and layout.tokens == count
 
 
 def _any(gradient: torch.Tensor | None) -> bool:

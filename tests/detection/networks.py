@@ -96,7 +96,7 @@ def of_torchvision(monkeypatch, kind):
 
 
 def of_transformers(kind):
-    """DETR, Conditional, DAB- or RT-DETR, YOLOS, or Deformable DETR of one or two stages; with three classes."""
+    """DETR, Conditional, DAB-, RT- or Deformable DETR (also of two stages, of four levels) or YOLOS; three classes."""
     transformers = module("transformers", "PEERS")
     rt_backbone = _DETR["backbone_config"] | {
         "model_type": "rt_detr_resnet",
@@ -114,6 +114,13 @@ def of_transformers(kind):
         "DabDetr": {name: value for name, value in _DETR.items() if name != "d_model"} | {"hidden_size": 48},
         "DeformableDetr": deformable,
         "DeformableDetr two": deformable | {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20},
+        "DeformableDetr four": deformable
+        | {
+            "backbone_config": _DETR["backbone_config"] | {"out_features": ["stage2", "stage3", "stage4"]},
+            "num_feature_levels": 4,
+            "num_queries": 7,
+            "with_box_refine": True,
+        },
         "Detr": _DETR,
         "ConditionalDetr": _DETR,
         "Yolos": {

@@ -141,6 +141,13 @@ def test_gradients_of_transformers_are_those_of_the_score(monkeypatch, kind):
             torch.testing.assert_close(one.gradients, expected[0], rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
 
 
+def test_tokens_of_boxes_are_no_positions():
+    """Four of the seven would pass for the coarsest level's 2 x 2."""
+    images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    (found,) = explain_detections(networks.of_transformers("DeformableDetr four"), images, threshold=0.0, top=1)
+    assert found.layers == (tuple(f"model.input_proj.{level}" for level in range(4)),)
+
+
 @pytest.mark.parametrize("form", ["v8", "v5"])
 def test_what_yolo_returns_is_read_by_its_shape(form):
     torch.manual_seed(0)
