@@ -40,8 +40,9 @@ pictures: demo $(VENV)/ready-to-test
 	$(BIN)/python examples/slides/tissue.py out/slides
 	cp out/slides/slides.png docs/
 
-# One thread each: two processes of two threads on two cores wait for each other most of the time.
-PYTEST := OMP_NUM_THREADS=1 CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# One thread each: two processes of two threads on two cores wait for each other most of the time. And what is compiled is
+# kept for the next time, whatever the environment says: that of the tests alone takes each process 15 seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 CFCAM_REQUIRE_PEERS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/ready-to-test lint docs
 	$(PYTEST)
 

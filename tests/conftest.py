@@ -80,8 +80,18 @@ def pytest_runtest_setup(item):
         unavailable(why_no_gpu())
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    # What is imported stays, and is much: no collection need go through it while it grows.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish():
-    # What is imported stays: no collection need go through it, of which those in the rounds of a timing are many.
+    # Nor later, in the rounds of a timing among others.
     gc.freeze()
 
 
