@@ -55,6 +55,13 @@ def running(request):
 
 
 @pytest.fixture
+def exact(monkeypatch):
+    """Convolutions in all of float32, and of the same bytes every time."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+@pytest.fixture
 def device():
     return torch.device("cuda", torch.cuda.current_device())
 

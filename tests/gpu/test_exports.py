@@ -9,12 +9,7 @@ from ..deploy.exports import images, network
 from ..needs import module
 from .beside import close
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def exact(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 
 def assert_answers(explain, device, played_on, expected):

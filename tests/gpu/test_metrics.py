@@ -8,7 +8,7 @@ from cfcam_gpu import CAM, CFCAM, metrics
 from ..small import Network, draw
 from .beside import close, double
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 MASKS = torch.zeros(3, 12, 10, dtype=torch.bool)
 MASKS[:, 2:9, 1:6] = True

@@ -18,7 +18,7 @@ from cfcam_gpu.pipelines.stream import ahead, batches_of, checksums
 
 from ..needs import module
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 
 def test_checksums_are_the_cpus():
@@ -53,11 +53,6 @@ def small():
 
 def drawn(count):
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture(autouse=True)
-def exact(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.mark.parametrize("targets", [[1, None, 2, 4], [[0, 1], [2, 3], [4, 0], [1, 2]]], ids=["one class", "two"])

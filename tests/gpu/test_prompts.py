@@ -10,12 +10,7 @@ from ..explain.test_points import sam
 from ..two_towers import TEXTS, TokensFirst, of_transformers, photographs, pictures, preprocess, tokenizer
 from .beside import close, double, same
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def exact(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 
 def tokens_of(texts):

@@ -14,7 +14,7 @@ from cfcam_gpu.results import save_evidence
 from ..small import Network, draw
 from .beside import NAMES, close, double, same
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 
 @pytest.fixture

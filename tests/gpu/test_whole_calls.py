@@ -14,7 +14,7 @@ from ..transformers_small import ChannelsLast, VisionTransformer
 from ..transformers_small import images as patches
 from .beside import NAMES, close, double, same
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 
 
 def images(dims=2):
