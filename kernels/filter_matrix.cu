@@ -14,10 +14,16 @@
 // Launch: 1 block.
 #include "common.cuh"
 
-__device__ int fold(int position, int size, int boundary) {
-    if (boundary == 1) return position >= 0 && position < size ? position : -1;
-    const int period = 2 * size, place = ((position % period) + period) % period;
-    return place < size ? place : period - 1 - place;
+// The taps that fall on position `from` of a line, or on its images beyond the borders, where the middle one is at `to`.
+__device__ double taps_on(const double *taps, int radius, int from, int to, int size, int boundary) {
+    const int first = from - to + radius, period = 2 * size;
+    if (boundary == 1) return first >= 0 && first <= 2 * radius ? taps[first] : 0.0;
+    double sum = 0;
+    for (int side = 0; side < 2; ++side) {  // the line as it is, and turned over
+        const int start = side == 0 ? first : period - 1 - from - to + radius;
+        for (int i = (start % period + period) % period; i <= 2 * radius; i += period) sum += taps[i];
+    }
+    return sum;
 }
 
 // Of position `at`: how much of it is in all filtered positions, and how much of all is in the filtered one.
@@ -47,10 +53,7 @@ extern "C" __global__ __launch_bounds__(1024) void filter_matrix(
     __syncthreads();
     auto fill = [&](double *matrix, int size, bool filtered) {
         for (int entry = threadIdx.x; entry < size * size; entry += blockDim.x) {
-            const int from = entry / size, to = entry % size;
-            double sum = 0;
-            for (int i = 0; i <= 2 * radius; ++i)
-                if (fold(to + i - radius, size, boundary) == from) sum += taps[i];
+            const double sum = taps_on(taps, radius, entry / size, entry % size, size, boundary);
             matrix[entry] = filtered ? sum / total : 1.0;
         }
     };
