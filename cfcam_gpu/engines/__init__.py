@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from functools import cache
 from threading import Lock
 from typing import NamedTuple, Protocol, cast
 
@@ -34,6 +33,8 @@ _missing: dict[str, str] = {}
 #: What the check of the fused engine found, by the number of a GPU.
 _checked: dict[int, str | None] = {}
 _checking = Lock()
+#: What was logged.
+_told: set[tuple[str, str, str]] = set()
 
 
 class EngineResult(NamedTuple):
@@ -160,13 +161,10 @@ def resolve(
         return "fused"
     no_rapids = _missing.get("rapids") or _why_missing("rapids")
     if no_rapids is None:
-        _tell(logging.WARNING, f"engine: 'auto' is 'rapids' here, which takes many times as long: 'fused' {no_fused}")
+        _warn("rapids", "which takes many times as long", no_fused)
         return "rapids"
-    _tell(
-        logging.WARNING,
-        "engine: 'auto' is 'cpu' here, so that tensors on a CUDA device go to the host and back: 'fused' "
-        f"{no_fused}; 'rapids' is not available: {no_rapids}",
-    )
+    costs = "so that tensors on a CUDA device go to the host and back"
+    _warn("cpu", costs, no_fused, f"; 'rapids' is not available: {no_rapids}")
     return "cpu"
 
 
@@ -213,10 +211,12 @@ def _why_missing(name: str) -> str | None:
     return None
 
 
-@cache
-def _tell(level: int, message: str) -> None:
-    """Log a message that has not been logged before."""
-    _log.log(level, message)
+def _warn(name: str, costs: str, no_fused: str, more: str = "") -> None:
+    """Log what "auto" is instead of the fused engine, once for a reason: images of other sizes are no other one."""
+    reason = name, no_fused.partition("; got ")[0], more
+    if reason not in _told:
+        _told.add(reason)
+        _log.warning("engine: 'auto' is '%s' here, %s: 'fused' %s%s", name, costs, no_fused, more)
 
 
 def check_name(name: str) -> None:

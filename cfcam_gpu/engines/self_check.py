@@ -19,11 +19,12 @@ from ..core.config import Config
 Run: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Config], Any]
 
 #: Configurations that between them launch all kernels, each with an example's (B, T, C, *spatial). The first has enough
-#: problems of enough channels for the larger tiles of distances, the last is of volumes.
+#: problems of enough channels for the larger tiles of distances; the last, of volumes, enough maps of enough channels
+#: for blocks of several. A noise floor would leave nothing of its clusters, and show nothing of their filter.
 EXAMPLES = (
-    (Config(), (18, 1, 690, 2, 2)),
+    (Config(boundary="zero"), (18, 1, 690, 2, 2)),
     (Config.two_level(), (3, 2, 150, 5, 7)),
-    (replace(Config.two_level(), gradient="cluster_mean"), (2, 2, 90, 3, 2, 4)),
+    (replace(Config.two_level(), gradient="cluster_mean", noise_floor=0.0, boundary="reflect"), (2, 2, 540, 5, 3, 4)),
 )
 #: Channels beyond so many are dead, in the first image and in the others: it saves most of the time.
 _ALIVE = (240, 40)

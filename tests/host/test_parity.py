@@ -88,6 +88,16 @@ def test_nothing_is_filtered_along_axes_that_maps_do_not_have(size, boundary, gr
         one(activations, gradients, config)
 
 
+@in_pairs(size=[(13,), (3, 5), (3, 2, 4), (9, 9, 13)], gradient=["cluster_mean", "own"], blocks=[8, 40])
+def test_blocks_of_several_channels(monkeypatch, size, gradient, blocks):
+    """As a large batch has them: up to sixteen, or as many as there is room for; the last block has fewer."""
+    monkeypatch.setattr(fused, "_BLOCKS", blocks)
+    rng = np.random.default_rng(0)
+    activations = np.maximum(rng.normal(size=(2, 33, *size)), 0).astype(np.float32)
+    gradients = rng.normal(size=(2, 3, 33, *size)).astype(np.float32)
+    assert_parity(activations, gradients, Config(combine="positive", gradient=gradient))
+
+
 @pytest.mark.parametrize("side", [(64, 64), (64, 1), (1, 64), (17, 23), (256,), (16, 256), (16, 16, 16), (64, 8, 8)])
 def test_large_maps(side):
     rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 """What "auto" asks of the fused engine before it relies on it, of the kernels as they run on the CPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -66,6 +68,18 @@ def test_a_kernel_that_does_nothing_is_found(name, monkeypatch):
         return emulated(*given, without)
 
     assert self_check.disagreement(run, reference.run, HOST) is not None
+
+
+@pytest.mark.parametrize("example", self_check.EXAMPLES, ids=["zero border", "two levels", "volumes"])
+def test_every_example_shows_its_filter(monkeypatch, example):
+    monkeypatch.setattr(self_check, "EXAMPLES", [example])
+
+    def run(activations, gradients, config):
+        return reference.run(activations, gradients, replace(config, sigma=1.01 * config.sigma))
+
+    assert self_check.disagreement(run, reference.run, HOST) == (
+        "gives other weights than engine 'reference' on an example"
+    )
 
 
 def test_what_fails_is_told_in_its_own_words_on_one_line():
