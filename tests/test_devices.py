@@ -20,6 +20,7 @@ TESTS = {
     test_whole_calls: [
         "test_the_default_call_is_the_cpus_and_on_the_device",
         "test_each_configuration_by_a_layers_name",
+        "test_engines_of_the_host_answer_on_the_device",
         "test_augmented_it_is_the_cpus_and_smoothed_the_same_again",
         "test_several_layers_are_fused",
         "test_models_of_other_dtypes_are_explained_nearly_as_in_float64",

@@ -51,6 +51,13 @@ def test_each_configuration_by_a_layers_name(running, device, config):
     same(found, expected, device)
 
 
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_engines_of_the_host_answer_on_the_device(device, engine):
+    expected = CFCAM(double(Network()), "late", engine=engine)(images(), 4)
+    found = CFCAM(double(Network()).to(device), "late", engine=engine)(images().to(device), 4)
+    same(found, expected, device)
+
+
 def test_augmented_it_is_the_cpus_and_smoothed_the_same_again(running, device):
     options = {"augment": ["flip", "rotate90"]}
     expected = CFCAM(double(Network()), "late", **options)(images(), [0, None, 2])
