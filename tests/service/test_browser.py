@@ -116,6 +116,7 @@ def test_another_class_and_another_method_stand_beside_the_others(tab, answering
 
 def test_the_fields_offer_what_the_service_has(tab):
     options = "all => all.map(x => x.value)"
+    playwright.expect(tab.locator("#classes option")).to_have_count(5)  # asked for once the page is there
     assert tab.locator("#classes option").evaluate_all(options) == [f"class {k}" for k in range(5)]
     methods = tab.locator("#method option").evaluate_all(options)
     assert (methods[0], "gradcam" in methods, "scorecam" in methods) == ("cfcam", True, False)
