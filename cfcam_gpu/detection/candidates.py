@@ -77,8 +77,10 @@ def found(candidates: Candidates, threshold: float, top: int, labels: Collection
     order = values.argsort(descending=True, stable=True)
     rows, columns = rows[order], columns[order]
     boxes = candidates.boxes[rows, columns] if candidates.boxes.ndim == 3 else candidates.boxes[rows]
-    kept = _without_doubles(boxes, columns, top, candidates.overlap)
-    return [Place(int(rows[i]), int(columns[i])) for i in kept]
+    # On the host from here on, which would else wait for the device at each box.
+    kept = _without_doubles(boxes.cpu(), columns.cpu(), top, candidates.overlap)
+    places = list(zip(rows.tolist(), columns.tolist()))
+    return [Place(*places[i]) for i in kept]
 
 
 def _without_doubles(boxes: torch.Tensor, labels: torch.Tensor, top: int, overlap: float | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,3 +35,8 @@ class Evidence:
     grid: tuple[int, int]
     corner: tuple[int, int] = (0, 0)
     inside: Inside | None = None
+
+
+def active(seen: Sequence[Evidence]) -> list[bool]:
+    """Of each layer whether it has a part in the score; the host waits once for all."""
+    return torch.stack([one.gradients.any() for one in seen]).tolist() if seen else []

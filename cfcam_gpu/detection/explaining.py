@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from . import families, head_layers, outputs
 from .asked import Asked
 from .candidates import Candidates, Place
 from .detections import Detections, named
-from .evidence import Evidence
+from .evidence import Evidence, active
 from .maps import raw_maps
 from .outputs import Find
 from .torchvision_rois import RoIForward
@@ -254,16 +255,15 @@ class _Work:
     ) -> Detections:
         device = image.device
         labels = [place.label for place in places]
-        scores = [float(candidates.score(place)) for place in places]
+        scores = torch.stack([candidates.score(place) for place in places]).to(device) if places else image.new_zeros(0)
+        has_part = iter(active(list(chain.from_iterable(seen))))
         return Detections(
             boxes=self.asked.boxes_of(candidates, places, number).to(device),
             labels=torch.tensor(labels, dtype=torch.int64, device=device),
             names=named(labels, self.names),
-            scores=torch.tensor(scores, dtype=torch.float32, device=device),
+            scores=scores.float(),
             raw_maps=raw_maps(seen, _size(image), self.config, self.engine).to(device),
-            layers=tuple(
-                tuple(one.layer for one in of_detection if bool(one.gradients.any())) for of_detection in seen
-            ),
+            layers=tuple(tuple(one.layer for one in of_detection if next(has_part)) for of_detection in seen),
             masks=masks,
             saturation=self.config.saturation,
         )

@@ -9,7 +9,7 @@ import torch
 from ..core.config import Config
 from ..core.maps import interpolate, over_maximum
 from ..engines.execution import compute
-from .evidence import Evidence
+from .evidence import Evidence, active
 
 
 def raw_maps(
@@ -54,14 +54,14 @@ def _filtered(
     for places in together.values():
         windows = [of_detections[i][j] for i, j in places]
         # A score that a layer has no part in needs no engine.
-        active = [k for k, one in enumerate(windows) if bool(one.gradients.any())]
+        some = [k for k, has_part in enumerate(active(windows)) if has_part]
         for i, j in places:
             one = of_detections[i][j]
             found[i][j] = torch.zeros(one.gradients.shape[1:], device=one.gradients.device)
-        if active:
-            gradients = torch.stack([windows[k].gradients for k in active])[None]
+        if some:
+            gradients = torch.stack([windows[k].gradients for k in some])[None]
             result = compute(windows[0].activations[None], gradients, config, engine)
-            for k, raw in zip(active, result.raw_maps[0]):
+            for k, raw in zip(some, result.raw_maps[0]):
                 i, j = places[k]
                 found[i][j] = raw
     return found

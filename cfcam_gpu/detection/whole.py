@@ -87,12 +87,13 @@ def _evidence(
                     "beside the way to the output, or the model cuts the graph behind it (no_grad or detach)"
                 )
             gradients = _gradients(survey, reached, of_images)
-    activations = [hook.maps(images.device) for hook in cutting]
+    # Of each image one tensor for all of its detections, by which they are filtered together.
+    activations = list(zip(*(hook.maps(images.device).unbind() for hook in cutting)))
     return [
         [
             [
-                _seen(hook, maps[b], gradient, b)
-                for hook, maps, gradient in zip(cutting, activations, gradients[t])
+                _seen(hook, activation, gradient, b)
+                for hook, activation, gradient in zip(cutting, activations[b], gradients[t])
                 if gradient is not None
             ]
             for t in range(len(scores))

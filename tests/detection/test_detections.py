@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from bench.planted_detector import Detector
 from cfcam_gpu import Config, explain_detections
+from cfcam_gpu.detection import maps
 
-from .networks import Planted, Yolo
+from .networks import Planted, Yolo, spread
 
 
 @pytest.fixture
@@ -42,6 +44,23 @@ def test_classes_are_looked_for_by_index_or_name(planted, images):
         assert [one.names for one in explained(planted, images, labels=labels)] == [("right",)] * 2
     assert explained(planted, images, class_names=["a", "b"], labels="b")[0].names == ("b",)
     assert [len(one) for one in explained(planted, images, top=1)] == [1, 1]
+
+
+def test_an_engine_runs_once_an_image_and_layer_for_all_boxes(monkeypatch):
+    model, runs, compute = spread(Detector()).eval(), [], maps.compute
+
+    def counted(activations, gradients, config, engine):
+        runs.append(gradients.shape[1])
+        return compute(activations, gradients, config, engine)
+
+    monkeypatch.setattr(maps, "compute", counted)
+    given = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = explain_detections(model, given, threshold=0.0, top=5, target_layer=["fine", "near"])
+    assert runs == [5] * 4
+    for one, image in zip(found, given):
+        alone = explain_detections(model, image[None], threshold=0.0, top=1, target_layer=["fine", "near"])
+        torch.testing.assert_close(alone[0].raw_maps[0], one.raw_maps[0])
+        assert alone[0].layers == one.layers[:1]
 
 
 def test_a_given_box_is_explained_by_the_candidate_that_overlaps_it(planted, images):
