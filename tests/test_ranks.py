@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cfcam_gpu import CAM, CFCAM, Config, cluster_filter_cam, engines
+from cfcam_gpu import CAM, CFCAM, Config, cluster_filter_cam
 from cfcam_gpu.core.gate import gate
 from cfcam_gpu.core.maps import upsample
-from cfcam_gpu.engines import dlpack, fused, rapids, reference
+from cfcam_gpu.engines import dlpack, rapids, reference
 from cfcam_gpu.hooks import layers
 from cfcam_gpu.methods import METHODS
 
@@ -354,25 +354,6 @@ def test_an_input_without_its_batch_axis_is_refused_before_the_model_runs(dims, 
 def test_a_model_without_convolutions_says_all_that_fits():
     with pytest.raises(ValueError, match=r"expected shape \(B, C, L\) or \(B, 3, H, W\) or \(B, C, D, H, W\), "):
         CFCAM(nn.Linear(3, 2))(torch.rand(3, 2))
-
-
-@pytest.mark.parametrize("size", [(8,), (4, 5, 6)], ids=["signal", "volume"])
-def test_fused_and_graphs_are_for_images(monkeypatch, size):
-    dims, images = len(size), noise(1, 2, *size)
-    model = network(dims)
-    message = f"engine: 'fused' takes maps of 2 axes; got {dims}; use engine='rapids' or 'cpu'"
-    with pytest.raises(ValueError, match=message):
-        CFCAM(model, engine="fused")(images)
-    with pytest.raises(ValueError, match=message):
-        cluster_filter_cam(images, images, spatial_dims=dims, engine="fused")
-    with pytest.raises(
-        ValueError, match=f"cuda_graph: takes images .* got {dims} spatial axes. Call the explainer itself"
-    ):
-        CFCAM(model).cuda_graph(images)
-    monkeypatch.setattr(rapids, "why_missing", lambda: None)
-    monkeypatch.setattr(fused, "why_missing", lambda: None)
-    assert engines.choose("auto", torch.device("cuda"), dims) is rapids
-    assert engines.choose("fused", torch.device("cuda"), 2) is fused
 
 
 @pytest.mark.parametrize(

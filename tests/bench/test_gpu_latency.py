@@ -108,7 +108,7 @@ def test_what_breaks_is_left_out_by_name_and_the_others_are_measured(capsys):
 
 def test_captured_candidates(monkeypatch):
     recorder.install(monkeypatch)
-    monkeypatch.setattr(cfcam, "fused_engine", lambda model, device, engine, spatial_dims: recorder.FUSED)
+    monkeypatch.setattr(cfcam, "fused_engine", lambda model, device, engine: recorder.FUSED)
     found = measure(candidates=[one for one in CANDIDATES if not one.full])["cells"][CELL.name]
     assert found["passed"], found["left_out"]
     assert {"forward-captured", "cfcam-captured", "two-level-captured"} <= set(found["latency_ms"])
