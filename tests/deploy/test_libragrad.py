@@ -50,7 +50,9 @@ def gated():
 
 
 @pytest.mark.parametrize(
-    ("make", "classes"), [(lambda: transformer("encoder"), 2), (gated, None)], ids=["encoder", "gated"]
+    ("make", "classes"),
+    [pytest.param(lambda: transformer("encoder"), 2, marks=pytest.mark.long), (gated, None)],
+    ids=["encoder", "gated"],
 )
 def test_the_graph_of_a_model_of_tokens_has_the_default_of_the_library(make, classes):
     model, given = make(), photographs(5, seed=2)

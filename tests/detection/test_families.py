@@ -37,7 +37,7 @@ def whole_gradients(model, images, forward, image, places):
     return [[None if g is None else g[image] for g in of_one] for of_one in grads]
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "faster", "mask", "keypoint"])
+@pytest.mark.parametrize("kind", ["retinanet", "faster", "mask", pytest.param("keypoint", marks=pytest.mark.long)])
 def test_gradients_in_a_window_are_those_of_the_whole_head(torchvision_model, kind):
     model, images = torchvision_model(kind), two_images()
     forward = families.forward_of(model, [tuple(image.shape[-2:]) for image in images], None, None)
@@ -93,7 +93,9 @@ def test_what_torchvision_finds_is_found(torchvision_model, kind):
             torch.testing.assert_close(detections.masks, expected["masks"][:count, 0], rtol=1e-4, atol=1e-4)
 
 
-TRANSFORMERS = ["Detr", "ConditionalDetr", "RTDetr", "Yolos", "DabDetr", "DeformableDetr", "DeformableDetr two"]
+OTHERS = ["ConditionalDetr", "RTDetr", "DabDetr", "DeformableDetr"]
+#: A token for each position, tokens beside patches, and boxes that begin at places of all scales; then the rest.
+TRANSFORMERS = ["Detr", "Yolos", "DeformableDetr two", *(pytest.param(kind, marks=pytest.mark.long) for kind in OTHERS)]
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)

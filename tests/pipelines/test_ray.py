@@ -167,7 +167,8 @@ def test_a_cluster_that_is_gone_is_an_error_that_a_run_reports(answering, folder
 @quietly
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_is_killed_is_replaced_with_the_same_result(folder, tmp_path, workers):
     import ray.data
