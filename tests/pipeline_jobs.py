@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 import time
 
 import numpy as np
@@ -79,6 +80,9 @@ def explain_on_a_slow_disk(source, out, seed, said):
             explain_tiny(source, out, workers=1, batch_size=8, shard_size=16, overlays="png")
             said.send("done")
         except KeyboardInterrupt:
+            # The run has been left; a second signal that comes now is none of its business, and would end this instead.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
             left = contents(out)
             said.send("stopped")
             time.sleep(0.3)
