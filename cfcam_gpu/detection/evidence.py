@@ -37,6 +37,8 @@ class Evidence:
     inside: Inside | None = None
 
 
-def active(seen: Sequence[Evidence]) -> list[bool]:
-    """Of each layer whether it has a part in the score; the host waits once for all."""
-    return torch.stack([one.gradients.any() for one in seen]).tolist() if seen else []
+def active(of_detections: Sequence[Sequence[Evidence]]) -> list[list[bool]]:
+    """Of each detection's layers whether they have a part in its score; the host waits once for all."""
+    flags = [one.gradients.any() for seen in of_detections for one in seen]
+    known = iter(torch.stack(flags).tolist() if flags else [])
+    return [[next(known) for _ in seen] for seen in of_detections]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import compress
 from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -256,14 +256,17 @@ class _Work:
         device = image.device
         labels = [place.label for place in places]
         scores = torch.stack([candidates.score(place) for place in places]).to(device) if places else image.new_zeros(0)
-        has_part = iter(active(list(chain.from_iterable(seen))))
+        have_part = active(seen)
         return Detections(
             boxes=self.asked.boxes_of(candidates, places, number).to(device),
             labels=torch.tensor(labels, dtype=torch.int64, device=device),
             names=named(labels, self.names),
             scores=scores.float(),
-            raw_maps=raw_maps(seen, _size(image), self.config, self.engine).to(device),
-            layers=tuple(tuple(one.layer for one in of_detection if next(has_part)) for of_detection in seen),
+            raw_maps=raw_maps(seen, have_part, _size(image), self.config, self.engine).to(device),
+            layers=tuple(
+                tuple(one.layer for one in compress(of_detection, parts))
+                for of_detection, parts in zip(seen, have_part)
+            ),
             masks=masks,
             saturation=self.config.saturation,
         )

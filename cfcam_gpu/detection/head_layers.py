@@ -155,9 +155,9 @@ class _HeadChoice(Choice):
         for i, (place, tensor, score, box) in enumerate(zip(passed, tensors, of_scores, of_boxes)):
             activation = named[place][0]
             assert activation.layout is not None
-            # Boxes that are the same for all images tell nothing.
             if _are_boxes(activation, len(scores)):
                 continue
+            # Boxes that are the same for all images tell nothing.
             parts = (score, box) if boxes.requires_grad else (score,)
             of_positions = (None if one is None else activation.layout.to_maps(one) for one in parts)
             if all(_any(one) for one in of_positions):

@@ -9,11 +9,15 @@ import torch
 from ..core.config import Config
 from ..core.maps import interpolate, over_maximum
 from ..engines.execution import compute
-from .evidence import Evidence, active
+from .evidence import Evidence
 
 
 def raw_maps(
-    of_detections: Sequence[Sequence[Evidence]], size: tuple[int, int], config: Config, engine: str
+    of_detections: Sequence[Sequence[Evidence]],
+    active: Sequence[Sequence[bool]],
+    size: tuple[int, int],
+    config: Config,
+    engine: str,
 ) -> torch.Tensor:
     """CF-CAM of each detection at the image's size, (N, H, W) float32, >= 0.
 
@@ -24,6 +28,8 @@ def raw_maps(
     Parameters
     ----------
     of_detections : sequence of N sequences of Evidence
+    active : sequence of N sequences of bool
+        Which of them have a part in the score; the others need no engine.
     size : (H, W)
     config : Config
         Of one layer.
@@ -34,7 +40,7 @@ def raw_maps(
     ValueError
         If activations or gradients are NaN or infinite.
     """
-    by_place = _filtered(of_detections, config, engine)
+    by_place = _filtered(of_detections, active, config, engine)
     if not by_place:
         return torch.zeros(0, *size)
     return torch.stack(
@@ -43,7 +49,7 @@ def raw_maps(
 
 
 def _filtered(
-    of_detections: Sequence[Sequence[Evidence]], config: Config, engine: str
+    of_detections: Sequence[Sequence[Evidence]], active: Sequence[Sequence[bool]], config: Config, engine: str
 ) -> list[dict[int, torch.Tensor]]:
     """For each detection the raw map (h, w) of each window; those of the same activations in one run of the engine."""
     together: dict[int, list[tuple[int, int]]] = {}
@@ -52,17 +58,15 @@ def _filtered(
             together.setdefault(id(one.activations), []).append((i, j))
     found: list[dict[int, torch.Tensor]] = [{} for _ in of_detections]
     for places in together.values():
-        windows = [of_detections[i][j] for i, j in places]
-        # A score that a layer has no part in needs no engine.
-        some = [k for k, has_part in enumerate(active(windows)) if has_part]
         for i, j in places:
-            one = of_detections[i][j]
-            found[i][j] = torch.zeros(one.gradients.shape[1:], device=one.gradients.device)
+            gradients = of_detections[i][j].gradients
+            found[i][j] = torch.zeros(gradients.shape[1:], device=gradients.device)
+        some = [(i, j) for i, j in places if active[i][j]]
         if some:
-            gradients = torch.stack([windows[k].gradients for k in some])[None]
+            windows = [of_detections[i][j] for i, j in some]
+            gradients = torch.stack([one.gradients for one in windows])[None]
             result = compute(windows[0].activations[None], gradients, config, engine)
-            for k, raw in zip(some, result.raw_maps[0]):
-                i, j = places[k]
+            for (i, j), raw in zip(some, result.raw_maps[0]):
                 found[i][j] = raw
     return found
 

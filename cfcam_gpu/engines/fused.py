@@ -371,7 +371,7 @@ class _Chunk:
         own, positive, floor = config.gradient == "own", int(config.combine == "positive"), float(config.noise_floor)
         filtered, variance = self.at["filtered"], None
         # As many channels a block as its shared memory holds, and as leave enough blocks.
-        group = max(1, min(16, 4096 // positions, channels * self.maps // _BLOCKS))
+        group = max(1, min(16, MAX_POSITIONS // positions, channels * self.maps // _BLOCKS))
         inputs: Arguments = self.gradients, labels, self.filter.planes, self.filter.rows, self.filter.columns
         sizes: Arguments = channels, *self.filter.sides, self.per_problem, int(own), group
         self.each_map("filter_gradients", -(-channels // group), 256, *inputs, *sizes, filtered)

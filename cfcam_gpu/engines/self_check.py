@@ -54,7 +54,7 @@ def _compare(run: Run, reference: Run, device: torch.device) -> str | None:
         expected = reference(activations, gradients, config)
         try:
             found = run(activations.to(device), gradients.to(device), config)
-            wrong = _wrong(type(found)(*(value.cpu() for value in found)), expected)
+            wrong = _wrong(found._make(value.cpu() for value in found), expected)
         except Exception as error:  # no compiler, an architecture that it does not know: CuPy may raise anything
             if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
                 raise

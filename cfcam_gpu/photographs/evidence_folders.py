@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..named_models import exported
 from ..named_models.loading import Loaded
 from ..named_models.models import PACKAGES, Model, is_code
 from ..named_models.options import Settings
+from ..results import fonts
 from ..results.evidence import save_evidence
 from ..results.explanation import Explanation
 from ..results.trust import Trust
@@ -127,8 +127,7 @@ def write(
     if expected is None or expected["is_predicted"]:  # those of an earlier run are of another class
         for suffix in SUFFIXES:
             (folder / stem / f"map{suffix}").unlink(missing_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "names: ", UserWarning)  # what letters no font has is told at the end
+    with fonts.told_later():
         save_evidence(found, folder, pixels[None], names=[stem], trust=trust, about=about, overwrite=True)
 
 

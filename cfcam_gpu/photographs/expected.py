@@ -7,7 +7,6 @@ class, of the expected one, and of each against the other. The first is the one 
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from .. import methods
 from ..core.chunks import Progress
 from ..explain.cam import CAM
-from ..results import durable, sheet
+from ..results import durable, fonts, sheet
 from ..results.explanation import Explanation
 from ..results.saving import Line
 from ..targets.names import class_index
@@ -154,8 +153,7 @@ def write(
     for suffix, values in zip(MAPS, compared.maps.numpy()):
         with durable.replacing(folder / f"{stem}{suffix}", last=False) as file:
             np.save(file, values)
-    with durable.replacing(folder / f"{stem}{PICTURE}", last=False) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "names: ", UserWarning)  # what letters no font has is told at the end
+    with durable.replacing(folder / f"{stem}{PICTURE}", last=False) as file, fonts.told_later():
         _draw(compared, pictures, class_names, caption).savefig(file, format="png")
     of_class, towards, away = (
         {"map": f"{stem}{suffix}", "empty": empty} for suffix, empty in zip(MAPS, compared.empty, strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from matplotlib.ft2font import FT2Font
 
 #: Fonts that have a box for each letter instead of the letter.
 _BOXES = ("last resort", "lastresort", "adobe blank", "unicode bmp fallback")
+#: What is told of letters begins so.
+_TOPIC = "names: "
 #: Letters that are told, at most.
 _TOLD = 8
 
@@ -54,9 +58,17 @@ def told(letters: str) -> str:
     """That no font has these letters, and the way out, for people."""
     some = ", ".join(letters[:_TOLD]) + f" and {len(letters) - _TOLD} more" * (len(letters) > _TOLD)
     return (
-        f"names: no font that matplotlib knows has {some}; boxes are drawn for them. Install one that has, such as "
+        f"{_TOPIC}no font that matplotlib knows has {some}; boxes are drawn for them. Install one that has, such as "
         f"Noto Sans CJK, and remove matplotlib's list of fonts in {matplotlib.get_cachedir()}"
     )
+
+
+@contextmanager
+def told_later() -> Iterator[None]:
+    """Inside, figures don't warn of letters that no font has: a command tells all of them at its end."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _TOPIC, UserWarning)
+        yield
 
 
 def _usual(bold: bool) -> str:
