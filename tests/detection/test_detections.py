@@ -63,6 +63,31 @@ def test_an_engine_runs_once_an_image_and_layer_for_all_boxes(monkeypatch):
         assert alone[0].layers == one.layers[:1]
 
 
+class Apart(nn.Module):
+    """Each of two boxes has a branch of its own; the other one's has a weight of 0 in its score."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = (nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU()) for _ in range(2))
+
+    def forward(self, images):
+        of_branches = torch.stack([branch(images).mean(dim=(1, 2, 3)) for branch in (self.left, self.right)], dim=1)
+        boxes = torch.tensor([[2.0, 2.0, 20.0, 20.0], [30.0, 2.0, 60.0, 30.0]])
+        scores = (of_branches @ torch.eye(2)).sigmoid()
+        return [{"boxes": boxes, "labels": torch.arange(2), "scores": row} for row in scores]
+
+
+def test_a_layer_without_a_part_in_a_score_is_not_named_and_adds_nothing(images):
+    model = Apart().eval()
+    for found, image in zip(explain_detections(model, images, threshold=0.0, target_layer=["left", "right"]), images):
+        assert dict(zip(found.labels.tolist(), found.layers)) == {0: ("left",), 1: ("right",)}
+        for label, raw_map in zip(found.labels.tolist(), found.raw_maps):
+            layer, box = ["left", "right"][label], found.boxes[found.labels == label]
+            (alone,) = explain_detections(model, image[None], boxes=box, target_layer=layer)
+            torch.testing.assert_close(raw_map, alone.raw_maps[0])
+
+
 def test_a_given_box_is_explained_by_the_candidate_that_overlaps_it(planted, images):
     box = torch.tensor([[40.0, 4.0, 60.0, 40.0]])
     (found,) = explained(planted, images[:1], boxes=box)
